@@ -1,0 +1,39 @@
+"""A photo goes in, a label for every pixel comes out: an atrous VGG-16 and a fully connected CRF.
+
+model = deeplab.load()
+result = model.segment("photo.jpg")
+result.labels, result.overlay(alpha=0.5), result.save("labels.png")
+
+Source: "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", arXiv 1412.7062.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deeplab.classes import IGNORE, VOC_CLASSES
+    from deeplab.evaluate import Scores, evaluate
+    from deeplab.network import build
+    from deeplab.photos import PhotoError
+    from deeplab.segment import Model, Segmentation, load
+    from deeplab.train import Recipe, read_recipe, train
+
+__version__ = "0.1.0"
+_HOMES = {
+    "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
+    "Segmentation": "segment", "load": "segment", "Scores": "evaluate", "evaluate": "evaluate", "Recipe": "train",
+    "read_recipe": "train", "train": "train",
+}  # fmt: skip
+__all__ = [
+    "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "evaluate", "load",
+    "read_recipe", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name's module on first use, so that ``import deeplab`` does not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deeplab' has no attribute {name!r}")
+    value = getattr(import_module(f"deeplab.{_HOMES[name]}"), name)
+    globals()[name] = value  # the functions evaluate and train go before the modules of that name
+    return value

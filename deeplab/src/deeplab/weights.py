@@ -1,0 +1,136 @@
+"""Weights on disk: safetensors with a JSON card beside them. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from deeplab.network import DeepLab, build
+
+IMAGENET_MEAN = (103.939, 116.779, 123.68)
+"""Mean B, G, R of the ImageNet VGG-16 weights, in 0–255 levels."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What weights are: the network they fit, the classes they know, how photos must be prepared, their story."""
+
+    variant: str
+    class_names: tuple[str, ...]
+    mean_bgr: tuple[float, float, float] = IMAGENET_MEAN
+    crf: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``densecrf.Params`` that suit these weights; empty for the defaults."""
+    story: dict[str, Any] = field(default_factory=dict)
+    """Data, recipe, time and scores, for people; the program does not read it."""
+
+
+def card_path(weights: Path) -> Path:
+    """The card's place: beside the weights, ending in .json."""
+    return weights.with_suffix(".json")
+
+
+def save_weights(path: str | Path, network: DeepLab, card: Card, *, half: bool = True) -> None:
+    """Write weights and card, each whole or not at all.
+
+    Args:
+        path: the file, ending in .safetensors; the card goes beside it as .json.
+        network: whose parameters are written.
+        card: what they are.
+        half: store fp16 (half the size; the network computes in fp32 after loading).
+    """
+    path = Path(path)
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
+    write_whole(path, save(tensors))
+    write_whole(card_path(path), (json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def load_weights(path: str | Path) -> tuple[DeepLab, Card]:
+    """Read weights and card and build the network they belong to, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if the weights or their card are missing.
+        ValueError: if a file is damaged, or a tensor is missing, unknown or of the wrong shape.
+    """
+    path = Path(path)
+    for file in (path, card_path(path)):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no file {file}; wanted weights (.safetensors) with their card (.json) beside them"
+            )
+    card = read_card(card_path(path))
+    network = build(card.variant, classes=len(card.class_names))
+    wanted = network.state_dict()
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if names != set(wanted):
+                lacking, foreign = sorted(set(wanted) - names), sorted(names - set(wanted))
+                raise ValueError(
+                    f"{path}: not weights of {card.variant}: lacks {lacking or 'none'}, has also {foreign}"
+                )
+            for name, tensor in wanted.items():
+                found = tuple(file.get_slice(name).get_shape())
+                if found != tuple(tensor.shape):
+                    raise ValueError(f"{path}: {name} is {found}, wanted {tuple(tensor.shape)} for {card.variant}")
+                tensor.copy_(file.get_tensor(name))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); fetch or copy it again") from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in wanted.values()):
+        raise ValueError(f"{path}: has weights that are NaN or infinite; it cannot be used")
+    return network.eval(), card
+
+
+def read_card(path: Path) -> Card:
+    """The card in a JSON file; ValueError says what is wrong with it."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple(str(name) for name in raw["class_names"])
+        blue, green, red = (float(level) for level in raw["mean_bgr"])
+        crf, story = dict(raw.get("crf", {})), dict(raw.get("story", {}))
+        return Card(str(raw["variant"]), names, (blue, green, red), crf, story)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a card of weights: {type(error).__name__}: {error}") from None
+
+
+def load_imagenet_trunk(network: DeepLab, path: str | Path) -> None:
+    """Set the 13 convolutions of the trunk from an ImageNet VGG-16 in an .npz file.
+
+    Args:
+        network: a DeepLab; its fc6, fc7 and fc8 stay as they are.
+        path: arrays ``conv1_1_W`` (O, I, 3, 3), ``conv1_1_b`` … for input in B, G, R, 0–255 levels minus the mean.
+
+    Raises:
+        ValueError: if an array is missing or has the wrong shape.
+    """
+    own = {name: value for name, value in network.state_dict().items() if name.startswith("conv")}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name, tensor in own.items():
+            layer, kind = name.split(".")
+            key = f"{layer}_{'W' if kind == 'weight' else 'b'}"
+            if key not in arrays or arrays[key].shape != tuple(tensor.shape):
+                found = arrays[key].shape if key in arrays else "nothing"
+                raise ValueError(f"{path}: {key}: found {found}, wanted {tuple(tensor.shape)}")
+            tensor.copy_(torch.from_numpy(arrays[key].astype(np.float32)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it into place, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

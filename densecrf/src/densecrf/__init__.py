@@ -1,0 +1,13 @@
+"""Fully connected CRFs with Gaussian kernels: class scores and an image in, sharp label maps out.
+
+marginals = densecrf.refine(image, probabilities)    # (H, W, 3) uint8, (K, H, W) -> (K, H, W) float32
+"""
+
+from densecrf.crf import refine
+from densecrf.kernels import Bilateral, Gaussian
+from densecrf.lattice import Lattice
+from densecrf.params import Params
+from densecrf.unary import unary_from_probabilities
+
+__version__ = "0.1.0"
+__all__ = ["Bilateral", "Gaussian", "Lattice", "Params", "refine", "unary_from_probabilities"]
