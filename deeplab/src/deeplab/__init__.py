@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deeplab.classes import IGNORE, VOC_CLASSES
-    from deeplab.evaluate import Scores, evaluate
+    from deeplab.evaluation import Scores, evaluate
     from deeplab.network import build
     from deeplab.photos import PhotoError
     from deeplab.segment import Model, Segmentation, load
-    from deeplab.train import Recipe, read_recipe, train
+    from deeplab.training import Recipe, read_recipe, train
 
 __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
-    "Segmentation": "segment", "load": "segment", "Scores": "evaluate", "evaluate": "evaluate", "Recipe": "train",
-    "read_recipe": "train", "train": "train",
+    "Segmentation": "segment", "load": "segment", "Scores": "evaluation", "evaluate": "evaluation",
+    "Recipe": "training", "read_recipe": "training", "train": "training",
 }  # fmt: skip
 __all__ = [
     "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "evaluate", "load",
@@ -35,5 +35,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'deeplab' has no attribute {name!r}")
     value = getattr(import_module(f"deeplab.{_HOMES[name]}"), name)
-    globals()[name] = value  # the functions evaluate and train go before the modules of that name
+    globals()[name] = value
     return value

@@ -145,7 +145,7 @@ def evaluate(options: Evaluate) -> int:
 
 def train(options: Train) -> int:
     """Train by a recipe and say where the weights are."""
-    import deeplab.train as training
+    from deeplab import training
 
     weights = training.train(training.read_recipe(options.recipe, options.set), options.out)
     print(f"weights: {weights}, card: {weights.with_suffix('.json')}")

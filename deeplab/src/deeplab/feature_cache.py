@@ -58,8 +58,8 @@ class FeatureCache:
         span = slice(self.starts[index], self.starts[index + 1])
         top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
         window = (slice(top, top + size), slice(left, left + size))
-        features = np.ascontiguousarray(self.features[span].reshape(height, width, CHANNELS)[window])
-        targets = np.ascontiguousarray(self.targets[span].reshape(height, width)[window])
+        features = self.features[span].reshape(height, width, CHANNELS)[window].copy()
+        targets = self.targets[span].reshape(height, width)[window].copy()
         return torch.from_numpy(features).view(torch.bfloat16).permute(2, 0, 1), torch.from_numpy(targets)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import densecrf
 from deeplab.datasets import Pair
-from deeplab.evaluate import Scorer
+from deeplab.evaluation import Scorer
 from deeplab.segment import Model
 
 

@@ -60,7 +60,8 @@ class Lattice:
         if array.ndim not in (1, 2) or array.shape[0] != self._points:
             raise ValueError(f"got values {array.shape}, wanted ({self._points}, v), a row for each point")
         _require_finite("values", array)
-        return self._native.filter(array.reshape(self._points, -1), self._threads).reshape(array.shape)
+        columns = array if array.ndim == 2 else array[:, None]
+        return self._native.filter(columns, self._threads).reshape(array.shape)
 
 
 def mean_field(

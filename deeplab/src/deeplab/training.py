@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from deeplab.classes import IGNORE, VOC_CLASSES
 from deeplab.datasets import voc
-from deeplab.evaluate import evaluate
+from deeplab.evaluation import evaluate
 from deeplab.feature_cache import FeatureCache, fill
 from deeplab.network import POOL4, TRUNK, Convolution, DeepLab, build, upsample
 from deeplab.transforms import pad_to_stride, prepare
@@ -176,6 +176,9 @@ def train(recipe: Recipe, out: str | Path) -> Path:
             group["lr"] = rate * (remaining**0.9 if late else 1.0)
         features, targets = next(batches)
         network.train()
+        torch.manual_seed(
+            recipe.seed * 2**32 + step
+        )  # dropout: a resumed run draws what the whole one would have drawn
         with torch.autocast("cpu", torch.bfloat16):
             scores = network.scores_from_pool4(features)
         loss = F.cross_entropy(scores.float(), targets.long(), ignore_index=IGNORE)

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deeplab
+from deeplab.cli import main
+from deeplab.datasets import voc
+from deeplab.weights import Card, save_weights
+
+
+@pytest.fixture
+def voc_folder(tmp_path, photo):
+    """Two pairs in VOC's layout: background with a block of cat and a void border around it."""
+    for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+        (tmp_path / folder).mkdir(parents=True)
+    labels = np.zeros((45, 70), np.uint8)
+    labels[9:31, 19:51], labels[10:30, 20:50] = 255, 8
+    for name, folder in (("a", "SegmentationClass"), ("b", "SegmentationClassAug")):
+        Image.fromarray(photo).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        mask = Image.fromarray(labels)
+        mask.putpalette(deeplab.classes.palette().tobytes())
+        mask.save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("a\nb\n")
+    return tmp_path
+
+
+def test_scores_by_hand(voc_folder):
+    def all_background(photo):
+        return np.zeros(photo.shape[:2], np.uint8)
+
+    scores = deeplab.evaluate(all_background, voc(voc_folder, "val"), boundary=(1, 3))
+    counted = 45 * 70 - (22 * 32 - 600)
+    assert scores.pixel_accuracy == pytest.approx(1 - 600 / counted)
+    assert scores.iou["background"] == pytest.approx(1 - 600 / counted)
+    assert scores.iou["cat"] == 0
+    assert np.isnan(scores.iou["dog"])
+    assert scores.mean_iou == pytest.approx((1 - 600 / counted) / 2)
+    assert scores.mean_iou_of(["cat"]) == 0
+    inner, outer = 600 - 18 * 28, 24 * 34 - 22 * 32  # one pixel to either side of the border
+    assert scores.boundary(1).pixel_accuracy == pytest.approx(outer / (inner + outer))
+    assert scores.summary()["pixel accuracy"] == round(100 * (1 - 600 / counted), 2)
+    with pytest.raises(ValueError, match=r"wanted one of those scored: \[1, 3\]"):
+        scores.boundary(2)
+
+
+def test_a_prediction_that_does_not_fit_names_the_photo(voc_folder):
+    with pytest.raises(ValueError, match="a: got labels"):
+        deeplab.evaluate(lambda photo: np.zeros((3, 4), int), voc(voc_folder, "val"))
+
+
+def test_missing_files_are_named(voc_folder):
+    with pytest.raises(FileNotFoundError, match=r"no list .*test.txt; lists there: val"):
+        voc(voc_folder, "test")
+    (voc_folder / "SegmentationClassAug/b.png").unlink()
+    with pytest.raises(FileNotFoundError, match="names 'b', but there is no"):
+        voc(voc_folder, "val")
+
+
+def test_colour_masks_are_refused(voc_folder):
+    Image.new("RGB", (70, 45)).save(voc_folder / "SegmentationClass/a.png")
+    with pytest.raises(ValueError, match="got a RGB mask"):
+        voc(voc_folder, "val")[0].read_labels()
+
+
+def test_command_writes_both_rows(voc_folder, network, capsys):
+    save_weights(voc_folder / "net.safetensors", network, Card("deeplab-largefov", deeplab.VOC_CLASSES))
+    out = voc_folder / "scores.json"
+    arguments = ["--data", str(voc_folder), "--weights", str(voc_folder / "net.safetensors"), "--out", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    board = json.loads(out.read_text())
+    assert list(board["scores"]) == ["network", "network + CRF"]
+    assert board["photos"] == 2
+    assert set(board["scores"]["network"]["summary"]) == {
+        f"{name}{band}" for name in ("mIoU-7", "mIoU-21", "pixel accuracy") for band in ("", ", 10 px")
+    }
+    assert "| mIoU-7 |" in out.with_suffix(".md").read_text()
+    assert "mIoU-21" in capsys.readouterr().out
+    assert main(["evaluate", "--data", str(voc_folder / "nowhere")]) == 1
+    assert "deeplab: error: no list" in capsys.readouterr().err

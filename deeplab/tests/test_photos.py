@@ -1,0 +1,106 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "CMYK", "RGBA", "LA", "I;16", "I", "F", "1", "YCbCr"])
+def test_every_mode_gives_the_same_levels(mode):
+    grey = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)  # H ≠ W; black and white survive in every mode
+    if mode in ("I;16", "I"):
+        image = Image.fromarray(grey.astype(np.uint16 if mode == "I;16" else np.int32) * 257)
+    elif mode == "F":
+        image = Image.fromarray(grey.astype(np.float32) / 255)
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    assert image.mode == mode
+    found = photo_from_image(image)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    levels = np.array([[0, 257 * 100, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert read_photo(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_transparency_lies_on_white(tmp_path):
+    Image.fromarray(np.array([[[255, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)).save(tmp_path / "clear.png")
+    assert read_photo(tmp_path / "clear.png").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation, tmp_path, photo):
+    turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
+    found = read_photo(tmp_path / "turned.png")
+    assert found.shape == ((70, 45, 3) if orientation >= 5 else (45, 70, 3))
+    if orientation in turns:
+        assert np.array_equal(found, np.asarray(Image.fromarray(photo).transpose(turns[orientation])))
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (7, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    assert read_photo(tmp_path / "two.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def _png_that_claims(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+def test_unusable_files_give_one_line(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    files = {
+        "text.jpg": (b"hello", "not an image"),
+        "empty.jpg": (b"", "not an image"),
+        "half.jpg": (content[: len(content) // 2], "damaged"),
+        "bomb.png": (_png_that_claims(60_000, 60_000), "wanted at most 300 megapixels"),
+        "large.png": (_png_that_claims(17_000, 18_000), "wanted at most 300 megapixels"),
+        "nothing.png": (_png_that_claims(5, 7), "damaged"),
+    }
+    for name, (content, reason) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PhotoError, match=reason) as caught:
+            read_photo(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(PhotoError, match="no such file"):
+        read_photo(tmp_path / "missing.jpg")
+    with pytest.raises(PhotoError, match="a folder"):
+        read_photo(tmp_path)
+
+
+def test_every_truncation_is_an_error_or_a_photo(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    for length in range(0, len(content), 7):
+        (tmp_path / "part.png").write_bytes(content[:length])
+        try:
+            assert read_photo(tmp_path / "part.png").shape == photo.shape
+        except PhotoError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_levels_that_mean_nothing_are_refused():
+    for level, reason in ((np.nan, "NaN"), (-1.0, "wanted 0–65535"), (1e9, "wanted 0–65535")):
+        with pytest.raises(PhotoError, match=reason):
+            photo_from_image(Image.fromarray(np.full((2, 3), level, np.float32)))
+
+
+def test_arrays(photo):
+    assert np.array_equal(photo_from_any(photo), photo)
+    assert photo_from_any(photo[:, :, 0]).shape == photo.shape
+    for bad in (photo.astype(float), photo[:, :, :2], photo[:0], np.zeros((2, 3, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"wanted \(H, W, 3\) uint8"):
+            photo_from_any(bad)

@@ -1,0 +1,102 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import deeplab
+from deeplab.classes import VOC_CLASSES
+from deeplab.network import build
+from deeplab.weights import Card, load_imagenet_trunk, load_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, network):
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_weights(path, network, Card("deeplab-largefov", VOC_CLASSES, crf={"appearance_weight": 4.0}, story={"a": 1}))
+    return path
+
+
+def test_round_trip(saved, network):
+    loaded, card = load_weights(saved)
+    assert not loaded.training
+    assert card == Card("deeplab-largefov", VOC_CLASSES, crf={"appearance_weight": 4.0}, story={"a": 1})
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float())
+    assert deeplab.load(weights=saved).crf_params.appearance_weight == 4
+
+
+def test_nothing_is_left_beside(saved):
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["net.json", "net.safetensors"]
+
+
+def _spoiled(saved, folder, change):
+    tensors = load_file(saved)
+    change(tensors)
+    save_file(tensors, folder / "net.safetensors")
+    (folder / "net.json").write_text(saved.with_suffix(".json").read_text())
+    return folder / "net.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("fc6.bias"), r"lacks \['fc6.bias'\]"),
+        (lambda t: t.update(extra=torch.zeros(2)), r"has also \['extra'\]"),
+        (lambda t: t.update({"fc8.bias": torch.zeros(5)}), r"fc8.bias is \(5,\), wanted \(21,\)"),
+        (lambda t: t["fc7.bias"].fill_(float("nan")), "NaN or infinite"),
+    ],
+)
+def test_wrong_tensors_are_named(saved, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        load_weights(_spoiled(saved, tmp_path, change))
+
+
+def test_files_that_are_no_weights(saved, tmp_path):
+    card = saved.with_suffix(".json").read_text()
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no file .*net.safetensors"):
+        load_weights(path)
+    path.write_bytes(pickle.dumps({"fc8.bias": 1}))
+    with pytest.raises(FileNotFoundError, match=r"no file .*net.json"):
+        load_weights(path)
+    (tmp_path / "net.json").write_text(card)
+    for content in (pickle.dumps({"fc8.bias": 1}), b"", saved.read_bytes()[:1_000_000], b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a readable safetensors file"):
+            load_weights(path)
+
+
+@pytest.mark.parametrize("card", ["", "{}", "[]", '{"variant": "x", "class_names": ["a"], "mean_bgr": [1]}', "\x00"])
+def test_cards_that_say_nothing(saved, tmp_path, card):
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    (tmp_path / "net.json").write_text(card)
+    with pytest.raises(ValueError, match="not a card"):
+        load_weights(tmp_path / "net.safetensors")
+
+
+def test_card_of_another_network(saved, tmp_path):
+    card = json.loads(saved.with_suffix(".json").read_text()) | {"variant": "deeplab-v9"}
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="wanted one of: deeplab-largefov"):
+        load_weights(tmp_path / "net.safetensors")
+
+
+def test_imagenet_trunk(tmp_path):
+    network = build(classes=3)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name, value in network.state_dict().items():
+        if name.startswith("conv"):
+            layer, kind = name.split(".")
+            arrays[f"{layer}_{'W' if kind == 'weight' else 'b'}"] = rng.normal(size=value.shape).astype(np.float16)
+    np.savez(tmp_path / "vgg.npz", **arrays)
+    load_imagenet_trunk(network, tmp_path / "vgg.npz")
+    assert np.array_equal(network.conv3_2.weight.detach().numpy(), arrays["conv3_2_W"].astype(np.float32))
+    arrays["conv5_3_b"] = arrays["conv5_3_b"][:9]
+    np.savez(tmp_path / "vgg.npz", **arrays)
+    with pytest.raises(ValueError, match=r"conv5_3_b: found \(9,\), wanted \(512,\)"):
+        load_imagenet_trunk(network, tmp_path / "vgg.npz")

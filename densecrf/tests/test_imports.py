@@ -1,0 +1,30 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import densecrf
+
+LADDER = ["params", "unary", "kernels", "lattice", "exact", "crf"]  # a module imports only from those before it
+
+
+def test_importing_loads_numpy_and_nothing_heavier():
+    code = (
+        "import sys, numpy; before = set(sys.modules); import densecrf;"
+        "roots = lambda names: {name.split('.')[0] for name in names};"
+        "print(sorted(roots(sys.modules) - roots(before) - set(sys.stdlib_module_names)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "['densecrf']"
+
+
+def test_imports_go_one_way():
+    folder = Path(densecrf.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *LADDER}
+    for name in LADDER:
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("densecrf"):
+                parts = node.module.split(".")
+                used = parts[1:2] or [alias.name for alias in node.names]
+                allowed = [*LADDER[: LADDER.index(name)], "_native"]
+                assert set(used) <= set(allowed), f"{name}.py imports {used}"
