@@ -41,8 +41,9 @@ check: $(VENV)/.checked
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.tested ## write results/bench.json
-	$(BIN)/python benchmarks/bench.py --out results/bench.json
+bench: $(VENV)/.tested ## times of both packages, in results/
+	$(BIN)/python densecrf/benchmarks/refine.py --out results/bench-densecrf.json
+	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json
 
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json

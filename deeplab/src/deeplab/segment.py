@@ -18,10 +18,8 @@ from deeplab.report import overlay, palette_png
 from deeplab.transforms import pad_to_stride, prepare
 from deeplab.weights import Card, load_weights, write_whole
 
-NETWORK_BYTES_A_PIXEL = (
-    700  # fp32 activations of stage 1 and their im2col or reordered copies; measured at 2 megapixels
-)
-CRF_BYTES_A_PIXEL = 900
+NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
+CRF_BYTES_A_PIXEL = 1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""Time ``densecrf.refine`` beside pydensecrf2 in one run, and write medians as JSON.
+
+The work: a photograph with faint noise and a blocky softmax of 21 labels, 6 of them present, as a network of stride 8
+gives it; 10 iterations. A: bilateral 4/50/3, B: 4/121/5, both with Gaussian 3/3. Runs of the two are interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import densecrf
+
+PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
+SETTINGS = {
+    "A": densecrf.Params(appearance_weight=4, appearance_xy_std=50, appearance_rgb_std=3),
+    "B": densecrf.Params(appearance_weight=4, appearance_xy_std=121, appearance_rgb_std=5),
+}
+PRESENT = 6
+
+
+def work(height: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """A photo (H, W, 3) uint8 and probabilities (K, H, W) float32 like a network's."""
+    rng = np.random.default_rng(0)
+    with Image.open(PHOTO) as file:
+        photo = np.asarray(file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    photo = np.clip(np.rint(photo + rng.normal(scale=1.5, size=photo.shape)), 0, 255).astype(np.uint8)
+    rows, columns = height // 8 + 2, width // 8 + 2
+    grey = np.asarray(Image.fromarray(photo).convert("L").resize((columns, rows), Image.Resampling.BOX))
+    edges = np.quantile(grey, np.linspace(0, 1, min(PRESENT, labels) + 1)[1:-1])
+    coarse = np.digitize(grey, edges)
+    flipped = rng.uniform(size=coarse.shape) < 0.1
+    coarse[flipped] = rng.integers(min(PRESENT, labels), size=np.count_nonzero(flipped))
+    scores = 6.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(scale=0.5, size=(labels, rows, columns))
+    fine = [
+        Image.fromarray(s.astype(np.float32)).resize((8 * columns, 8 * rows), Image.Resampling.BILINEAR) for s in scores
+    ]
+    logits = np.stack([np.asarray(image)[:height, :width] for image in fine])
+    powers = np.exp(logits - logits.max(0))
+    return photo, (powers / powers.sum(0)).astype(np.float32)
+
+
+def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Params) -> np.ndarray:
+    """The same CRF by the rival."""
+    import pydensecrf.densecrf as dcrf
+
+    labels, height, width = probabilities.shape
+    crf = dcrf.DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(-np.log(np.maximum(probabilities, 1e-10)).reshape(labels, -1))
+    crf.addPairwiseGaussian(params.smoothness_xy_std, params.smoothness_weight)
+    crf.addPairwiseBilateral(params.appearance_xy_std, params.appearance_rgb_std, photo, params.appearance_weight)
+    return np.array(crf.inference(10))
+
+
+def measure(contestants: dict[str, Callable[[], object]], runs: int) -> dict[str, dict[str, float]]:
+    """Median wall and least processor seconds of each, round by round, after one round that does not count."""
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    processor: dict[str, list[float]] = {name: [] for name in contestants}
+    for count in range(runs + 1):
+        for name, run in contestants.items():
+            before, started = time.process_time(), time.perf_counter()
+            run()
+            if count:
+                wall[name].append(time.perf_counter() - started)
+                processor[name].append(time.process_time() - before)
+    return {
+        name: {
+            "median s": round(statistics.median(wall[name]), 4),
+            "interquartile s": round(float(np.subtract(*np.percentile(wall[name], [75, 25]))), 4),
+            "least processor s": round(min(processor[name]), 4),
+        }
+        for name in contestants
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    has_rival = find_spec("pydensecrf") is not None
+    table = {}
+    for height, width, labels, name in (
+        (375, 500, 21, "A"),
+        (375, 500, 21, "B"),
+        (375, 500, 2, "A"),
+        (321, 321, 21, "A"),
+    ):
+        photo, probabilities = work(height, width, labels)
+        params = SETTINGS[name]
+        contestants: dict[str, Callable[[], object]] = {}
+        for threads in (1, 2):
+            run = partial(densecrf.refine, photo, probabilities, params=params, threads=threads)
+            contestants[f"densecrf, {threads} thread{'s' * (threads > 1)}"] = run
+        if has_rival:
+            contestants["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
+        title = f"{width}x{height}, {labels} labels, {name}"
+        table[title] = measure(contestants, options.runs)
+        for contestant, figures in table[title].items():
+            print(f"{title:26s} {contestant:20s} {figures['median s']:.3f} s")
+    record = {
+        "date": date.today().isoformat(),
+        "processor": processor_name(),
+        "versions": {"densecrf": densecrf.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "runs": options.runs,
+        "rival": "pydensecrf2" if has_rival else "not installed",
+        "seconds": table,
+    }
+    options.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
