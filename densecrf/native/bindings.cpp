@@ -7,11 +7,14 @@
 #include <nanobind/stl/vector.h>
 
 #include "mean_field.hpp"
+#include "simd.hpp"
 
 namespace nb = nanobind;
 using densecrf::Kernel;
 using densecrf::Lattice;
+using densecrf::MeanField;
 using densecrf::Normalization;
+using densecrf::Pull;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
@@ -31,33 +34,99 @@ Normalization normalization_named(const std::string &name) {
     return Normalization::none;
 }
 
-Output filter(const Lattice &lattice, const Matrix &values, int threads) {
+// N x v values in, filtered values out; columns are taken up to 16 at a time.
+void filter_columns(const Kernel *kernel, const Lattice &lattice, const float *values, std::size_t columns, float *out,
+                    int threads) {
+    const std::size_t points = lattice.points();
+    const int lanes = columns == 1 ? 1 : columns <= 4 ? 4 : 8;
+    const std::vector<float> ones(lanes, 1.0f);
+    std::vector<float> source(points * lanes), result(points * lanes), rows, spare;
+    for (std::size_t start = 0; start < columns; start += lanes) {
+        const std::size_t count = std::min<std::size_t>(lanes, columns - start);
+        densecrf::parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i)
+                for (std::size_t k = 0; k < std::size_t(lanes); ++k)
+                    source[i * lanes + k] = k < count ? values[i * columns + start + k] : 0.0f;
+        });
+        lattice.splat_and_blur(source.data(), kernel ? kernel->before() : nullptr, lanes, rows, spare, threads);
+        densecrf::parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
+            std::fill(result.begin() + begin * lanes, result.begin() + end * lanes, 0.0f);
+            lattice.slice(lanes, rows.data(), kernel ? kernel->after() : nullptr, ones.data(), result.data(), begin, end);
+            for (std::size_t i = begin; i < end; ++i)
+                for (std::size_t k = 0; k < count; ++k) {
+                    const float own = kernel && kernel->own() ? kernel->own()[i] * source[i * lanes + k] : 0.0f;
+                    out[i * columns + start + k] = result[i * lanes + k] - own;
+                }
+        });
+    }
+}
+
+Output filter_by_lattice(const Lattice &lattice, const Matrix &values, int threads) {
     Output out = make_output(values.shape(0), values.shape(1));
     nb::gil_scoped_release release;
-    lattice.filter(values.data(), values.shape(1), out.data(), threads);
+    filter_columns(nullptr, lattice, values.data(), values.shape(1), out.data(), threads);
     return out;
 }
 
-Output mean_field(const Matrix &logits, const std::vector<std::shared_ptr<Lattice>> &lattices,
-                  const std::vector<float> &weights, const std::string &normalization, int iterations, int threads) {
-    Output out = make_output(logits.shape(0), logits.shape(1));
+Output filter_by_kernel(const Kernel &kernel, const Matrix &values, int threads) {
+    Output out = make_output(values.shape(0), values.shape(1));
     nb::gil_scoped_release release;
-    std::vector<Kernel> kernels;
-    for (std::size_t m = 0; m < lattices.size(); ++m)
-        kernels.emplace_back(lattices[m], weights[m], normalization_named(normalization), threads);
-    densecrf::mean_field(logits.data(), logits.shape(0), logits.shape(1), kernels, iterations, out.data(), threads);
+    filter_columns(&kernel, kernel.lattice(), values.data(), values.shape(1), out.data(), threads);
     return out;
 }
+
+// A mean field that keeps the array its logits live in.
+struct Inference {
+    Matrix logits;
+    MeanField field;
+};
 
 }  // namespace
 
 NB_MODULE(_native, module) {
     nb::class_<Lattice>(module, "Lattice")
-        .def("__init__", [](Lattice *self, const Matrix &features, int threads) {
-            nb::gil_scoped_release release;
-            new (self) Lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
-        })
+        .def("__init__",
+             [](Lattice *self, const Matrix &features, int threads) {
+                 nb::gil_scoped_release release;
+                 new (self) Lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
+             })
         .def_prop_ro("vertices", &Lattice::vertices)
-        .def("filter", &filter);
-    module.def("mean_field", &mean_field);
+        .def("filter", &filter_by_lattice);
+    nb::class_<Kernel>(module, "Kernel")
+        .def("__init__",
+             [](Kernel *self, std::shared_ptr<Lattice> lattice, const std::string &normalization, bool include_self,
+                int threads) {
+                 const Normalization kind = normalization_named(normalization);
+                 nb::gil_scoped_release release;
+                 new (self) Kernel(std::move(lattice), kind, include_self, threads);
+             })
+        .def("filter", &filter_by_kernel);
+    nb::class_<Inference>(module, "MeanField")
+        .def("__init__",
+             [](Inference *self, Matrix logits, const std::vector<Kernel> &kernels,
+                const std::vector<std::vector<float>> &strengths, float pool_limit, int threads) {
+                 std::vector<Pull> pulls;
+                 for (std::size_t m = 0; m < kernels.size(); ++m) pulls.push_back({kernels[m], strengths[m]});
+                 nb::gil_scoped_release release;
+                 const float *data = logits.data();
+                 const std::size_t labels = logits.shape(0), points = logits.shape(1);
+                 new (self) Inference{std::move(logits), MeanField(data, labels, points, pulls, pool_limit, threads)};
+             })
+        .def("set_marginals",
+             [](Inference &self, const Matrix &marginals) {
+                 nb::gil_scoped_release release;
+                 self.field.set_marginals(marginals.data());
+             })
+        .def("run",
+             [](Inference &self, int iterations) {
+                 nb::gil_scoped_release release;
+                 self.field.run(iterations);
+             })
+        .def("marginals", [](const Inference &self) {
+            Output out = make_output(self.logits.shape(0), self.logits.shape(1));
+            nb::gil_scoped_release release;
+            self.field.marginals(out.data());
+            return out;
+        });
+    module.def("simd_level", [] { return std::string(densecrf::simd_level()); });
 }

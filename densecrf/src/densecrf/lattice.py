@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from densecrf import _native
 
 MAX_DIMENSIONS = 128
+POOL_LIMIT = 0.05
 
 
 class Lattice:
@@ -75,10 +76,11 @@ def mean_field(
 ) -> np.ndarray:
     """Marginals (K, N) float32 from energies (K, N), Potts compatibility; see ``crf.refine`` for the meaning."""
     _require_finite("unary", unary)
-    natives = [lattice._native for lattice in lattices]
-    return _native.mean_field(
-        np.ascontiguousarray(-unary, np.float32), natives, list(weights), normalization, iterations, threads
-    )
+    kernels = [_native.Kernel(lattice._native, normalization, True, threads) for lattice in lattices]
+    strengths = [[weight] * len(unary) for weight in weights]
+    field = _native.MeanField(np.ascontiguousarray(-unary, np.float32), kernels, strengths, POOL_LIMIT, threads)
+    field.run(iterations)
+    return field.marginals()
 
 
 def thread_count(threads: int | None) -> int:

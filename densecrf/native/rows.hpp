@@ -1,0 +1,32 @@
+// The inner loops: each works on rows of a fixed number of lanes (1, 4, 8 or 16 floats), one row a vertex or pixel.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace densecrf {
+
+// A point that touches a vertex, and its barycentric weight there.
+struct Touch {
+    std::int32_t point;
+    float weight;
+};
+
+// rows[v + 1] = sum over the touches of vertex v of weight x before[point] x values[point]; `before` may be null.
+void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *before, const float *values,
+           float *rows, std::size_t begin, std::size_t end);
+
+// blurred[v + 1] = rows[v + 1] + (rows[lower] + rows[upper]) / 2; pairs holds the two row numbers of each vertex.
+void blur(int lanes, const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin, std::size_t end);
+
+// out[i] += after[i] x strength x sum over corners of weight x rows[vertex]; `after` may be null (then 1).
+void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *weight, const float *rows,
+               const float *after, const float *strength, float *out, std::size_t begin, std::size_t end);
+
+// Rows of `groups` x lanes logits, group g of pixel i at rows + g x stride + i x lanes, to probabilities in place.
+// Lanes beyond `labels` become zero. top[k] becomes the maximum of what it was and label k's probabilities.
+void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top, std::size_t begin,
+             std::size_t end);
+
+}  // namespace densecrf

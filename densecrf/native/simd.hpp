@@ -1,0 +1,37 @@
+// One source, several instruction sets: marked functions are compiled once for each, and the loader picks by processor.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(DENSECRF_PLAIN)
+#define DENSECRF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define DENSECRF_HAS_CLONES 1
+#else
+#define DENSECRF_CLONES
+#define DENSECRF_HAS_CLONES 0
+#endif
+
+#if defined(__GNUC__)
+#define DENSECRF_INLINE inline __attribute__((always_inline))  // so that a helper takes its caller's instruction set
+#else
+#define DENSECRF_INLINE inline
+#endif
+
+namespace densecrf {
+
+// The instruction set that marked functions run with here.
+inline const char *simd_level() {
+#if DENSECRF_HAS_CLONES
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("x86-64-v4")) return "AVX-512 (x86-64-v4)";
+    if (__builtin_cpu_supports("x86-64-v3")) return "AVX2 (x86-64-v3)";
+#endif
+#if defined(__x86_64__)
+    return "SSE2 (x86-64)";
+#elif defined(__aarch64__)
+    return "NEON (aarch64)";
+#else
+    return "portable";
+#endif
+}
+
+}  // namespace densecrf
