@@ -28,13 +28,15 @@ public:
         const bool scale_before = symmetric || normalization == Normalization::before;
         const bool scale_after = symmetric || normalization == Normalization::after;
         if (!include_self) own_.resize(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            const float own = include_self ? 0.0f : lattice_->own_share(i);
-            const float sum = std::max(sums[i] - own, 0.0f) + 1e-20f;
-            const float scale = symmetric ? 1.0f / std::sqrt(sum) : 1.0f / sum;
-            ones[i] = scale;
-            if (!include_self) own_[i] = own * (scale_before ? scale : 1.0f) * (scale_after ? scale : 1.0f);
-        }
+        parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) {
+                const float own = include_self ? 0.0f : lattice_->own_share(i);
+                const float sum = sums[i] - own;
+                const float scale = symmetric ? 1.0f / std::sqrt(sum) : 1.0f / sum;
+                ones[i] = sum > 1e-5f ? scale : 0.0f;  // a point with no other near it gets no message
+                if (!include_self) own_[i] = own * (scale_before ? ones[i] : 1.0f) * (scale_after ? ones[i] : 1.0f);
+            }
+        });
         if (scale_before) before_ = ones;
         if (scale_after) after_ = std::move(ones);
     }

@@ -75,24 +75,45 @@ public:
         slice_add(lanes, corners_, corner_.data(), weight_.data(), rows, after, strength, out, begin, end);
     }
 
-    // What a point's own value contributes to its filtered value, were all vertices around it occupied.
+    // What a point's own value contributes to its filtered value. From corner to corner of its simplex the blur has two
+    // ways: down the axes between them, or up all the others; each in the order of axes, over vertices that must exist.
     float own_share(std::size_t point) const {
+        const std::int32_t *corner = corner_.data() + point * corners_;
         const float *weight = weight_.data() + point * corners_;
-        float share = 0, alpha_weights = 0;
+        std::vector<int> axis(corners_);  // down which axis each corner's successor lies
+        for (int c = 0; c < corners_; ++c)
+            for (int i = 0; i < corners_; ++i)
+                if (pairs(i)[2 * (corner[c] - 1) + 1] == corner[(c + 1) % corners_]) axis[c] = i;
+        std::vector<char> between(corners_);
+        float share = 0, alpha = 0;
         for (int a = 0; a < corners_; ++a) {
-            alpha_weights += weight[a];  // the weights themselves sum to one
-            for (int b = 0; b < corners_; ++b) {
-                const int apart = std::abs(a - b);  // so many steps one way round, the rest the other way
-                share += weight[a] * weight[b] *
-                         (apart ? std::ldexp(1.0f, -apart) + std::ldexp(1.0f, apart - corners_)
-                                : 1.0f + std::ldexp(1.0f, 1 - corners_));
+            alpha += weight[a];  // without the slice factor the weights sum to one
+            std::fill(between.begin(), between.end(), 1);  // back to itself: down all axes, up all, or staying
+            share += weight[a] * weight[a] * way(corner[a], between, 0);
+            std::fill(between.begin(), between.end(), 0);
+            share += weight[a] * weight[a] * (way(corner[a], between, 0) + way(corner[a], between, 1));
+            for (int b = (a + 1) % corners_; b != a; b = (b + 1) % corners_) {
+                between[axis[(b + corners_ - 1) % corners_]] = 1;
+                share += weight[a] * weight[b] * (way(corner[a], between, 0) + way(corner[a], between, 1));
             }
         }
-        return share / alpha_weights;
+        return share / alpha;
     }
 
 private:
     const std::int32_t *pairs(int axis) const { return neighbours_.data() + std::size_t(axis) * 2 * vertices_; }
+
+    // The blur's factor along one way from a row: down the marked axes, or up the unmarked ones; 0 if a vertex is missing.
+    float way(std::int32_t row, const std::vector<char> &marked, int up) const {
+        float factor = 1;
+        for (int axis = 0; axis < corners_; ++axis) {
+            if (bool(marked[axis]) == bool(up)) continue;
+            row = pairs(axis)[2 * (row - 1) + (up ? 0 : 1)];
+            if (row == 0) return 0;
+            factor *= 0.5f;
+        }
+        return factor;
+    }
 
     void locate_all(const float *features, Simplexes &s, int threads) {
         const int d = s.dimensions;

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densecrf import Bilateral, Gaussian, Params, exact, refine, unary_from_probabilities
+from densecrf import Bilateral, DenseCRF, Features, Gaussian, Params, exact, refine, unary_from_probabilities
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
@@ -32,16 +32,14 @@ def test_two_pixels_two_labels_by_hand():
     k = np.exp(-0.5)
     message = 2 * p @ np.array([[1, k], [k, 1]])
     wanted = p * np.exp(message) / (p * np.exp(message)).sum(0)
-    found = exact.mean_field(-np.log(p), [np.array([[0.0], [1.0]])], [2.0], normalization="none", iterations=1)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    crf = DenseCRF([Features([[0.0], [1.0]], weight=2)], normalization="none", backend="exact")
+    np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), wanted, rtol=1e-6)
     row_sum = 1 + k  # all normalisations agree here: both rows of K have one sum
     message /= row_sum
     wanted = p * np.exp(message) / (p * np.exp(message)).sum(0)
     for normalization in ("symmetric", "after", "before"):
-        found = exact.mean_field(
-            -np.log(p), [np.array([[0.0], [1.0]])], [2.0], normalization=normalization, iterations=1
-        )
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        crf = DenseCRF([Features([[0.0], [1.0]], weight=2)], normalization=normalization, backend="exact")
+        np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), wanted, rtol=1e-6)
 
 
 def test_exact_filter_by_hand():
@@ -206,9 +204,9 @@ GOOD_PHOTO, GOOD_PROBABILITIES = np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6
         (GOOD_PHOTO, np.full((4, 6), 0.5), r"wanted \(K, H, W\)"),
         (GOOD_PHOTO, np.full((0, 4, 6), 0.5), r"K of at least 1"),
         (GOOD_PHOTO, np.where(np.arange(48).reshape(2, 4, 6) < 2, np.nan, 0.5), "2 probabilities that are NaN"),
-        (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "apply a softmax"),
+        (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "use unary_from_logits"),
         (GOOD_PHOTO, GOOD_PROBABILITIES.astype(complex), "wanted real numbers"),
-        (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "features that are NaN"),
+        (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "72 image features that are NaN"),
         (np.full((4, 6, 3), "x"), GOOD_PROBABILITIES, "real numbers"),
         (np.full((4, 6, 3), 1e20), GOOD_PROBABILITIES, "span more lattice cells"),
     ],

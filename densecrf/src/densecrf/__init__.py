@@ -3,11 +3,14 @@
 marginals = densecrf.refine(image, probabilities)    # (H, W, 3) uint8, (K, H, W) -> (K, H, W) float32
 """
 
-from densecrf.crf import refine
-from densecrf.kernels import Bilateral, Gaussian
+from densecrf.crf import DenseCRF, refine
+from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Lattice
 from densecrf.params import Params
-from densecrf.unary import unary_from_probabilities
+from densecrf.unary import unary_from_labels, unary_from_logits, unary_from_probabilities
 
 __version__ = "0.1.0"
-__all__ = ["Bilateral", "Gaussian", "Lattice", "Params", "refine", "unary_from_probabilities"]
+__all__ = [
+    "Bilateral", "DenseCRF", "Features", "Gaussian", "Lattice", "Params", "refine", "unary_from_labels",
+    "unary_from_logits", "unary_from_probabilities",
+]  # fmt: skip

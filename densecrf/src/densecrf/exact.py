@@ -30,45 +30,68 @@ def gaussian_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return out
 
 
-def mean_field(
-    unary: np.ndarray,
-    features: Sequence[np.ndarray],
-    weights: Sequence[float],
-    *,
-    normalization: str,
-    iterations: int,
-    gaussian: Callable[[np.ndarray, np.ndarray], np.ndarray] = gaussian_filter,
-) -> np.ndarray:
-    """Marginals of the fully connected CRF with Potts compatibility, float64.
+class Kernel:
+    """A Gaussian over features with normalisation, exact: the twin of ``lattice.Kernel``.
+
+    Args:
+        features: (N, d).
+        normalization: see ``Params.normalization``.
+        include_self: whether a pixel's own belief is part of its message.
+        gaussian: the filter; another one may stand in for comparison.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        normalization: str,
+        include_self: bool = True,
+        gaussian: Callable[[np.ndarray, np.ndarray], np.ndarray] = gaussian_filter,
+    ):
+        self._features, self._gaussian, self._own = features, gaussian, 0.0 if include_self else 1.0
+        ones = np.ones((len(features), 1))
+        sums = gaussian(features, ones) - self._own
+        sums[sums < 1e-5] = np.inf  # a point with no other near it gets no message
+        self._before = {"symmetric": sums**-0.5, "before": 1 / sums}.get(normalization, ones)
+        self._after = {"symmetric": sums**-0.5, "after": 1 / sums}.get(normalization, ones)
+
+    def filter(self, values: np.ndarray) -> np.ndarray:
+        """(N, v) to (N, v) float64, each column filtered and normalised."""
+        scaled = self._before * values
+        return self._after * (self._gaussian(self._features, scaled) - self._own * scaled)
+
+
+class MeanField:
+    """A mean field on exact kernels, step by step: the twin of ``lattice.MeanField``.
 
     Args:
         unary: (K, N) energies in nats.
-        features: one (N, d) array a kernel.
-        weights: one a kernel.
-        normalization: see ``Params.normalization``.
-        iterations: mean-field steps; 0 gives the softmax of −unary.
-        gaussian: the filter; another one may stand in for comparison.
+        kernels: the pairwise terms.
+        strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
 
-    Returns:
-        (K, N) float64, columns sum to 1.
-
-    Source: Krähenbühl and Koltun 2011, algorithm 1, as the DeepLab release runs it: each pixel's own contribution is
-    kept, and only the attractive part of the Potts term is added.
+    Source: Krähenbühl and Koltun 2011, algorithm 1.
     """
-    logits = -np.asarray(unary, np.float64)
-    scales = []
-    for f in features:
-        sums = gaussian(f, np.ones((len(f), 1)))
-        before = {"symmetric": sums**-0.5, "before": 1 / sums}.get(normalization, np.ones_like(sums))
-        after = {"symmetric": sums**-0.5, "after": 1 / sums}.get(normalization, np.ones_like(sums))
-        scales.append((before, after))
-    marginals = _softmax(logits)
-    for _ in range(iterations):
-        update = logits.copy()
-        for f, weight, (before, after) in zip(features, weights, scales, strict=True):
-            update += weight * (after * gaussian(f, before * marginals.T)).T
-        marginals = _softmax(update)
-    return marginals
+
+    def __init__(self, unary: np.ndarray, kernels: Sequence[Kernel], strengths: Sequence[np.ndarray]):
+        self._logits = -np.asarray(unary, np.float64)
+        self._terms = list(zip(kernels, strengths, strict=True))
+        self._marginals = _softmax(self._logits)
+
+    def start_from(self, marginals: np.ndarray) -> None:
+        """Go on from these marginals (K, N) instead of the softmax of −unary."""
+        self._marginals = np.asarray(marginals, np.float64)
+
+    def run(self, steps: int) -> None:
+        """Take this many steps."""
+        for _ in range(steps):
+            update = self._logits.copy()
+            for kernel, strength in self._terms:
+                message = kernel.filter(self._marginals.T).T
+                update += strength[:, None] * message if strength.ndim == 1 else strength @ message
+            self._marginals = _softmax(update)
+
+    def marginals(self) -> np.ndarray:
+        """(K, N) float64."""
+        return self._marginals
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -8,29 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from densecrf.unary import real_array
+
 
 @dataclass(frozen=True)
 class Gaussian:
     """The smoothness kernel: w·exp(−|p_i − p_j|² / 2σ²) over positions p.
 
     Args:
-        shape: (H, W).
-        xy_std: σ in pixels.
+        shape: (H, W), or more axes for volumes.
+        xy_std: σ in pixels, one for all axes or one for each in the order of ``shape``.
         weight: w, dimensionless.
 
     Source: DeepLab, section 3.3, second kernel of equation 3.
     """
 
-    shape: tuple[int, int]
-    xy_std: float
+    shape: tuple[int, ...]
+    xy_std: float | tuple[float, ...]
     weight: float = 1.0
 
     def features(self) -> np.ndarray:
-        """(H·W, 2) float32: x and y divided by their standard deviation, row-major."""
-        height, width = self.shape
-        std = _checked_std("xy_std", self.xy_std)
-        y, x = np.divide(np.mgrid[:height, :width], std).astype(np.float32)
-        return np.stack([x.ravel(), y.ravel()], axis=1)
+        """(N, axes) float32: positions divided by their standard deviations, the last axis (x) first."""
+        stds = self.xy_std if isinstance(self.xy_std, tuple) else (self.xy_std,) * len(self.shape)
+        if len(stds) != len(self.shape):
+            raise ValueError(
+                f"got xy_std = {self.xy_std} for shape {self.shape}, wanted one number, or one for each axis"
+            )
+        axes = [np.arange(n) / checked_std("xy_std", std) for n, std in zip(self.shape, stds, strict=True)]
+        grid = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij")
+        return np.stack([positions.ravel() for positions in reversed(grid)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -38,31 +44,60 @@ class Bilateral:
     """The appearance kernel: w·exp(−|p_i − p_j|² / 2σα² − |I_i − I_j|² / 2σβ²) over positions p and colours I.
 
     Args:
-        image: (H, W, C) or (H, W), any real type, finite; in its own units.
-        xy_std: σα in pixels.
-        channel_std: σβ in the image's units (0–255 levels for uint8).
+        image: (H, W, C) or (H, W), or a batch (B, H, W, C); any real type, finite; in its own units.
+        xy_std: σα in pixels, for both axes or (σ_y, σ_x).
+        channel_std: σβ in the image's units (0–255 levels for uint8), for all channels or one for each.
         weight: w, dimensionless.
 
     Source: DeepLab, section 3.3, first kernel of equation 3.
     """
 
     image: ArrayLike
-    xy_std: float
-    channel_std: float
+    xy_std: float | tuple[float, ...]
+    channel_std: float | tuple[float, ...]
     weight: float = 1.0
 
     def features(self) -> np.ndarray:
-        """(H·W, 2 + C) float32: x, y and the channels, each divided by its standard deviation, row-major."""
+        """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard deviation."""
         image = np.asarray(self.image)
-        if image.ndim not in (2, 3) or image.dtype.kind not in "fiub":
+        if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers")
+        if image.ndim == 4:
+            return np.stack([Bilateral(one, self.xy_std, self.channel_std).features() for one in image])
         height, width = image.shape[:2]
-        colours = image.reshape(height * width, -1) / _checked_std("channel_std", self.channel_std)
+        channels = image.size // (height * width) if height * width else 1
+        stds = self.channel_std if isinstance(self.channel_std, tuple) else (self.channel_std,) * channels
+        if len(stds) != channels:
+            raise ValueError(f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}")
+        scale = np.array([checked_std("channel_std", std) for std in stds])
+        with np.errstate(over="ignore"):
+            colours = image.reshape(height * width, channels) / scale
         positions = Gaussian((height, width), self.xy_std).features()
-        return np.concatenate([positions, colours.astype(np.float32)], axis=1)
+        return np.concatenate([positions, real_array("image features", colours)], axis=1)
 
 
-def _checked_std(name: str, value: float) -> float:
+@dataclass(frozen=True)
+class Features:
+    """A kernel over any features: w·exp(−|f_i − f_j|² / 2); for volumes, video, depth, many channels.
+
+    Args:
+        values: (N, d) real, finite, each column already divided by its standard deviation; or a batch (B, N, d).
+        weight: w, dimensionless.
+    """
+
+    values: ArrayLike
+    weight: float = 1.0
+
+    def features(self) -> np.ndarray:
+        """(N, d) or (B, N, d) float32."""
+        array = real_array("features", self.values)
+        if array.ndim not in (2, 3):
+            raise ValueError(f"got features {array.shape}, wanted (N, d) or (B, N, d)")
+        return array
+
+
+def checked_std(name: str, value: float) -> float:
+    """A standard deviation; ValueError unless it is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"got {name} = {value}, wanted a finite number above 0")
     return float(value)

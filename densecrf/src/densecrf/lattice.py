@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native
+from densecrf.unary import real_array
 
 MAX_DIMENSIONS = 128
-POOL_LIMIT = 0.05
 
 
 class Lattice:
@@ -32,10 +32,9 @@ class Lattice:
     """
 
     def __init__(self, features: ArrayLike, *, threads: int | None = None):
-        array = np.ascontiguousarray(features, np.float32)
+        array = np.ascontiguousarray(real_array("features", features))
         if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
             raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
-        _require_finite("features", array)
         self._threads = thread_count(threads)
         self._native = _native.Lattice(array, self._threads)
         self._points = array.shape[0]
@@ -57,30 +56,66 @@ class Lattice:
         Raises:
             ValueError: for another number of rows, or values that are not finite.
         """
-        array = np.ascontiguousarray(values, np.float32)
+        array = np.ascontiguousarray(real_array("values", values))
         if array.ndim not in (1, 2) or array.shape[0] != self._points:
             raise ValueError(f"got values {array.shape}, wanted ({self._points}, v), a row for each point")
-        _require_finite("values", array)
         columns = array if array.ndim == 2 else array[:, None]
         return self._native.filter(columns, self._threads).reshape(array.shape)
 
 
-def mean_field(
-    unary: np.ndarray,
-    lattices: Sequence[Lattice],
-    weights: Sequence[float],
-    *,
-    normalization: str,
-    iterations: int,
-    threads: int,
-) -> np.ndarray:
-    """Marginals (K, N) float32 from energies (K, N), Potts compatibility; see ``crf.refine`` for the meaning."""
-    _require_finite("unary", unary)
-    kernels = [_native.Kernel(lattice._native, normalization, True, threads) for lattice in lattices]
-    strengths = [[weight] * len(unary) for weight in weights]
-    field = _native.MeanField(np.ascontiguousarray(-unary, np.float32), kernels, strengths, POOL_LIMIT, threads)
-    field.run(iterations)
-    return field.marginals()
+class Kernel:
+    """A Gaussian over a lattice's points with normalisation: what one pairwise term does to beliefs.
+
+    Args:
+        lattice: of the term's features.
+        normalization: see ``Params.normalization``.
+        include_self: whether a pixel's own belief is part of its message.
+    """
+
+    def __init__(self, lattice: Lattice, normalization: str, include_self: bool):
+        self._threads = lattice._threads
+        self._native = _native.Kernel(lattice._native, normalization, include_self, self._threads)
+
+    def filter(self, values: np.ndarray) -> np.ndarray:
+        """(N, v) to (N, v) float32, each column filtered and normalised."""
+        return self._native.filter(np.ascontiguousarray(values, np.float32), self._threads)
+
+
+class MeanField:
+    """A mean field on lattices, step by step.
+
+    Args:
+        unary: (K, N) energies in nats, finite.
+        kernels: the pairwise terms.
+        strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
+        pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
+        threads: how many to use.
+    """
+
+    def __init__(
+        self,
+        unary: np.ndarray,
+        kernels: Sequence[Kernel],
+        strengths: Sequence[np.ndarray],
+        *,
+        pool: float,
+        threads: int,
+    ):
+        logits = np.ascontiguousarray(-unary, np.float32)
+        pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
+        self._native = _native.MeanField(logits, [kernel._native for kernel in kernels], pulls, pool, threads)
+
+    def start_from(self, marginals: np.ndarray) -> None:
+        """Go on from these marginals (K, N) instead of the softmax of −unary."""
+        self._native.set_marginals(np.ascontiguousarray(marginals, np.float32))
+
+    def run(self, steps: int) -> None:
+        """Take this many steps."""
+        self._native.run(steps)
+
+    def marginals(self) -> np.ndarray:
+        """(K, N) float32."""
+        return self._native.marginals()
 
 
 def thread_count(threads: int | None) -> int:
@@ -90,9 +125,3 @@ def thread_count(threads: int | None) -> int:
     if threads < 1:
         raise ValueError(f"got {threads} threads, wanted at least 1, or None for all")
     return threads
-
-
-def _require_finite(name: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        bad = array.size - np.count_nonzero(np.isfinite(array))
-        raise ValueError(f"got {bad} {name} that are NaN or infinite, wanted finite numbers")

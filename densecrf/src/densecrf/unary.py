@@ -1,4 +1,4 @@
-"""Unary energies: what the classifier alone says of each pixel, in nats."""
+"""Unary energies: what the classifier alone says of each pixel, in nats (−log probability)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,85 @@ def unary_from_probabilities(probabilities: ArrayLike, *, floor: float = 1e-10) 
 
     Source: DeepLab, section 3.3, θ_i = −log P(x_i).
     """
-    values = np.asarray(probabilities)
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"got probabilities of type {values.dtype}, wanted real numbers")
     if not (0 < floor < 1):
         raise ValueError(f"got floor = {floor}, wanted a number between 0 and 1")
-    values = values.astype(np.float32, copy=False)
-    bad = ~(np.isfinite(values) & (values >= 0))
+    values = real_array("probabilities", probabilities)
+    bad = values < 0
     if bad.any():
         raise ValueError(
-            f"got {np.count_nonzero(bad)} probabilities that are NaN, infinite or negative (the first: "
-            f"{values[bad][0]}), wanted finite values of at least 0; apply a softmax to scores first"
+            f"got {np.count_nonzero(bad)} probabilities that are negative (the first: {values[bad][0]}), wanted at "
+            "least 0; for scores use unary_from_logits"
         )
     return -np.log(np.maximum(values, np.float32(floor)))
+
+
+def unary_from_logits(logits: ArrayLike) -> np.ndarray:
+    """Energies of a network's raw scores: minus their log-softmax over the first axis.
+
+    Args:
+        logits: (K, …) real and finite.
+
+    Returns:
+        (K, …) float32 energies in nats.
+
+    Raises:
+        ValueError: for values that are NaN or infinite.
+    """
+    values = real_array("logits", logits)
+    shifted = values - values.max(axis=0, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=0, keepdims=True)) - shifted
+
+
+def unary_from_labels(
+    labels: ArrayLike, n: int, *, confidence: float | ArrayLike = 0.9, ignore: int | None = None
+) -> np.ndarray:
+    """Energies of a hard label map, or of scribbles on a picture.
+
+    A labelled pixel has its label with probability ``confidence`` and each other one with an equal part of the rest; a
+    pixel of the value ``ignore`` (unlabelled, void) may be anything with equal probability.
+
+    Args:
+        labels: integers of any shape, from 0 to n − 1, or ``ignore``.
+        n: K, the number of labels, at least 2.
+        confidence: between 0 and 1, or (K,) one for each label.
+        ignore: the value of pixels without a label, e.g. 255.
+
+    Returns:
+        (K, …) float32 energies in nats.
+
+    Raises:
+        ValueError: for other ids, with the first of them, or for a confidence out of range.
+    """
+    ids = np.asarray(labels)
+    if ids.dtype.kind not in "iub":
+        raise ValueError(f"got labels of type {ids.dtype}, wanted integers")
+    if n < 2:
+        raise ValueError(f"got n = {n}, wanted at least 2 labels")
+    sure = np.broadcast_to(np.asarray(confidence, np.float64), (n,))
+    if not ((sure > 0) & (sure < 1)).all():
+        raise ValueError(f"got confidence = {confidence!r}, wanted numbers between 0 and 1")
+    known = np.ones(ids.shape, bool) if ignore is None else ids != ignore
+    wrong = known & ((ids < 0) | (ids >= n))
+    if wrong.any():
+        rest = "" if ignore is None else f", or {ignore} where there is no label"
+        raise ValueError(f"got label {ids[wrong][0]} at {np.count_nonzero(wrong)} pixels, wanted 0 to {n - 1}{rest}")
+    own, other = -np.log(sure), -np.log((1 - sure) / (n - 1))
+    place = np.where(known, ids, 0).astype(np.intp)
+    energies = np.broadcast_to(other[place], (n, *ids.shape)).astype(np.float32)
+    np.put_along_axis(energies, place[None], own[place][None].astype(np.float32), axis=0)
+    energies[:, ~known] = np.float32(np.log(n))
+    return energies
+
+
+def real_array(name: str, values: ArrayLike) -> np.ndarray:
+    """``values`` as float32; ValueError if they are no real numbers, or NaN or infinite."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"got {name} of type {array.dtype}, wanted real numbers")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is counted
+        array = array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        count = array.size - np.count_nonzero(finite)
+        raise ValueError(f"got {count} {name} that are NaN or infinite, wanted finite numbers")
+    return array

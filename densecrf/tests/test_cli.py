@@ -1,0 +1,91 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import densecrf
+from densecrf.cli import main
+
+from .test_crf import scene
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo, probabilities, areas = scene()
+    Image.fromarray(photo).save("photo.png")
+    np.save("p.npy", probabilities)
+    np.savez("many.npz", scores=np.log(probabilities) + 3, other=np.zeros(2))
+    np.save("last.npy", np.moveaxis(probabilities, 0, -1))
+    noisy = np.where(np.random.default_rng(0).uniform(size=areas.shape) < 0.2, 255, areas).astype(np.uint8)
+    Image.fromarray(noisy).save("labels.png")
+    return photo, probabilities, areas
+
+
+def read(name):
+    with Image.open(name) as image:
+        return np.asarray(image)
+
+
+def test_scores_of_every_kind(files, capsys):
+    photo, probabilities, areas = files
+    wanted = densecrf.refine(photo, probabilities).argmax(0)
+    for scores in ("p.npy", "many.npz", "last.npy"):
+        assert main(["refine", "photo.png", scores, "-o", "out.png"]) == 0
+        assert (read("out.png") != wanted).mean() < 1e-3
+    assert "52×36, 4 labels" in capsys.readouterr().out
+    assert main(["refine", "photo.png", "p.npy", "-o", "q.npy", "--iterations", "3", "--threads", "1"]) == 0
+    assert np.array_equal(np.load("q.npy"), densecrf.refine(photo, probabilities, iterations=3))
+    assert main(["refine", "photo.png", "labels.png", "-o", "filled.png", "--confidence", "0.7"]) == 0
+    assert (read("filled.png") == areas).mean() > 0.97
+
+
+def test_parameter_file(files, tmp_path):
+    photo, probabilities, _ = files
+    params = {"appearance_weight": 2.0, "appearance_rgb_std": 9, "normalization": "after"}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    assert main(["refine", "photo.png", "p.npy", "-o", "q.npy", "--params", "params.json"]) == 0
+    assert np.array_equal(np.load("q.npy"), densecrf.refine(photo, probabilities, params=densecrf.Params(**params)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.png", "p.npy", "-o", "o.png"], "missing.png"),
+        (["photo.png", "missing.npy", "-o", "o.png"], "missing.npy"),
+        (["photo.png", "p.npy", "-o", "o.jpg"], "wanted a name ending in .png"),
+        (["p.npy", "p.npy", "-o", "o.png"], "not an image that can be read"),
+        (["photo.png", "text.npy", "-o", "o.png"], "not an array that can be read"),
+        (["photo.png", "pickle.npy", "-o", "o.png"], "not an array that can be read"),
+        (["photo.png", "small.npy", "-o", "o.png"], "wanted (K, 36, 52) as the photo is"),
+        (["photo.png", "flat.npy", "-o", "o.png"], "wanted (K, H, W) or (H, W, K)"),
+        (["photo.png", "two.npz", "-o", "o.png"], "wanted one, or one named"),
+        (["photo.png", "photo.png", "-o", "o.png"], "wanted class ids"),
+        (["photo.png", "p.npy", "-o", "nowhere/o.png"], "nowhere"),
+        (["photo.png", "p.npy", "-o", "o.png", "--params", "bad.json"], "unknown key 'w1'; known: appearance_weight"),
+        (["photo.png", "p.npy", "-o", "o.png", "--iterations", "-2"], "wanted at least 0"),
+    ],
+)
+def test_one_line_for_what_cannot_be_used(files, arguments, message, tmp_path, capsys):
+    (tmp_path / "text.npy").write_text("hello")
+    np.save("pickle.npy", np.array([{}]), allow_pickle=True)
+    np.save("small.npy", np.zeros((2, 5, 6)))
+    np.save("flat.npy", np.zeros((5, 6)))
+    np.savez("two.npz", a=np.zeros(2), b=np.zeros(2))
+    (tmp_path / "bad.json").write_text('{"w1": 3}')
+    assert main(["refine", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("densecrf: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("o.*"))
+    assert not list(tmp_path.glob(".*part"))
+
+
+def test_doctor(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"densecrf {densecrf.__version__}" in out
+    assert "instruction set: " in out
+    assert "fine" in out

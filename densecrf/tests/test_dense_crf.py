@@ -1,0 +1,269 @@
+"""The whole face of DenseCRF: kernels, compatibilities, energies, batches; lattice and exact alike."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from densecrf import (
+    Bilateral,
+    DenseCRF,
+    Features,
+    Gaussian,
+    Params,
+    refine,
+    unary_from_labels,
+    unary_from_logits,
+    unary_from_probabilities,
+)
+
+from .test_crf import scene
+
+BACKENDS = ("lattice", "exact")
+
+
+def tiny(seed=0, labels=3):
+    """Six pixels (2×3) of two features, and energies."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(6, 2)), rng.uniform(0, 2, size=(labels, 2, 3)).astype(np.float32)
+
+
+def pairs(features):
+    """exp(−|f_i − f_j|² / 2), (N, N)."""
+    return np.exp(-0.5 * ((features[:, None] - features[None]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize(
+    "compatibility", [None, np.array([1.0, 0.5, 2.0]), np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0]])]
+)
+@pytest.mark.parametrize("include_self", [True, False])
+def test_one_step_and_energy_written_out(compatibility, include_self):
+    features, unary = tiny()
+    crf = DenseCRF(
+        [Features(features, weight=1.5)], compatibility=compatibility, normalization="none", include_self=include_self,
+        backend="exact",
+    )  # fmt: skip
+    k = 1.5 * (pairs(features) - (0 if include_self else np.eye(6)))
+    u = unary.reshape(3, 6).astype(float)
+    q = np.exp(-u) / np.exp(-u).sum(0)
+    if compatibility is None:
+        mu, gain = 1 - np.eye(3), q @ k
+    elif compatibility.ndim == 1:
+        mu, gain = -np.diag(compatibility), compatibility[:, None] * (q @ k)
+    else:
+        mu, gain = compatibility, -compatibility @ (q @ k)
+    wanted = np.exp(-u + gain) / np.exp(-u + gain).sum(0)
+    np.testing.assert_allclose(crf.infer(unary, iterations=1).reshape(3, 6), wanted, rtol=1e-4)
+    labels = np.array([[0, 1, 2], [2, 1, 1]])
+    x = labels.ravel()
+    energy = u[x, range(6)].sum() + 0.5 * sum(k[i, j] * mu[x[i], x[j]] for i in range(6) for j in range(6))
+    assert crf.energy(labels, unary) == pytest.approx(energy, rel=1e-5)
+    expected = (q * u).sum() + 0.5 * np.einsum("ki,lj,kl,ij->", q, q, mu, k) + (q * np.log(q)).sum()
+    assert crf.kl_divergence(q.reshape(3, 2, 3), unary) == pytest.approx(expected, rel=1e-4)
+
+
+def test_mean_field_finds_what_enumeration_finds():
+    features, unary = tiny(seed=3)
+    crf = DenseCRF([Features(features, weight=0.3)], normalization="none", include_self=False, backend="exact")
+    labellings = np.array(list(itertools.product(range(3), repeat=6)))
+    energies = np.array([crf.energy(labels.reshape(2, 3), unary) for labels in labellings])
+    weights = np.exp(-(energies - energies.min()))
+    exact = np.stack([(weights[:, None] * (labellings == k)).sum(0) for k in range(3)]) / weights.sum()
+    found = crf.infer(unary, iterations=200, tolerance=1e-7)
+    assert (
+        np.abs(found.reshape(3, 6) - exact).max() < 0.05
+    )  # mean field is an approximation, small where pulls are weak
+    assert np.array_equal(crf.map(unary).ravel(), exact.argmax(0))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_fixed_point_stays_and_is_a_minimum(backend):
+    features, unary = tiny(seed=1)
+    crf = DenseCRF([Features(features, weight=0.5)], normalization="symmetric", backend=backend, pool=0)
+    q = crf.infer(unary, iterations=500, tolerance=1e-7)
+    np.testing.assert_allclose(crf.infer(unary, iterations=1, start=q), q, atol=1e-5)
+    rng = np.random.default_rng(0)
+    least = crf.kl_divergence(q, unary)
+    for _ in range(20):
+        other = np.maximum(q + rng.normal(scale=0.02, size=q.shape), 1e-6)
+        assert crf.kl_divergence(other / other.sum(0), unary) > least - 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compatibility", [None, np.array([1, 2, 0.5, 1]), 1 - np.eye(4)])
+def test_callback_tolerance_and_start(backend, compatibility):
+    photo, probabilities, _ = scene(20, 31)
+    unary = unary_from_probabilities(probabilities)
+    crf = DenseCRF(
+        [Gaussian((20, 31), 3, 1), Bilateral(photo, 20, 10, 2)], backend=backend, compatibility=compatibility
+    )
+    seen = []
+    crf.infer(unary, iterations=4, callback=lambda step, q: seen.append((step, q.copy())))
+    assert [step for step, _ in seen] == [1, 2, 3, 4]
+    for step, q in seen:
+        np.testing.assert_allclose(q, crf.infer(unary, iterations=step), atol=1e-6)
+    assert np.array_equal(crf.infer(unary, callback=lambda step, q: step == 2), seen[1][1])
+    np.testing.assert_allclose(crf.infer(unary, iterations=2, start=seen[1][1]), seen[3][1], atol=1e-4)
+    still = crf.infer(unary, iterations=300, tolerance=1e-4)
+    assert np.abs(crf.infer(unary, iterations=1, start=still) - still).max() < 1e-3
+
+
+def test_potts_in_three_ways():
+    photo, probabilities, _ = scene(20, 31, labels=3)
+    unary = unary_from_probabilities(probabilities)
+    kernels = [Bilateral(photo, 20, 10, 2)]
+    potts = DenseCRF(kernels).infer(unary)
+    np.testing.assert_allclose(DenseCRF(kernels, compatibility=np.ones(3)).infer(unary), potts, atol=1e-5)
+    np.testing.assert_allclose(DenseCRF(kernels, compatibility=-np.eye(3)).infer(unary), potts, atol=1e-4)
+    after = DenseCRF(kernels, normalization="after")  # row sums are one, so a constant penalty cancels
+    np.testing.assert_allclose(
+        DenseCRF(kernels, compatibility=1 - np.eye(3), normalization="after").infer(unary),
+        after.infer(unary),
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before"])
+def test_own_message_left_out_is_near_exact(normalization):
+    photo, probabilities, _ = scene()
+    unary = unary_from_probabilities(probabilities)
+    kernels = [Bilateral(photo, 10, 3, 4)]  # few pixels are alike, so that one's own belief counts
+    options = {"normalization": normalization, "include_self": False}
+    ours = DenseCRF(kernels, **options).infer(unary)
+    wanted = DenseCRF(kernels, backend="exact", **options).infer(unary)
+    kept = DenseCRF(kernels, normalization=normalization).infer(unary)
+    assert np.abs(ours - wanted).mean() < 0.02
+    assert np.abs(ours - wanted).mean() < np.abs(kept - wanted).mean()
+
+
+def test_batches_are_their_images_one_by_one():
+    scenes = [scene(17, 26, seed=seed) for seed in range(3)]
+    photos, probabilities = np.stack([s[0] for s in scenes]), np.stack([s[1] for s in scenes])
+    single = [refine(photo, p) for photo, p in zip(photos, probabilities, strict=True)]
+    assert np.array_equal(refine(photos, probabilities), np.stack(single))
+    unary = unary_from_probabilities(probabilities)
+    shared = DenseCRF([Gaussian((17, 26), 3, 3)])
+    assert np.array_equal(shared.infer(unary), np.stack([shared.infer(one) for one in unary]))
+    crf = DenseCRF([Gaussian((17, 26), 3, 3), Bilateral(photos, 50, 3, 5)])
+    np.testing.assert_allclose(crf.infer(unary), np.stack(single), atol=1e-6)
+    labels = crf.map(unary)
+    assert labels.shape == (3, 17, 26)
+    assert crf.energy(labels, unary).shape == (3,)
+    assert crf.kl_divergence(crf.infer(unary), unary).shape == (3,)
+
+
+def test_volumes_and_other_features():
+    rng = np.random.default_rng(0)
+    volume = rng.uniform(size=(5, 6, 7))
+    unary = unary_from_probabilities(np.stack([volume, 1 - volume]))
+    space = Gaussian((5, 6, 7), xy_std=(1.0, 2.0, 2.0), weight=2)
+    assert space.features().shape == (210, 3)
+    assert space.features()[-1].tolist() == [3, 2.5, 4]  # x / 2, y / 2, z / 1
+    levels = Features(np.concatenate([space.features(), volume.reshape(-1, 1) / 0.1], axis=1), weight=3)
+    marginals = DenseCRF([space, levels]).infer(unary)
+    assert marginals.shape == (2, 5, 6, 7)
+    np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-5)
+    hyperspectral = Bilateral(rng.uniform(size=(8, 9, 33)), xy_std=(4, 5), channel_std=0.5)
+    assert hyperspectral.features().shape == (72, 35)
+
+
+@pytest.mark.parametrize("parameters", [(50.0, 3.0), (121.0, 5.0)])
+def test_pooling_labels_changes_next_to_nothing(parameters):
+    photo, probabilities, _ = scene(90, 130, labels=4, seed=5)
+    rng = np.random.default_rng(1)
+    rare = 0.03 * rng.uniform(size=(17, 90, 130)) ** 3  # seventeen more labels that hold little, unevenly
+    noisy = np.concatenate([probabilities * (1 - rare.sum(0)), rare])
+    kernels = [Gaussian((90, 130), 3, 3), Bilateral(photo, *parameters, 4)]
+    unary = unary_from_probabilities(noisy)
+    pooled = DenseCRF(kernels).infer(unary)
+    apart = DenseCRF(kernels, pool=0).infer(unary)
+    assert not np.array_equal(pooled, apart)  # it did pool
+    assert np.abs(pooled - apart).max() < 1e-3
+    assert np.abs(pooled - apart).mean() < 1e-6
+    assert np.array_equal(pooled.argmax(0), apart.argmax(0))
+    np.testing.assert_allclose(pooled.sum(0), 1, rtol=1e-4)
+
+
+def test_a_pool_that_grows_is_dissolved():
+    # Four labels that hold little by their unaries but are pushed up by a start that says otherwise.
+    probabilities = scene(30, 43, labels=2)[1]
+    rare = np.full((12, 30, 43), 0.01)
+    unary = unary_from_probabilities(np.concatenate([probabilities * 0.88, rare]))
+    kernels = [Gaussian((30, 43), 20, 40)]
+    start = np.full(unary.shape, 1e-4, np.float32)
+    start[5] = 1 - 13e-4
+    pooled = DenseCRF(kernels).infer(unary, start=start)
+    apart = DenseCRF(kernels, pool=0).infer(unary, start=start)
+    assert (apart.argmax(0) == 5).mean() > 0.9
+    np.testing.assert_allclose(pooled, apart, atol=1e-2)
+
+
+def test_energies_by_hand():
+    logits = np.array([[1.0, 0.0], [3.0, 0.0], [1.0, np.log(2)]])
+    p = np.exp(logits) / np.exp(logits).sum(0)
+    np.testing.assert_allclose(unary_from_logits(logits), -np.log(p), rtol=1e-5)
+    np.testing.assert_allclose(unary_from_logits(logits + 500), -np.log(p), rtol=1e-3)
+    labels = np.array([[0, 2, 255]])
+    energies = unary_from_labels(labels, 3, confidence=0.8, ignore=255)
+    sure, rest, any_label = -np.log(0.8), -np.log(0.1), np.log(3)
+    np.testing.assert_allclose(
+        energies[:, 0], [[sure, rest, any_label], [rest, rest, any_label], [rest, sure, any_label]], rtol=1e-6
+    )
+    each = unary_from_labels(labels, 3, confidence=[0.8, 0.5, 0.6], ignore=255)
+    np.testing.assert_allclose(each[:, 0, 1], [-np.log(0.2), -np.log(0.2), -np.log(0.6)], rtol=1e-6)
+    for bad, message in (([[3]], "got label 3 at 1 pixels, wanted 0 to 2"), ([[0.5]], "wanted integers")):
+        with pytest.raises(ValueError, match=message):
+            unary_from_labels(np.array(bad), 3)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        unary_from_labels(labels, 3, confidence=1.0, ignore=255)
+
+
+def test_scribbles_fill_the_areas_they_lie_in():
+    photo, _, areas = scene(36, 52, labels=3)
+    scribbles = np.full(areas.shape, 255)
+    for label in range(3):
+        rows, columns = np.nonzero(areas == label)
+        chosen = np.random.default_rng(label).choice(len(rows), 30, replace=False)
+        scribbles[rows[chosen], columns[chosen]] = label
+    unary = unary_from_labels(scribbles, 3, confidence=0.95, ignore=255)
+    labels = DenseCRF([Bilateral(photo, 30, 15, 10)]).map(unary, iterations=20)
+    assert (labels == areas).mean() > 0.97
+
+
+def test_no_kernels_return_the_softmax():
+    _, unary = tiny()
+    p = np.exp(-unary) / np.exp(-unary).sum(0)
+    np.testing.assert_allclose(DenseCRF([]).infer(unary), p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 300])
+def test_any_number_of_labels(labels):
+    rng = np.random.default_rng(labels)
+    photo = rng.integers(0, 256, size=(6, 7, 3), dtype=np.uint8)
+    marginals = refine(photo, rng.uniform(size=(labels, 6, 7)), params=Params(normalization="after"))
+    np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DenseCRF([Gaussian((4, 5), 3), Gaussian((4, 6), 3)]), r"over \[20, 24\] points"),
+        (lambda: DenseCRF([Gaussian((4, 5), 0)]), "got xy_std = 0"),
+        (lambda: DenseCRF([Gaussian((4, 5), (3.0,))]), "one for each axis"),
+        (lambda: DenseCRF([Features(np.zeros(5))]), r"wanted \(N, d\)"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], normalization="sym"), "wanted one of: symmetric"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], backend="gpu"), "wanted one of: lattice"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], pool=2), "got pool = 2"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3, weight=np.nan)]), "1 weights that are NaN"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 21))), r"with 20 points"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros(20)), r"wanted \(K, …\)"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.full((2, 20), np.nan)), "40 unary energies that are NaN"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], compatibility=np.ones(3)).infer(np.zeros((2, 20))), "2 labels"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 20)), start=np.zeros((3, 20))), "wanted one shape"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.full((4, 5), 2), np.zeros((2, 4, 5))), "wanted 0 to 1"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.zeros((4, 5)), np.zeros((2, 4, 5))), "an id a point"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

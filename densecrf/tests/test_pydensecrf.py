@@ -1,0 +1,161 @@
+"""The drop-in against pydensecrf2 itself, script for script."""
+
+import numpy as np
+import pytest
+
+import densecrf.pydensecrf as ours
+from densecrf.pydensecrf import utils
+
+from .test_crf import scene
+
+theirs = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed (it needs Python under 3.13)")
+their_utils = pytest.importorskip("pydensecrf.utils", reason="pydensecrf2 is not installed")
+
+H, W = 47, 66
+
+
+def energies(labels=5):
+    photo, probabilities, _ = scene(H, W, min(labels, 4), seed=labels)
+    extra = np.random.default_rng(0).uniform(0.01, 0.05, size=(labels - len(probabilities), H, W))
+    probabilities = np.concatenate([probabilities, extra])
+    probabilities /= probabilities.sum(0)
+    return photo, -np.log(probabilities).reshape(labels, -1).astype(np.float32)
+
+
+def close(found, wanted):
+    difference = np.abs(np.array(found) - np.array(wanted))
+    assert difference.max() < 1e-3
+    assert difference.mean() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "normalization", ["NO_NORMALIZATION", "NORMALIZE_BEFORE", "NORMALIZE_AFTER", "NORMALIZE_SYMMETRIC"]
+)
+@pytest.mark.parametrize("labels", [2, 5, 21])
+def test_a_usual_script(normalization, labels):
+    photo, unary = energies(labels)
+    weight = 0.01 if normalization == "NO_NORMALIZATION" else 4
+
+    def script(dcrf):
+        crf = dcrf.DenseCRF2D(W, H, labels)
+        crf.setUnaryEnergy(unary)
+        kind = getattr(dcrf, normalization)
+        crf.addPairwiseGaussian(sxy=3, compat=0.75 * weight, kernel=dcrf.DIAG_KERNEL, normalization=kind)
+        crf.addPairwiseBilateral(
+            sxy=(40, 60), srgb=(13, 10, 8), rgbim=photo, compat=weight, kernel=dcrf.FULL_KERNEL, normalization=kind
+        )
+        return crf.inference(5)
+
+    close(script(ours), script(theirs))
+
+
+@pytest.mark.parametrize("compat", [np.linspace(1, 3, 5), np.random.default_rng(1).uniform(-1, 1, size=(5, 5))])
+def test_vector_and_matrix_compatibilities(compat):
+    photo, unary = energies()
+    compat = compat.astype(np.float32)
+
+    def script(dcrf):
+        crf = dcrf.DenseCRF2D(W, H, 5)
+        crf.setUnaryEnergy(unary)
+        crf.addPairwiseGaussian(3, compat)
+        crf.addPairwiseBilateral(50, 13, photo, compat)
+        return crf.inference(4)
+
+    close(script(ours), script(theirs))
+
+
+def test_generic_features_and_stepping():
+    photo, unary = energies()
+    features = np.concatenate(
+        [utils.create_pairwise_gaussian((3, 4), (H, W)), utils.create_pairwise_bilateral((9, 7), 20, photo, chdim=2)]
+    )
+
+    def script(dcrf):
+        crf = dcrf.DenseCRF(H * W, 5)
+        crf.setUnaryEnergy(unary)
+        crf.addPairwiseEnergy(features[:2].copy(), compat=3)
+        crf.addPairwiseEnergy(
+            features[2:].copy(), compat=5, kernel=dcrf.CONST_KERNEL, normalization=dcrf.NORMALIZE_AFTER
+        )
+        q, tmp1, tmp2 = crf.startInference()
+        divergences = [crf.klDivergence(q)]
+        for _ in range(3):
+            crf.stepInference(q, tmp1, tmp2)
+            divergences.append(crf.klDivergence(q))
+        return q, divergences
+
+    (q, found), (wanted_q, wanted) = script(ours), script(theirs)
+    close(q, wanted_q)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def test_logistic_unary():
+    rng = np.random.default_rng(0)
+    matrix, features = rng.normal(size=(3, 4)), rng.normal(size=(4, 20))
+    powers = np.exp(-matrix @ features)
+    for give in (
+        lambda crf: crf.setUnaryEnergy(matrix, features),  # pydensecrf's own check refuses what its signature offers
+        lambda crf: crf.setUnary(ours.LogisticUnary(matrix, features)),
+        lambda crf: crf.setUnary(ours.ConstUnary(matrix @ features)),
+    ):
+        crf = ours.DenseCRF(20, 3)
+        give(crf)
+        np.testing.assert_allclose(crf.inference(1), powers / powers.sum(0), rtol=1e-4)
+
+
+def test_constants():
+    kernels = ("CONST_KERNEL", "DIAG_KERNEL", "FULL_KERNEL")
+    for name in (*kernels, "NO_NORMALIZATION", "NORMALIZE_BEFORE", "NORMALIZE_AFTER", "NORMALIZE_SYMMETRIC"):
+        assert int(getattr(ours, name)) == int(getattr(theirs, name))
+
+
+def test_helpers():
+    photo, _, areas = scene(H, W)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=(H, W)).transpose(2, 0, 1)
+    for arguments in ((), (0.7,), (None, 0.01)):
+        np.testing.assert_allclose(
+            utils.unary_from_softmax(probabilities, *arguments),
+            their_utils.unary_from_softmax(probabilities, *arguments),
+            rtol=1e-5,
+        )
+    for unsure in (True, False):
+        np.testing.assert_allclose(
+            utils.unary_from_labels(areas, 4, 0.7, zero_unsure=unsure),
+            their_utils.unary_from_labels(areas, 4, 0.7, zero_unsure=unsure),
+            rtol=1e-5,
+        )
+    np.testing.assert_allclose(
+        utils.create_pairwise_gaussian((3, 5), (H, W)), their_utils.create_pairwise_gaussian((3, 5), (H, W)), rtol=1e-6
+    )
+    for schan, image, axis in ((13, photo, 2), ((1, 2, 3), photo.transpose(2, 0, 1), 0), (0.1, photo[:, :, 0], -1)):
+        np.testing.assert_allclose(
+            utils.create_pairwise_bilateral((3, 5), schan, image, axis),
+            their_utils.create_pairwise_bilateral((3, 5), schan, image, axis),
+            rtol=1e-5,
+        )
+    with pytest.warns(DeprecationWarning, match="compute_unary"):
+        assert utils.compute_unary(areas, 4).shape == (4, H * W)
+    with pytest.warns(DeprecationWarning, match="softmax_to_unary"):
+        assert utils.softmax_to_unary(probabilities).shape == (4, H * W)
+
+
+def test_what_pydensecrf_refuses_or_gets_wrong():
+    photo, unary = energies()
+    crf = ours.DenseCRF2D(W, H, 5)
+    crf.setUnaryEnergy(np.asfortranarray(unary.astype(np.float64)))  # float64, not contiguous
+    frozen = photo.copy()
+    frozen.flags.writeable = False
+    crf.addPairwiseBilateral(50, 13, frozen, 4)
+    assert crf.inference(2).shape == (5, H * W)
+    with pytest.raises(ValueError, match="width and height are swapped"):
+        ours.DenseCRF2D(H, W, 5).addPairwiseBilateral(50, 13, photo, 4)
+    with pytest.raises(ValueError, match="larger standard deviations"):
+        crf.addPairwiseBilateral(50, 1e-6, photo, 4)  # a crash there
+    with pytest.raises(ValueError, match="NaN"):
+        crf.setUnaryEnergy(np.full((5, H * W), np.nan))
+    with pytest.raises(ValueError, match="wanted at least 0"):
+        crf.inference(-1)
+    with pytest.raises(ValueError, match="wanted setUnaryEnergy"):
+        ours.DenseCRF(3, 2).inference(1)
+    with pytest.raises(ValueError, match="7 is not a valid"):
+        crf.addPairwiseGaussian(3, 3, normalization=7)
