@@ -75,9 +75,9 @@ Output filter_by_kernel(const Kernel &kernel, const Matrix &values, int threads)
     return out;
 }
 
-// A mean field that keeps the array its logits live in.
+// A mean field that keeps the array its energies live in.
 struct Inference {
-    Matrix logits;
+    Matrix energies;
     MeanField field;
 };
 
@@ -103,14 +103,15 @@ NB_MODULE(_native, module) {
         .def("filter", &filter_by_kernel);
     nb::class_<Inference>(module, "MeanField")
         .def("__init__",
-             [](Inference *self, Matrix logits, const std::vector<Kernel> &kernels,
+             [](Inference *self, Matrix energies, const std::vector<std::shared_ptr<Kernel>> &kernels,
                 const std::vector<std::vector<float>> &strengths, float pool_limit, int threads) {
                  std::vector<Pull> pulls;
                  for (std::size_t m = 0; m < kernels.size(); ++m) pulls.push_back({kernels[m], strengths[m]});
                  nb::gil_scoped_release release;
-                 const float *data = logits.data();
-                 const std::size_t labels = logits.shape(0), points = logits.shape(1);
-                 new (self) Inference{std::move(logits), MeanField(data, labels, points, pulls, pool_limit, threads)};
+                 const float *data = energies.data();
+                 const std::size_t labels = energies.shape(0), points = energies.shape(1);
+                 MeanField field(data, labels, points, std::move(pulls), pool_limit, threads);
+                 new (self) Inference{std::move(energies), std::move(field)};
              })
         .def("set_marginals",
              [](Inference &self, const Matrix &marginals) {
@@ -123,7 +124,7 @@ NB_MODULE(_native, module) {
                  self.field.run(iterations);
              })
         .def("marginals", [](const Inference &self) {
-            Output out = make_output(self.logits.shape(0), self.logits.shape(1));
+            Output out = make_output(self.energies.shape(0), self.energies.shape(1));
             nb::gil_scoped_release release;
             self.field.marginals(out.data());
             return out;

@@ -54,7 +54,7 @@ private:
 // How strongly a kernel pulls: logit k of a pixel gains strength[k] x message k; or, with a K x K matrix, the sum over
 // labels l of strength[k, l] x message l.
 struct Pull {
-    Kernel kernel;
+    std::shared_ptr<const Kernel> kernel;
     std::vector<float> strength;
     bool is_matrix(std::size_t labels) const { return strength.size() != labels; }
 };

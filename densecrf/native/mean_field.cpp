@@ -3,24 +3,61 @@
 
 #include <numeric>
 
+#include "exponential.hpp"
+
 namespace densecrf {
 
-MeanField::MeanField(const float *logits, std::size_t labels, std::size_t points, std::vector<Pull> pulls,
+MeanField::MeanField(const float *energies, std::size_t labels, std::size_t points, std::vector<Pull> pulls,
                      float pool_limit, int threads)
-    : logits_(logits), labels_(labels), points_(points), pulls_(std::move(pulls)), pool_limit_(pool_limit), threads_(threads),
-      rows_(pulls_.size()), mixed_(pulls_.size()) {
-    for (const Pull &pull : pulls_)  // the labels of a pool must be pulled alike
+    : energies_(energies), labels_(labels), points_(points), pulls_(std::move(pulls)), pool_limit_(pool_limit),
+      threads_(threads), rows_(pulls_.size()), mixed_(pulls_.size()) {
+    for (const Pull &pull : pulls_)
         for (const float strength : pull.strength)
-            if (pull.is_matrix(labels) || strength != pull.strength[0]) pool_limit_ = 0;
-    give_all_lanes();
-    load(logits_);
-    normalize();
-    adapt();
+            if (pull.is_matrix(labels) || strength != pull.strength[0]) alike_ = false;
+    if (!alike_) pool_limit_ = 0;
+    start();
+}
+
+// The softmax of the negative energies, with labels pooled from the beginning.
+void MeanField::start() {
+    std::vector<float> norm(points_), top(labels_, 0.0f);
+    std::mutex guard;
+    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> mine(labels_, 0.0f);
+        scan_planes(energies_, labels_, points_, norm.data(), mine.data(), begin, end);
+        const std::lock_guard<std::mutex> lock(guard);
+        for (std::size_t k = 0; k < labels_; ++k) top[k] = std::max(top[k], mine[k]);
+    });
+    std::vector<std::int32_t> little;
+    for (std::size_t k = 0; k < labels_; ++k) (top[k] <= pool_limit_ ? little : lanes_of_).push_back(std::int32_t(k));
+    if (little.size() > 1 && width_for(lanes_of_.size() + 1) < width_for(labels_)) {
+        pool_.add(little, energies_, points_, threads_);
+    } else {
+        lanes_of_.resize(labels_);
+        std::iota(lanes_of_.begin(), lanes_of_.end(), 0);
+    }
+    layout();
+    std::fill(q_.begin(), q_.end(), 0.0f);
+    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = 0; a < std::min(lanes_of_.size(), groups_ * lanes_); ++a)
+            add_probabilities(energies_ + lanes_of_[a] * points_, norm.data(), q_.data() + (lane(a) - q_.data()), lanes_,
+                              begin, end);
+        if (lanes_ == 1) return;
+        for (const std::int32_t k : pool_.labels())
+            add_probabilities(energies_ + k * points_, norm.data(), q_.data() + (lane(lanes_of_.size()) - q_.data()),
+                              lanes_, begin, end);
+    });
 }
 
 void MeanField::set_marginals(const float *marginals) {
     give_all_lanes();
-    load(marginals);
+    each_block([&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
+            float *out = group(q_, a / lanes_) + a % lanes_;
+            const float *plane = a < labels_ ? marginals + a * points_ : nullptr;
+            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = plane ? plane[i] : 0.0f;
+        }
+    });
 }
 
 void MeanField::run(int iterations) {
@@ -33,52 +70,63 @@ void MeanField::run(int iterations) {
 void MeanField::marginals(float *out) const {
     each_block([&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
-            const float *lane = q_.data() + (a / lanes_) * points_ * lanes_ + a % lanes_;
             float *plane = out + std::size_t(lanes_of_[a]) * points_;
-            for (std::size_t i = begin; i < end; ++i) plane[i] = lane[i * lanes_];
+            const float *from = lane(lanes_ == 1 ? 0 : a);
+            const bool is_rest = lanes_ == 1 && a == 1;
+            for (std::size_t i = begin; i < end; ++i) plane[i] = is_rest ? 1.0f - from[i] : from[i * lanes_];
         }
-        if (pooled_.empty()) return;
-        const std::size_t last = lanes_of_.size();
-        const float *lane = q_.data() + (last / lanes_) * points_ * lanes_ + last % lanes_;
-        for (std::size_t i = begin; i < end; ++i) {
-            const float together = lane[i * lanes_], whole = pooled_logit(i, pool_message_[i]);
-            for (const std::int32_t k : pooled_) {
-                const float logit = logits_[k * points_ + i];
-                const float share = std::exp(logit - pool_start_[i]);
-                out[k * points_ + i] = together * std::exp(logit + pool_message_[i] * share - whole);
-            }
+        if (pool_.empty()) return;
+        if (lanes_ > 1) {
+            pool_.spread(energies_, points_, lane(lanes_of_.size()), lanes_, out, begin, end);
+            return;
         }
+        std::vector<float> rest(end - begin);
+        for (std::size_t i = begin; i < end; ++i) rest[i - begin] = 1.0f - q_[i];
+        pool_.spread(energies_, points_, rest.data() - begin, 1, out, begin, end);
     });
 }
 
 void MeanField::give_all_lanes() {
     lanes_of_.resize(labels_);
     std::iota(lanes_of_.begin(), lanes_of_.end(), 0);
-    pooled_.clear();
+    pool_.clear();
     layout();
 }
 
-void MeanField::layout() {
-    lanes_ = lanes_used() <= 4 ? 4 : 8;
-    groups_ = (lanes_used() + lanes_ - 1) / lanes_;
-    q_.resize(groups_ * points_ * lanes_);
-    top_.assign(groups_ * lanes_, 0.0f);
+// Floats a pixel that so many lanes take.
+std::size_t MeanField::width_for(std::size_t used) const {
+    if (used == 2 && alike_) return 1;
+    return used <= 4 ? 4 : (used + 7) / 8 * 8;
 }
 
-// One group's rows from K x N planes; lanes without a label become zero.
-void MeanField::load_group(const float *planes, std::size_t g, std::size_t begin, std::size_t end) {
-    float *rows = group(q_, g);
-    for (std::size_t k = 0; k < lanes_; ++k) {
-        const std::size_t a = g * lanes_ + k;
-        const float *plane = a < lanes_of_.size() ? planes + std::size_t(lanes_of_[a]) * points_ : nullptr;
-        for (std::size_t i = begin; i < end; ++i) rows[i * lanes_ + k] = plane ? plane[i] : 0.0f;
+void MeanField::layout() {
+    const std::size_t width = width_for(lanes_used());
+    lanes_ = std::min<std::size_t>(width, 8);
+    groups_ = width / lanes_;
+    q_.resize(width * points_);
+    top_.assign(std::max<std::size_t>(width, 2), 0.0f);
+    if (lanes_ > 1 || !whole_message_.empty()) return;
+    whole_message_.assign(points_, 0.0f);
+    const std::vector<float> ones(points_, 1.0f);
+    for (std::size_t m = 0; m < pulls_.size(); ++m) {
+        const Kernel &kernel = *pulls_[m].kernel;
+        const float strength = pulls_[m].strength[0];
+        kernel.lattice().splat_and_blur(ones.data(), kernel.before(), 1, rows_[m], spare_, threads_);
+        each_block([&](std::size_t begin, std::size_t end) {
+            kernel.lattice().slice(1, rows_[m].data(), kernel.after(), &strength, whole_message_.data(), begin, end);
+            for (std::size_t i = begin; i < end && kernel.own(); ++i) whole_message_[i] -= strength * kernel.own()[i];
+        });
     }
 }
 
-void MeanField::load(const float *planes) {
-    each_block([&](std::size_t begin, std::size_t end) {
-        for (std::size_t g = 0; g < groups_; ++g) load_group(planes, g, begin, end);
-    });
+// One group's rows become the unaries' logits; lanes without a label become zero.
+void MeanField::load_group(std::size_t g, std::size_t begin, std::size_t end) {
+    float *rows = group(q_, g);
+    for (std::size_t k = 0; k < lanes_; ++k) {
+        const std::size_t a = g * lanes_ + k;
+        const float *plane = a < lanes_of_.size() ? energies_ + std::size_t(lanes_of_[a]) * points_ : nullptr;
+        for (std::size_t i = begin; i < end; ++i) rows[i * lanes_ + k] = plane ? -plane[i] : 0.0f;
+    }
 }
 
 // Logits to probabilities, in place.
@@ -93,17 +141,29 @@ void MeanField::normalize() {
     });
 }
 
-// log of the sum over the pool of exp(logit + message x share).
-float MeanField::pooled_logit(std::size_t point, float message) const {
-    constexpr float small = 0.1f;  // below, the third-order term is under 2e-5
-    const float start = pool_start_[point];
-    if (message < small) return start + message * (pool_slope_[point] + 0.5f * message * pool_curve_[point]);
-    float sum = 0;
-    for (const std::int32_t k : pooled_) {
-        const float share = std::exp(logits_[k * points_ + point] - start);
-        sum += share * std::exp(message * share);
-    }
-    return start + std::log(sum);
+// The same for a pair: only the first logit was computed, the second follows from the message of both.
+void MeanField::normalize_pair() {
+    const float *first = energies_ + std::size_t(lanes_of_[0]) * points_;
+    const float *second = pool_.empty() ? energies_ + std::size_t(lanes_of_[1]) * points_ : nullptr;
+    std::mutex guard;
+    float most = 0, least = 1;
+    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+        float high = 0, low = 1, other[block_];
+        for (std::size_t start = begin; start < end; start += block_) {
+            const std::size_t count = std::min(block_, end - start);
+            float *logit = q_.data() + start;
+            for (std::size_t i = 0; i < count; ++i) {
+                const float message = whole_message_[start + i] - (logit[i] + first[start + i]);
+                other[i] = second ? message - second[start + i] : pool_.take(energies_, points_, start + i, message);
+            }
+            sigmoid(logit, other, count, &high, &low);
+        }
+        const std::lock_guard<std::mutex> lock(guard);
+        most = std::max(most, high);
+        least = std::min(least, low);
+    });
+    top_[0] = most;
+    top_[1] = 1.0f - least;
 }
 
 // The sources of kernel m where its pull is a matrix: labels are mixed before the filter, which is linear.
@@ -116,7 +176,7 @@ void MeanField::mix(std::size_t m) {
             for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = 0;
             for (std::size_t from = 0; from < labels_ && to < labels_; ++from) {
                 const float strength = matrix[to * labels_ + from];
-                const float *source = group(q_, from / lanes_) + from % lanes_;
+                const float *source = lane(from);
                 for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += strength * source[i * lanes_];
             }
         }
@@ -130,14 +190,14 @@ void MeanField::update() {
             mix(m);
             continue;
         }
-        for (std::size_t a = 0; a < lanes_of_.size(); ++a) strength[m][a] = pulls_[m].strength[lanes_of_[a]];
-        if (!pooled_.empty()) strength[m][lanes_of_.size()] = pulls_[m].strength[0];
+        for (std::size_t a = 0; a < strength[m].size(); ++a)
+            strength[m][a] = a < lanes_of_.size() ? pulls_[m].strength[lanes_of_[a]] : pulls_[m].strength[0];
     }
     for (std::size_t g = 0; g < groups_; ++g) {
         std::vector<const float *> sources;
         bool own_left_out = false;
         for (std::size_t m = 0; m < pulls_.size(); ++m) {
-            const Kernel &kernel = pulls_[m].kernel;
+            const Kernel &kernel = *pulls_[m].kernel;
             sources.push_back(group(pulls_[m].is_matrix(labels_) ? mixed_[m] : q_, g));
             kernel.lattice().splat_and_blur(sources[m], kernel.before(), int(lanes_), rows_[m], spare_, threads_);
             own_left_out = own_left_out || kernel.own();
@@ -146,9 +206,9 @@ void MeanField::update() {
         each_block([&](std::size_t begin, std::size_t end) {
             std::vector<float> before;  // the logits overwrite what some kernels still need
             if (own_left_out) before.assign(rows + begin * lanes_, rows + end * lanes_);
-            load_group(logits_, g, begin, end);
+            load_group(g, begin, end);
             for (std::size_t m = 0; m < pulls_.size(); ++m) {
-                const Kernel &kernel = pulls_[m].kernel;
+                const Kernel &kernel = *pulls_[m].kernel;
                 const float *pull = strength[m].data() + g * lanes_;
                 kernel.lattice().slice(int(lanes_), rows_[m].data(), kernel.after(), pull, rows, begin, end);
                 if (!kernel.own()) continue;
@@ -157,21 +217,19 @@ void MeanField::update() {
                     for (std::size_t k = 0; k < lanes_; ++k)
                         rows[i * lanes_ + k] -= kernel.own()[i] * pull[k] * source[(i - begin) * lanes_ + k];
             }
-            if (pooled_.empty() || g + 1 < groups_) return;
-            for (std::size_t i = begin; i < end; ++i) {
-                float &logit = rows[i * lanes_ + lanes_of_.size() % lanes_];  // so far it holds the message
-                pool_message_[i] = logit;
-                logit = pooled_logit(i, logit);
-            }
+            if (pool_.empty() || g + 1 < groups_ || lanes_ == 1) return;
+            float *pooled = rows + lanes_of_.size() % lanes_;  // so far its message
+            for (std::size_t i = begin; i < end; ++i)
+                pooled[i * lanes_] = pool_.take(energies_, points_, i, pooled[i * lanes_]);
         });
     }
-    normalize();
+    lanes_ == 1 ? normalize_pair() : normalize();
 }
 
-// Pools labels that hold little, if that saves a group or half a row; dissolves a pool that holds much.
+// Pools labels that hold little, if that saves lanes; dissolves a pool that holds much.
 void MeanField::adapt() {
     if (pool_limit_ <= 0) return;
-    if (!pooled_.empty() && top_[lanes_of_.size()] > 10 * pool_limit_) {
+    if (!pool_.empty() && top_[lanes_of_.size()] > 10 * pool_limit_) {
         std::vector<float> all(labels_ * points_);
         marginals(all.data());
         set_marginals(all.data());
@@ -181,54 +239,29 @@ void MeanField::adapt() {
     std::vector<std::int32_t> places;
     for (std::size_t a = 0; a < lanes_of_.size(); ++a)
         if (top_[a] <= pool_limit_) places.push_back(std::int32_t(a));
-    const std::size_t left = lanes_of_.size() - places.size() + 1;
-    const std::size_t width = left <= 4 ? 4 : (left + 7) / 8 * 8;
-    if (width < groups_ * lanes_) pool(places);
+    if (!places.empty() && width_for(lanes_of_.size() - places.size() + 1) < groups_ * lanes_) pool(places);
 }
 
 // places: of the labels to pool in lanes_of_, ascending; those that are pooled already stay so.
 void MeanField::pool(const std::vector<std::int32_t> &places) {
-    std::vector<float> old;
-    old.swap(q_);
-    const std::size_t old_lanes = lanes_, old_pool = lanes_of_.size();
-    const bool first = pooled_.empty();
-    std::vector<std::int32_t> kept, kept_labels;
+    std::vector<float> all(labels_ * points_);
+    marginals(all.data());
+    std::vector<std::int32_t> kept, little;
     for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
-        if (std::binary_search(places.begin(), places.end(), std::int32_t(a))) {
-            pooled_.push_back(lanes_of_[a]);
-        } else {
-            kept.push_back(std::int32_t(a));
-            kept_labels.push_back(lanes_of_[a]);
-        }
+        const bool goes = std::binary_search(places.begin(), places.end(), std::int32_t(a));
+        (goes ? little : kept).push_back(lanes_of_[a]);
     }
-    lanes_of_ = kept_labels;
+    lanes_of_ = kept;
+    pool_.add(little, energies_, points_, threads_);
     layout();
-    pool_start_.resize(points_);
-    pool_slope_.resize(points_);
-    pool_curve_.resize(points_);
-    pool_message_.assign(points_, 0.0f);
-    const auto lane = [&](std::size_t a) { return old.data() + (a / old_lanes) * points_ * old_lanes + a % old_lanes; };
     each_block([&](std::size_t begin, std::size_t end) {
-        for (std::size_t n = 0; n < groups_ * lanes_; ++n) {
-            float *to = group(q_, n / lanes_) + n % lanes_;
-            const float *from = n < kept.size() ? lane(kept[n]) : nullptr;
-            for (std::size_t i = begin; i < end; ++i) to[i * lanes_] = from ? from[i * old_lanes] : 0.0f;
-        }
-        float *together = group(q_, kept.size() / lanes_) + kept.size() % lanes_;
-        for (std::size_t i = begin; i < end; ++i) {
-            for (const std::int32_t a : places) together[i * lanes_] += lane(a)[i * old_lanes];
-            if (!first) together[i * lanes_] += lane(old_pool)[i * old_lanes];
-            float highest = -1e30f, sum = 0, squares = 0, cubes = 0;
-            for (const std::int32_t k : pooled_) highest = std::max(highest, logits_[k * points_ + i]);
-            for (const std::int32_t k : pooled_) {
-                const float power = std::exp(logits_[k * points_ + i] - highest);
-                sum += power;
-                squares += power * power;
-                cubes += power * power * power;
-            }
-            pool_start_[i] = highest + std::log(sum);
-            pool_slope_[i] = squares / (sum * sum);
-            pool_curve_[i] = cubes / (sum * sum * sum) - pool_slope_[i] * pool_slope_[i];
+        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
+            float *out = group(q_, a / lanes_) + a % lanes_;
+            const float *plane = a < lanes_of_.size() ? all.data() + std::size_t(lanes_of_[a]) * points_ : nullptr;
+            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = plane ? plane[i] : 0.0f;
+            if (a != lanes_of_.size()) continue;
+            for (const std::int32_t k : pool_.labels())
+                for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += all[k * points_ + i];
         }
     });
 }

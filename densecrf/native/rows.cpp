@@ -2,9 +2,10 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
-#include "simd.hpp"
+#include "exponential.hpp"
 
 namespace densecrf {
 namespace {
@@ -50,25 +51,6 @@ DENSECRF_INLINE void slice_lanes(int corners, const std::int32_t *vertex, const 
         const float scale = after ? after[i] : 1.0f;
         for (int k = 0; k < L; ++k) out[i * L + k] += scale * strength[k] * sum[k];
     }
-}
-
-// exp(min(x, 0)), relative error under 2e-7; branch-free, so that loops over lanes vectorise.
-DENSECRF_INLINE float exp_of_negative(float x) {
-    x = std::min(std::max(x, -87.0f), 0.0f);
-    const std::int32_t steps = std::int32_t(x * 1.44269504f - 0.5f);
-    const float n = float(steps);
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float y = 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    const std::int32_t bits = (steps + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return y * power;
 }
 
 // Folding halves keeps the order of additions fixed, whatever the width of the registers.
@@ -156,6 +138,18 @@ DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stri
 #define CALL(L) softmax_lanes<L>(groups, labels, stride, rows, top, begin, end)
     DENSECRF_FOR_LANES(CALL)
 #undef CALL
+}
+
+DENSECRF_CLONES void sigmoid(float *first, const float *second, std::size_t count, float *high, float *low) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const float behind = second[i] - first[i];
+        const float smaller = exp_of_negative(-std::fabs(behind));  // of the two, next to one
+        first[i] = (behind > 0 ? smaller : 1.0f) / (1.0f + smaller);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        *high = std::max(*high, first[i]);
+        *low = std::min(*low, first[i]);
+    }
 }
 
 }  // namespace densecrf

@@ -29,4 +29,8 @@ void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top, std::size_t begin,
              std::size_t end);
 
+// first[i] = 1 / (1 + exp(second[i] - first[i])): the probability of the first of two logits. *high and *low are widened
+// to contain the results.
+void sigmoid(float *first, const float *second, std::size_t count, float *high, float *low);
+
 }  // namespace densecrf

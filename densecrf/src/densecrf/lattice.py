@@ -101,9 +101,9 @@ class MeanField:
         pool: float,
         threads: int,
     ):
-        logits = np.ascontiguousarray(-unary, np.float32)
+        energies = np.ascontiguousarray(unary, np.float32)
         pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
-        self._native = _native.MeanField(logits, [kernel._native for kernel in kernels], pulls, pool, threads)
+        self._native = _native.MeanField(energies, [kernel._native for kernel in kernels], pulls, pool, threads)
 
     def start_from(self, marginals: np.ndarray) -> None:
         """Go on from these marginals (K, N) instead of the softmax of −unary."""

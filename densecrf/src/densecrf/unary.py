@@ -24,13 +24,15 @@ def unary_from_probabilities(probabilities: ArrayLike, *, floor: float = 1e-10) 
     if not (0 < floor < 1):
         raise ValueError(f"got floor = {floor}, wanted a number between 0 and 1")
     values = real_array("probabilities", probabilities)
-    bad = values < 0
-    if bad.any():
+    if values.size and values.min() < 0:
+        bad = values < 0
         raise ValueError(
             f"got {np.count_nonzero(bad)} probabilities that are negative (the first: {values[bad][0]}), wanted at "
             "least 0; for scores use unary_from_logits"
         )
-    return -np.log(np.maximum(values, np.float32(floor)))
+    energies = np.maximum(values, np.float32(floor))
+    np.log(energies, out=energies)
+    return np.negative(energies, out=energies)
 
 
 def unary_from_logits(logits: ArrayLike) -> np.ndarray:
@@ -98,8 +100,7 @@ def real_array(name: str, values: ArrayLike) -> np.ndarray:
         raise ValueError(f"got {name} of type {array.dtype}, wanted real numbers")
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and is counted
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array)
-    if not finite.all():
-        count = array.size - np.count_nonzero(finite)
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is its own minimum
+        count = array.size - np.count_nonzero(np.isfinite(array))
         raise ValueError(f"got {count} {name} that are NaN or infinite, wanted finite numbers")
     return array

@@ -1,0 +1,32 @@
+// A branch-free exponential, so that loops over lanes or pixels vectorise.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "simd.hpp"
+
+namespace densecrf {
+
+// exp(min(x, 0)), relative error under 2e-7; no less than exp(-87). Polynomial of Cephes' expf.
+DENSECRF_INLINE float exp_of_negative(float x) {
+    x = std::min(std::max(x, -87.0f), 0.0f);
+    const std::int32_t steps = std::int32_t(x * 1.44269504f - 0.5f);
+    const float n = float(steps);
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    const std::int32_t bits = (steps + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+}  // namespace densecrf
