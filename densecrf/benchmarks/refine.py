@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -21,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 import densecrf
+from densecrf import _native
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
 SETTINGS = {
@@ -28,6 +33,13 @@ SETTINGS = {
     "B": densecrf.Params(appearance_weight=4, appearance_xy_std=121, appearance_rgb_std=5),
 }
 PRESENT = 6
+CASES = (
+    (375, 500, 21, "A"),
+    (375, 500, 21, "B"),
+    (375, 500, 2, "A"),
+    (321, 321, 21, "A"),
+    (1024, 2048, 21, "A"),
+)
 
 
 def work(height: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,20 +96,63 @@ def measure(contestants: dict[str, Callable[[], object]], runs: int) -> dict[str
     }
 
 
+def peak_memory(contestant: str, height: int, width: int, labels: int, name: str) -> int:
+    """Bytes that one run takes above its inputs, in a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        "--out",
+        os.devnull,
+        "--memory",
+        contestant,
+        str(height),
+        str(width),
+        str(labels),
+    ]
+    return int(subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout)
+
+
+def print_memory(contestant: str, height: str, width: str, labels: str, name: str) -> None:
+    """What ``peak_memory`` asks of its process: peak after the run less peak before it."""
+    photo, probabilities = work(int(height), int(width), int(labels))
+    run = pydensecrf if contestant == "pydensecrf2" else densecrf.refine
+    run(photo[:8, :8].copy(), probabilities[:, :8, :8].copy(), params=SETTINGS[name])  # loads what is loaded late
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(photo, probabilities, params=SETTINGS[name])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def exactness(rival: bool) -> dict[str, dict[str, float]]:
+    """Labels at 128×96 that differ from the exact CRF, in percent, and the mean difference of marginals."""
+    photo, probabilities = work(96, 128, 21)
+    table = {}
+    for name, params in SETTINGS.items():
+        wanted = densecrf.refine(photo, probabilities, params=params, backend="exact")
+        found = {"densecrf": densecrf.refine(photo, probabilities, params=params)}
+        if rival:
+            found["pydensecrf2"] = pydensecrf(photo, probabilities, params).reshape(wanted.shape)
+        for contestant, marginals in found.items():
+            table[f"{name}, {contestant}"] = {
+                "labels that differ, %": round(100 * float((marginals.argmax(0) != wanted.argmax(0)).mean()), 3),
+                "mean difference": float(f"{np.abs(marginals - wanted).mean():.3g}"),
+            }
+    return table
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory:
+        print_memory(*options.memory)
+        return
     has_rival = find_spec("pydensecrf") is not None
-    table = {}
-    for height, width, labels, name in (
-        (375, 500, 21, "A"),
-        (375, 500, 21, "B"),
-        (375, 500, 2, "A"),
-        (321, 321, 21, "A"),
-    ):
+    times: dict[str, dict[str, dict[str, float]]] = {}
+    memory = {}
+    for height, width, labels, name in CASES:
         photo, probabilities = work(height, width, labels)
         params = SETTINGS[name]
         contestants: dict[str, Callable[[], object]] = {}
@@ -107,16 +162,24 @@ def main() -> None:
         if has_rival:
             contestants["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
         title = f"{width}x{height}, {labels} labels, {name}"
-        table[title] = measure(contestants, options.runs)
-        for contestant, figures in table[title].items():
-            print(f"{title:26s} {contestant:20s} {figures['median s']:.3f} s")
+        large = height * width > 10**6
+        times[title] = measure(contestants, 3 if large else options.runs)
+        for contestant in ["densecrf", "pydensecrf2"][: 1 + has_rival]:
+            memory[f"{title}, {contestant}"] = round(peak_memory(contestant, height, width, labels, name) / 1e6)
+        for contestant, figures in times[title].items():
+            slowest = times[title]["pydensecrf2"]["median s"] if has_rival else float("nan")
+            share = f"{slowest / figures['median s']:5.2f}x"
+            print(f"{title:27s} {contestant:20s} {figures['median s']:7.3f} s {share}", flush=True)
     record = {
         "date": date.today().isoformat(),
         "processor": processor_name(),
+        "instruction set": _native.simd_level(),
         "versions": {"densecrf": densecrf.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "runs": options.runs,
         "rival": "pydensecrf2" if has_rival else "not installed",
-        "seconds": table,
+        "seconds": times,
+        "peak MB above the inputs": memory,
+        "against the exact CRF, 128x96, 21 labels": exactness(has_rival),
     }
     options.out.write_text(json.dumps(record, indent=2) + "\n")
 

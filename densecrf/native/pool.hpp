@@ -46,7 +46,7 @@ public:
 
 private:
     float logit(const float *energies, std::size_t points, std::size_t point) const {
-        constexpr float small = 0.1f;  // below, the third-order term is under 2e-5
+        constexpr float small = 0.25f;  // below, the third-order term is under 3e-4 of a probability of some hundredths
         const float start = start_[point], message = message_[point];
         if (message < small) return start + message * (slope_[point] + 0.5f * message * curve_[point]);
         float sum = 0;

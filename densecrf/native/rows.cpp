@@ -75,28 +75,36 @@ DENSECRF_INLINE float top_of(const float *row) {
 template <int L>
 DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, float *rows, float *top,
                                    std::size_t begin, std::size_t end) {
-    const int padding = groups * L - labels;  // lanes at the end of the last group that belong to no label
+    float present[L], offset[L];  // lanes at the end of the last group may belong to no label
+    for (int k = 0; k < L; ++k) {
+        present[k] = (groups - 1) * L + k < labels ? 1.0f : 0.0f;
+        offset[k] = present[k] > 0 ? 0.0f : -1e30f;
+    }
     for (std::size_t i = begin; i < end; ++i) {
         float *last = rows + (groups - 1) * stride + i * L;
-        for (int k = L - padding; k < L; ++k) last[k] = -1e30f;
-        float highest = -1e30f;
-        for (int g = 0; g < groups; ++g) highest = std::max(highest, top_of<L>(rows + g * stride + i * L));
-        float total = 0;
-        for (int g = 0; g < groups; ++g) {
-            float *row = rows + g * stride + i * L;
-            float power[L];
-            for (int k = 0; k < L; ++k) power[k] = exp_of_negative(row[k] - highest);
-            std::memcpy(row, power, sizeof power);
-            total += sum_of<L>(power);
+        float row[L], power[L];
+        for (int k = 0; k < L; ++k) row[k] = last[k] + offset[k];
+        float highest = top_of<L>(row);
+        for (int g = 0; g + 1 < groups; ++g) highest = std::max(highest, top_of<L>(rows + g * stride + i * L));
+        for (int k = 0; k < L; ++k) power[k] = exp_of_negative(row[k] - highest) * present[k];
+        float total = sum_of<L>(power);
+        for (int g = 0; g + 1 < groups; ++g) {
+            float *other = rows + g * stride + i * L;
+            float powers[L];
+            for (int k = 0; k < L; ++k) powers[k] = exp_of_negative(other[k] - highest);
+            std::memcpy(other, powers, sizeof powers);
+            total += sum_of<L>(powers);
         }
         const float scale = 1.0f / total;
-        for (int g = 0; g < groups; ++g) {
-            float *row = rows + g * stride + i * L;
-            float *most = top + g * L;
-            for (int k = 0; k < L; ++k) row[k] *= scale;
-            for (int k = 0; k < L; ++k) most[k] = std::max(most[k], row[k]);
+        float *most = top + (groups - 1) * L;
+        for (int k = 0; k < L; ++k) power[k] *= scale;
+        for (int k = 0; k < L; ++k) most[k] = std::max(most[k], power[k]);
+        std::memcpy(last, power, sizeof power);
+        for (int g = 0; g + 1 < groups; ++g) {
+            float *other = rows + g * stride + i * L;
+            for (int k = 0; k < L; ++k) other[k] *= scale;
+            for (int k = 0; k < L; ++k) top[g * L + k] = std::max(top[g * L + k], other[k]);
         }
-        for (int k = L - padding; k < L; ++k) last[k] = 0.0f;
     }
 }
 
