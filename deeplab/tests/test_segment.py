@@ -82,10 +82,10 @@ def test_overlay_by_hand(photo):
 
 
 def test_photo_too_large_for_the_memory(model, photo, monkeypatch):
-    monkeypatch.setattr(segment, "_available_memory", lambda: 10**6)
-    with pytest.raises(MemoryError, match="got a photo of 70×45"):
+    monkeypatch.setattr("densecrf.memory.available", lambda: 10**6)
+    with pytest.raises(MemoryError, match=r"a photo of 70×45 needs about 0\.0 GB"):
         model.segment(photo)
-    monkeypatch.setattr(segment, "_available_memory", lambda: None)
+    monkeypatch.setattr("densecrf.memory.available", lambda: None)
     assert model.segment(photo, crf=False).labels.shape == (45, 70)
 
 

@@ -254,6 +254,20 @@ def test_extreme_widths_give_a_finite_answer_or_a_clear_error():
         refine(photo, probabilities, params=Params(appearance_rgb_std=1e-9))
 
 
+def test_what_memory_cannot_hold_is_refused_at_once(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"got 900000000 points of 2 features, wanted points × \(features \+ 1\) under"
+    ):
+        Gaussian((30_000, 30_000), xy_std=3).features()
+    wide = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (30_000, 30_000, 3))  # takes no memory itself
+    with pytest.raises(ValueError, match="900000000 points of 5 features"):
+        Bilateral(wide, xy_std=3, channel_std=3).features()
+    monkeypatch.setattr("densecrf.memory.available", lambda: 10**6)
+    photo, probabilities, _ = scene(90, 130)
+    with pytest.raises(MemoryError, match=r"11700 points of 2 features needs about 0.0 GB, but 0.0 GB are free"):
+        refine(photo, probabilities)
+
+
 def test_unary_by_hand():
     energies = unary_from_probabilities([[1.0, 0.0], [np.exp(-2), 0.5]], floor=1e-4)
     np.testing.assert_allclose(energies, [[0, -np.log(1e-4)], [2, np.log(2)]], rtol=1e-6)

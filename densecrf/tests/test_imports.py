@@ -5,7 +5,16 @@ from pathlib import Path
 
 import densecrf
 
-LADDER = ["params", "unary", "kernels", "exact", "lattice", "crf", "cli"]  # a module imports only from those before it
+LADDER = [
+    "params",
+    "memory",
+    "unary",
+    "kernels",
+    "exact",
+    "lattice",
+    "crf",
+    "cli",
+]  # a module imports only from those before it
 
 
 def test_importing_loads_numpy_and_nothing_heavier():

@@ -17,6 +17,7 @@ from deeplab.photos import photo_from_any
 from deeplab.report import overlay, palette_png
 from deeplab.transforms import pad_to_stride, prepare
 from deeplab.weights import Card, load_weights, write_whole
+from densecrf import memory
 
 NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
 CRF_BYTES_A_PIXEL = 1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
@@ -160,20 +161,6 @@ def load(variant: str = "deeplab-largefov", *, weights: str | Path | None = None
 
 def _require_memory(photo: np.ndarray, *, crf: bool) -> None:
     """Refuse at once what the system would kill the process for later."""
-    needed = photo.shape[0] * photo.shape[1] * max(NETWORK_BYTES_A_PIXEL, CRF_BYTES_A_PIXEL * crf)
-    available = _available_memory()
-    if available is not None and needed > available:
-        height, width = photo.shape[:2]
-        raise MemoryError(
-            f"got a photo of {width}×{height}, which needs about {needed / 1e9:.1f} GB, but {available / 1e9:.1f} GB "
-            "are free; scale it down or cut it into pieces"
-        )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be used before the system starts to swap or kill; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    height, width = photo.shape[:2]
+    needed = height * width * max(NETWORK_BYTES_A_PIXEL, CRF_BYTES_A_PIXEL * crf)
+    memory.require(needed, f"a photo of {width}×{height}")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native
+from densecrf.kernels import require_room
 from densecrf.unary import real_array
 
 MAX_DIMENSIONS = 128
@@ -35,6 +36,7 @@ class Lattice:
         array = np.ascontiguousarray(real_array("features", features))
         if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
             raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
+        require_room(*array.shape)
         self._threads = thread_count(threads)
         self._native = _native.Lattice(array, self._threads)
         self._points = array.shape[0]
