@@ -16,8 +16,7 @@ from densecrf import (
     unary_from_logits,
     unary_from_probabilities,
 )
-
-from .test_crf import scene
+from scenes import scene
 
 BACKENDS = ("lattice", "exact")
 

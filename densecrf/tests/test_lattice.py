@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from densecrf import Lattice, exact
-
-from .lattice_twin import filter_points
+from lattice_twin import filter_points
 
 SPACING = np.sqrt(3) / 2  # of the vertices of the 1-D lattice, in standard deviations
 

@@ -5,8 +5,7 @@ import pytest
 
 import densecrf.pydensecrf as ours
 from densecrf.pydensecrf import utils
-
-from .test_crf import scene
+from scenes import scene
 
 theirs = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed (it needs Python under 3.13)")
 their_utils = pytest.importorskip("pydensecrf.utils", reason="pydensecrf2 is not installed")

@@ -6,8 +6,7 @@ from PIL import Image
 
 import densecrf
 from densecrf.cli import main
-
-from .test_crf import scene
+from scenes import scene
 
 
 @pytest.fixture
