@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: demo test check bench evaluate clean
+.PHONY: demo test check bench evaluate test-pythons sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -48,5 +48,25 @@ bench: $(VENV)/.tested ## times of both packages, in results/
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json
 
+# densecrf alone, on every Python that is there: make test-pythons PYTHONS="python3.10 python3.13"
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+test-pythons:
+	@for python in $(PYTHONS); do \
+	  command -v $$python >/dev/null || { echo "$$python: not there, passed over"; continue; }; \
+	  venv=.venv-test/$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  $$python -m venv $$venv && $$venv/bin/python -m pip install -q './densecrf[test]' && \
+	  $$venv/bin/python -m pytest -q densecrf || exit 1; \
+	done
+
+# The kernels under AddressSanitizer with UBSan, then under ThreadSanitizer.
+NATIVE := $(filter-out %/bindings.cpp,$(wildcard densecrf/native/*.cpp)) densecrf/tests/native/exercise.cpp
+SANITIZE := $(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -DDENSECRF_PLAIN -Idensecrf/native $(NATIVE) -pthread
+sanitize:
+	@mkdir -p densecrf/build
+	$(SANITIZE) -fsanitize=address,undefined -fno-sanitize-recover=all -o densecrf/build/exercise-asan
+	densecrf/build/exercise-asan
+	$(SANITIZE) -fsanitize=thread -o densecrf/build/exercise-tsan
+	densecrf/build/exercise-tsan
+
 clean:
-	rm -rf $(VENV) densecrf/build demo
+	rm -rf $(VENV) .venv-test densecrf/build demo

@@ -1,0 +1,70 @@
+// Runs the kernels over many shapes, for the sanitizers (`make sanitize`): points, dimensions, labels, threads,
+// normalisations, compatibilities; checks that marginals sum to one and do not depend on the number of threads.
+// SPDX-License-Identifier: MIT
+#include <cstdio>
+#include <random>
+
+#include "mean_field.hpp"
+
+using namespace densecrf;
+
+namespace {
+
+int failures = 0;
+
+void check(bool fine, const char *what, std::size_t points, int dimensions, std::size_t labels) {
+    if (fine) return;
+    ++failures;
+    std::printf("failed: %s at %zu points, %d dimensions, %zu labels\n", what, points, dimensions, labels);
+}
+
+std::vector<float> infer(const std::vector<float> &features, std::size_t points, int dimensions,
+                         const std::vector<float> &energies, std::size_t labels, int kind, float pool, int threads) {
+    const auto lattice = std::make_shared<Lattice>(features.data(), points, dimensions, threads);
+    const auto normalization = Normalization(kind % 4);
+    const auto kernel = std::make_shared<Kernel>(lattice, normalization, kind % 3 != 0, threads);
+    const float pull = normalization == Normalization::none ? 0.01f : 3.0f;
+    std::vector<float> strength(labels, pull);
+    if (kind % 5 == 1) strength[0] += 0.5f;
+    if (kind % 5 == 2) {
+        strength.assign(labels * labels, -pull);
+        for (std::size_t k = 0; k < labels; ++k) strength[k * labels + k] = 0;
+    }
+    MeanField field(energies.data(), labels, points, {{kernel, strength}}, pool, threads);
+    field.run(2);
+    std::vector<float> marginals(labels * points);
+    field.marginals(marginals.data());
+    field.set_marginals(marginals.data());
+    field.run(1);
+    field.marginals(marginals.data());
+    return marginals;
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    int kind = 0;
+    for (const std::size_t points : {1, 2, 17, 300, 9000})
+        for (const int dimensions : {1, 2, 3, 5, 7, 40})
+            for (const std::size_t labels : {1, 2, 3, 5, 9, 21}) {
+                if (points * dimensions * labels > 2000000) continue;
+                ++kind;
+                std::vector<float> features(points * dimensions), energies(points * labels);
+                for (float &f : features) f = normal(random) * (kind % 7 == 0 ? 1e5f : 2.0f);
+                for (std::size_t e = 0; e < energies.size(); ++e)
+                    energies[e] = std::fabs(normal(random)) + (e / points > 2 && kind % 2 ? 6.0f : 0.0f);
+                const float pool = kind % 2 ? 0.1f : 0.0f;
+                const auto one = infer(features, points, dimensions, energies, labels, kind, pool, 1);
+                const auto four = infer(features, points, dimensions, energies, labels, kind, pool, 4);
+                check(one == four, "one thread and four differ", points, dimensions, labels);
+                for (std::size_t i = 0; i < points; ++i) {
+                    float sum = 0;
+                    for (std::size_t k = 0; k < labels; ++k) sum += one[k * points + i];
+                    check(std::fabs(sum - 1) < 1e-3f, "marginals do not sum to one", points, dimensions, labels);
+                }
+            }
+    std::printf("%d shapes, %d failures\n", kind, failures);
+    return failures != 0;
+}
