@@ -163,25 +163,22 @@ def train(recipe: Recipe, out: str | Path) -> Path:
     for parameter in head:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW([{"params": head}, {"params": trunk}], lr=0.0, weight_decay=recipe.weight_decay)
-    step = _resume(out, network, optimizer)
+    step, earlier = _resume(out, network, optimizer)
     batches = _batches(cache, recipe, skip=step)
-    started, bar = time.time(), tqdm(total=recipe.steps, initial=step, desc="train", unit="step")
+    scores: dict[str, float] = {}
+    started, bar = time.time() - earlier, tqdm(total=recipe.steps, initial=step, desc="train", unit="step")
     while step < recipe.steps:
-        late = step >= recipe.head_steps
         for parameter in trunk:
-            parameter.requires_grad_(late)
-        remaining = 1 - (step - recipe.head_steps) / (recipe.steps - recipe.head_steps)
-        rates = (recipe.head_rate_late, recipe.trunk_rate) if late else (recipe.head_rate, 0.0)
+            parameter.requires_grad_(step >= recipe.head_steps)
+        rates = _rates(recipe, step)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (remaining**0.9 if late else 1.0)
+            group["lr"] = rate
         features, targets = next(batches)
         network.train()
-        torch.manual_seed(
-            recipe.seed * 2**32 + step
-        )  # dropout: a resumed run draws what the whole one would have drawn
+        torch.manual_seed(recipe.seed * 2**32 + step)  # so that a resumed run drops out what the whole one would have
         with torch.autocast("cpu", torch.bfloat16):
-            scores = network.scores_from_pool4(features)
-        loss = F.cross_entropy(scores.float(), targets.long(), ignore_index=IGNORE)
+            outputs = network.scores_from_pool4(features)
+        loss = F.cross_entropy(outputs.float(), targets.long(), ignore_index=IGNORE)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower the learning rates and resume")
         optimizer.zero_grad(set_to_none=True)
@@ -193,14 +190,28 @@ def train(recipe: Recipe, out: str | Path) -> Path:
         if step % 10 == 0:
             _log(out, {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.time() - started, 1)})
         if step % recipe.validate_every == 0 or step == recipe.steps:
-            _save_checkpoint(out, network, optimizer, step)
-            _log(out, {"step": step, **_validate(network, recipe)})
+            _save_checkpoint(out, network, optimizer, step, time.time() - started)
+            scores = _validate(network, recipe)
+            _log(out, {"step": step, **scores})
     bar.close()
     network.eval()
     fold_batch_norm(network)
-    story = {"recipe": asdict(recipe) | {"data": Path(recipe.data).name, "imagenet": Path(recipe.imagenet).name}}
+    story = {
+        "data": f"{len(voc(recipe.data, recipe.train_split))} pairs of {recipe.train_split}",
+        "recipe": asdict(recipe) | {"data": Path(recipe.data).name, "imagenet": Path(recipe.imagenet).name},
+        "time": f"{(time.time() - started) / 60:.0f} minutes of training on {torch.get_num_threads()} threads",
+        "scores": {"network": scores or _validate(network, recipe)},
+    }
     save_weights(out / "weights.safetensors", network, Card(recipe.variant, VOC_CLASSES, story=story))
     return out / "weights.safetensors"
+
+
+def _rates(recipe: Recipe, step: int) -> tuple[float, float]:
+    """Learning rates of head and trunk: constant while the trunk is frozen, then poly to zero."""
+    if step < recipe.head_steps:
+        return recipe.head_rate, 0.0
+    remaining = 1 - (step - recipe.head_steps) / (recipe.steps - recipe.head_steps)
+    return recipe.head_rate_late * remaining**0.9, recipe.trunk_rate * remaining**0.9
 
 
 def _require_same_recipe(out: Path, recipe: Recipe) -> None:
@@ -251,17 +262,19 @@ def _log(out: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def _save_checkpoint(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save_checkpoint(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
     aside = out / "checkpoint.part"
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, aside)
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    torch.save(state, aside)
     os.replace(aside, out / "checkpoint.pt")
 
 
-def _resume(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer) -> int:
+def _resume(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """The step and the seconds so far of the checkpoint, loaded; zeros if there is none."""
     path = out / "checkpoint.pt"
     if not path.is_file():
-        return 0
+        return 0, 0.0
     state = torch.load(path, weights_only=True)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), float(state["seconds"])
