@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -117,9 +116,15 @@ def print_memory(contestant: str, height: str, width: str, labels: str, name: st
     photo, probabilities = work(int(height), int(width), int(labels))
     run = pydensecrf if contestant == "pydensecrf2" else densecrf.refine
     run(photo[:8, :8].copy(), probabilities[:, :8, :8].copy(), params=SETTINGS[name])  # loads what is loaded late
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = _peak()
     run(photo, probabilities, params=SETTINGS[name])
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(_peak() - before)
+
+
+def _peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def exactness(rival: bool) -> dict[str, dict[str, float]]:

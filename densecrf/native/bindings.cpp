@@ -40,7 +40,7 @@ void filter_columns(const Kernel *kernel, const Lattice &lattice, const float *v
     const std::size_t points = lattice.points();
     const int lanes = columns == 1 ? 1 : columns <= 4 ? 4 : 8;
     const std::vector<float> ones(lanes, 1.0f);
-    std::vector<float> source(points * lanes), result(points * lanes), rows, spare;
+    densecrf::Buffer<float> source(points * lanes), result(points * lanes), rows, spare;
     for (std::size_t start = 0; start < columns; start += lanes) {
         const std::size_t count = std::min<std::size_t>(lanes, columns - start);
         densecrf::parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {

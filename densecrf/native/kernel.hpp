@@ -19,7 +19,7 @@ public:
         : lattice_(std::move(lattice)) {
         const std::size_t n = lattice_->points();
         const float one = 1;
-        std::vector<float> ones(n, 1.0f), sums(n), rows, spare;
+        Buffer<float> ones(n, 1.0f), sums(n, 0.0f), rows, spare;
         lattice_->splat_and_blur(ones.data(), nullptr, 1, rows, spare, threads);
         parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
             lattice_->slice(1, rows.data(), nullptr, &one, sums.data(), begin, end);
@@ -48,7 +48,7 @@ public:
 
 private:
     std::shared_ptr<const Lattice> lattice_;
-    std::vector<float> before_, after_, own_;
+    Buffer<float> before_, after_, own_;
 };
 
 // How strongly a kernel pulls: logit k of a pixel gains strength[k] x message k; or, with a K x K matrix, the sum over

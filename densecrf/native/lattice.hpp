@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "buffer.hpp"
 #include "parallel.hpp"
 #include "rows.hpp"
 #include "simplex.hpp"
@@ -44,9 +45,9 @@ public:
 
     // Splat and blur: values are N rows of `lanes` floats, each scaled by before[i] (as they are where it is null).
     // The result is in `rows`; both buffers grow as needed and keep row 0 at zero.
-    void splat_and_blur(const float *values, const float *before, int lanes, std::vector<float> &rows,
-                        std::vector<float> &spare, int threads) const {
-        for (std::vector<float> *buffer : {&rows, &spare}) {
+    void splat_and_blur(const float *values, const float *before, int lanes, Buffer<float> &rows,
+                        Buffer<float> &spare, int threads) const {
+        for (Buffer<float> *buffer : {&rows, &spare}) {
             if (buffer->size() < (vertices_ + 1) * lanes) buffer->resize((vertices_ + 1) * lanes);
             std::fill_n(buffer->begin(), lanes, 0.0f);
         }
@@ -141,7 +142,7 @@ private:
         for (const std::int32_t row : corner_) ++first_[row];
         for (std::size_t v = 0; v < vertices_; ++v) first_[v + 1] += first_[v];
         touches_.resize(corner_.size());
-        std::vector<std::int32_t> next(first_.begin(), first_.end());
+        Buffer<std::int32_t> next(first_.begin(), first_.end());
         parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {  // each takes its range of vertices
             for (std::size_t point = 0, corner = 0; point < points_; ++point)
                 for (int c = 0; c < corners_; ++c, ++corner) {
@@ -153,13 +154,13 @@ private:
 
     std::size_t points_, vertices_ = 0;
     int corners_;                           // d + 1
-    std::vector<float> weight_;             // N x (d+1): barycentric coordinates, times the slice factor
-    std::vector<std::int32_t> corner_;      // N x (d+1): rows of the corners
-    std::vector<std::int32_t> neighbours_;  // (d+1) x M x 2
+    Buffer<float> weight_;             // N x (d+1): barycentric coordinates, times the slice factor
+    Buffer<std::int32_t> corner_;      // N x (d+1): rows of the corners
+    Buffer<std::int32_t> neighbours_;  // (d+1) x M x 2
     int first_local_axis_ = 0;
     std::vector<std::int32_t> blocks_;      // as in Vertices
-    std::vector<std::int32_t> first_;       // M + 1: where each vertex's touches begin
-    std::vector<Touch> touches_;            // N x (d+1)
+    Buffer<std::int32_t> first_;       // M + 1: where each vertex's touches begin
+    Buffer<Touch> touches_;            // N x (d+1)
 };
 
 }  // namespace densecrf

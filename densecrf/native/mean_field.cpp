@@ -20,7 +20,8 @@ MeanField::MeanField(const float *energies, std::size_t labels, std::size_t poin
 
 // The softmax of the negative energies, with labels pooled from the beginning.
 void MeanField::start() {
-    std::vector<float> norm(points_), top(labels_, 0.0f);
+    Buffer<float> norm(points_);
+    std::vector<float> top(labels_, 0.0f);
     std::mutex guard;
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> mine(labels_, 0.0f);
@@ -107,7 +108,7 @@ void MeanField::layout() {
     top_.assign(std::max<std::size_t>(width, 2), 0.0f);
     if (lanes_ > 1 || !whole_message_.empty()) return;
     whole_message_.assign(points_, 0.0f);
-    const std::vector<float> ones(points_, 1.0f);
+    const Buffer<float> ones(points_, 1.0f);
     for (std::size_t m = 0; m < pulls_.size(); ++m) {
         const Kernel &kernel = *pulls_[m].kernel;
         const float strength = pulls_[m].strength[0];
@@ -230,7 +231,7 @@ void MeanField::update() {
 void MeanField::adapt() {
     if (pool_limit_ <= 0) return;
     if (!pool_.empty() && top_[lanes_of_.size()] > 10 * pool_limit_) {
-        std::vector<float> all(labels_ * points_);
+        Buffer<float> all(labels_ * points_);
         marginals(all.data());
         set_marginals(all.data());
         pool_limit_ = 0;
@@ -244,7 +245,7 @@ void MeanField::adapt() {
 
 // places: of the labels to pool in lanes_of_, ascending; those that are pooled already stay so.
 void MeanField::pool(const std::vector<std::int32_t> &places) {
-    std::vector<float> all(labels_ * points_);
+    Buffer<float> all(labels_ * points_);
     marginals(all.data());
     std::vector<std::int32_t> kept, little;
     for (std::size_t a = 0; a < lanes_of_.size(); ++a) {

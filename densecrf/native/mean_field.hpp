@@ -41,7 +41,7 @@ private:
         });
     }
 
-    float *group(std::vector<float> &rows, std::size_t g) const { return rows.data() + g * points_ * lanes_; }
+    float *group(Buffer<float> &rows, std::size_t g) const { return rows.data() + g * points_ * lanes_; }
     const float *lane(std::size_t a) const { return q_.data() + (a / lanes_) * points_ * lanes_ + a % lanes_; }
     std::size_t lanes_used() const { return lanes_of_.size() + !pool_.empty(); }
 
@@ -66,12 +66,12 @@ private:
     std::vector<std::int32_t> lanes_of_;     // labels that have a lane, in order; the pool's lane comes after them
     Pool pool_;
     std::size_t lanes_ = 0, groups_ = 0;     // one lane: of a pair, whose second is what is left of the first
-    std::vector<float> q_;                   // groups x N x lanes: probabilities, between steps
-    std::vector<float> whole_message_;       // N: message of a probability of one everywhere, where there is a pair
+    Buffer<float> q_;                   // groups x N x lanes: probabilities, between steps
+    Buffer<float> whole_message_;       // N: message of a probability of one everywhere, where there is a pair
     std::vector<float> top_;                 // highest probability of each lane
-    std::vector<std::vector<float>> rows_;   // vertex rows of each kernel, one group at a time
-    std::vector<std::vector<float>> mixed_;  // of each kernel with a matrix: its sources, as q_
-    std::vector<float> spare_;
+    std::vector<Buffer<float>> rows_;   // vertex rows of each kernel, one group at a time
+    std::vector<Buffer<float>> mixed_;  // of each kernel with a matrix: its sources, as q_
+    Buffer<float> spare_;
 };
 
 }  // namespace densecrf

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "buffer.hpp"
 #include "parallel.hpp"
 #include "planes.hpp"
 
@@ -20,7 +21,7 @@ public:
 
     void add(const std::vector<std::int32_t> &labels, const float *energies, std::size_t points, int threads) {
         labels_.insert(labels_.end(), labels.begin(), labels.end());
-        for (std::vector<float> *array : {&start_, &slope_, &curve_, &message_}) array->resize(points);
+        for (Buffer<float> *array : {&start_, &slope_, &curve_, &message_}) array->resize(points);
         std::fill(message_.begin(), message_.end(), 0.0f);
         parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
             pool_moments(energies, points, labels_.data(), labels_.size(), start_.data(), slope_.data(), curve_.data(),
@@ -58,7 +59,7 @@ private:
     }
 
     std::vector<std::int32_t> labels_;
-    std::vector<float> start_, slope_, curve_, message_;  // N each
+    Buffer<float> start_, slope_, curve_, message_;  // N each
 };
 
 }  // namespace densecrf

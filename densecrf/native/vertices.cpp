@@ -65,7 +65,9 @@ inline std::size_t scramble(Key key) {
 // Gives keys numbers 0, 1, 2 ... in the order they come.
 class Numbering {
 public:
-    Numbering() : slots_(1 << 12) {}
+    explicit Numbering(std::size_t expected) : slots_(4096) {
+        while (slots_.size() < expected) slots_.resize(slots_.size() * 2);
+    }
 
     std::int32_t number(Key key) {
         const std::size_t mask = slots_.size() - 1;
@@ -76,11 +78,11 @@ public:
         }
         slots_[place] = {key, std::int32_t(keys_.size())};
         keys_.push_back(key);
-        if (keys_.size() * 2 > slots_.size()) grow();
+        if (keys_.size() * 3 > slots_.size() * 2) grow();
         return std::int32_t(keys_.size() - 1);
     }
 
-    const std::vector<Key> &keys() const { return keys_; }
+    const Buffer<Key> &keys() const { return keys_; }
 
 private:
     struct Slot {
@@ -89,7 +91,7 @@ private:
     };
 
     void grow() {
-        std::vector<Slot> larger(slots_.size() * 4);
+        Buffer<Slot> larger(slots_.size() * 2);
         const std::size_t mask = larger.size() - 1;
         for (const Slot &slot : slots_) {
             if (slot.number < 0) continue;
@@ -100,8 +102,8 @@ private:
         slots_.swap(larger);
     }
 
-    std::vector<Slot> slots_;
-    std::vector<Key> keys_;
+    Buffer<Slot> slots_;
+    Buffer<Key> keys_;
 };
 
 struct Entry {
@@ -110,8 +112,8 @@ struct Entry {
 };
 
 // Sorts by key, 11 bits a pass from the lowest; `spare` is scratch of the same size.
-void radix_sort(std::vector<Entry> &entries, int bits) {
-    std::vector<Entry> spare(entries.size());
+void radix_sort(Buffer<Entry> &entries, int bits) {
+    Buffer<Entry> spare(entries.size());
     for (int shift = 0; shift < bits; shift += 11) {
         std::vector<std::size_t> start(2049, 0);
         for (const Entry &e : entries) ++start[((e.key >> shift) & 2047) + 1];
@@ -132,7 +134,7 @@ std::vector<Key> find_pivots(const Simplexes &s, const Packing &packing, int par
     return pivots;
 }
 
-void find_neighbours(Vertices &vertices, const std::vector<Key> &keys, const Simplexes &s, const Packing &packing,
+void find_neighbours(Vertices &vertices, const Buffer<Key> &keys, const Simplexes &s, const Packing &packing,
                      int threads) {
     const int corners = s.dimensions + 1;
     vertices.neighbours.assign(std::size_t(corners) * 2 * vertices.count, 0);
@@ -154,7 +156,7 @@ void find_neighbours(Vertices &vertices, const std::vector<Key> &keys, const Sim
 }
 
 // Blocks of some thousand vertices that are closed under steps along the last axes: they share the places before.
-void find_blocks(Vertices &vertices, const std::vector<Key> &keys, const Simplexes &s, const Packing &packing) {
+void find_blocks(Vertices &vertices, const Buffer<Key> &keys, const Simplexes &s, const Packing &packing) {
     constexpr std::size_t large = 4096;
     vertices.first_local_axis = std::min(3, s.dimensions + 1);
     const int shift = s.dimensions > 2 ? packing.shift[1] : 0;
@@ -173,19 +175,19 @@ Vertices number_packed(const Simplexes &s, const Packing &packing, int threads) 
     const int parts = int(std::min({std::size_t(std::min(threads, 64)), 1 + s.points / 4096, most_numbers / all}));
     const std::vector<Key> pivots = find_pivots(s, packing, parts);
     const std::int32_t stride = std::numeric_limits<std::int32_t>::max() / parts;  // first numbers of the parts
-    std::vector<std::vector<Key>> keys(parts);
-    std::vector<std::vector<std::int32_t>> place(parts);  // number of first touch -> place in sorted order
+    std::vector<Buffer<Key>> keys(parts);
+    std::vector<Buffer<std::int32_t>> place(parts);  // number of first touch -> place in sorted order
     parallel_for(parts, parts, [&](std::size_t begin, std::size_t end) {
         for (std::size_t part = begin; part < end; ++part) {  // each part looks at all keys and takes its range
             const Key least = part ? pivots[part - 1] : 0;
             const bool last = part + 1 == std::size_t(parts);
             const Key most = last ? ~Key(0) : pivots[part];
-            Numbering numbering;
+            Numbering numbering(s.points / parts);
             for_each_key(s, packing, 0, s.points, [&](std::size_t corner, Key key) {
                 if (key >= least && (key < most || last))
                     vertices.corner[corner] = std::int32_t(part) * stride + numbering.number(key);
             });
-            std::vector<Entry> entries(numbering.keys().size());
+            Buffer<Entry> entries(numbering.keys().size());
             for (std::size_t i = 0; i < entries.size(); ++i) entries[i] = {numbering.keys()[i], std::int32_t(i)};
             radix_sort(entries, packing.bits);
             place[part].resize(entries.size());
@@ -197,7 +199,7 @@ Vertices number_packed(const Simplexes &s, const Packing &packing, int threads) 
         }
     }, 1);
     std::vector<std::int32_t> before(parts);
-    std::vector<Key> sorted;
+    Buffer<Key> sorted;
     for (int part = 0; part < parts; ++part) {
         before[part] = std::int32_t(sorted.size()) + 1;
         sorted.insert(sorted.end(), keys[part].begin(), keys[part].end());

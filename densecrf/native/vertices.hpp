@@ -6,22 +6,24 @@
 #include <cstdint>
 #include <vector>
 
+#include "buffer.hpp"
+
 namespace densecrf {
 
 // What locate() found: simplexes of N points in d dimensions, and the range of their cells.
 struct Simplexes {
     std::size_t points = 0;
     int dimensions = 0;
-    std::vector<std::int32_t> cell;       // N x d
-    std::vector<std::uint8_t> rank;       // N x (d + 1)
+    Buffer<std::int32_t> cell;       // N x d
+    Buffer<std::uint8_t> rank;       // N x (d + 1)
     std::vector<std::int32_t> low, high;  // d
 };
 
 // Rows are numbered from 1; 0 stands for a vertex that no point touches.
 struct Vertices {
     std::size_t count = 0;
-    std::vector<std::int32_t> corner;      // N x (d + 1): the row of each corner
-    std::vector<std::int32_t> neighbours;  // (d + 1) x count x 2: rows of the neighbours up and down each axis
+    Buffer<std::int32_t> corner;      // N x (d + 1): the row of each corner
+    Buffer<std::int32_t> neighbours;  // (d + 1) x count x 2: rows of the neighbours up and down each axis
     int first_local_axis = 0;              // on axes from this one on, vertices of a block have neighbours only there
     std::vector<std::int32_t> blocks;      // where blocks of vertices begin, and the end
 };

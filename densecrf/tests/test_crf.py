@@ -193,7 +193,7 @@ GOOD_PHOTO, GOOD_PROBABILITIES = np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6
         (GOOD_PHOTO, np.where(np.arange(48).reshape(2, 4, 6) < 2, np.nan, 0.5), "2 probabilities that are NaN"),
         (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "use unary_from_logits"),
         (GOOD_PHOTO, GOOD_PROBABILITIES.astype(complex), "wanted real numbers"),
-        (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "72 image features that are NaN"),
+        (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "72 image levels that are NaN"),
         (np.full((4, 6, 3), "x"), GOOD_PROBABILITIES, "real numbers"),
         (np.full((4, 6, 3), 1e20), GOOD_PROBABILITIES, "span more lattice cells"),
     ],

@@ -111,9 +111,11 @@ class DenseCRF:
             if begin.shape != energies.shape:
                 raise ValueError(f"got start {begin.shape} and unary {energies.shape}, wanted one shape")
             starts = list(self._images(begin)[0])
+        tell = None if callback is None else partial(_tell, callback, shape)
+        if len(flat) == 1:  # spares a copy
+            return self._infer_one(0, flat[0], starts[0], iterations, tolerance, tell).reshape(energies.shape)
         out = np.empty(flat.shape, np.float32)
         for image, (one, first) in enumerate(zip(flat, starts, strict=True)):
-            tell = None if callback is None else partial(_tell, callback, shape)
             out[image] = self._infer_one(image, one, first, iterations, tolerance, tell)
         return out.reshape(energies.shape)
 
@@ -224,17 +226,17 @@ class DenseCRF:
             field.start_from(start)
         if tolerance is None and tell is None:
             field.run(iterations)
-            return field.marginals()
-        before = field.marginals()
+            return field.marginals().astype(np.float32, copy=False)
+        before = after = field.marginals()
         for step in range(1, iterations + 1):
             field.run(1)
             after = field.marginals()
             if tell is not None and tell(step, after):
-                return after
+                break
             if tolerance is not None and np.abs(after - before).max() <= tolerance:
-                return after
+                break
             before = after
-        return before
+        return after.astype(np.float32, copy=False)
 
     def _expected_energy(self, image: int, q: np.ndarray, unary: np.ndarray) -> float:
         """Σ Q U + ½ Σ_m w_m Σ_ij k_m(i, j) Σ_kl Q_i(k) μ(k, l) Q_j(l)."""

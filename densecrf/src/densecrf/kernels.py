@@ -76,12 +76,14 @@ class Bilateral:
         stds = self.channel_std if isinstance(self.channel_std, tuple) else (self.channel_std,) * channels
         if len(stds) != channels:
             raise ValueError(f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}")
-        scale = np.array([checked_std("channel_std", std) for std in stds])
+        scale = np.array([checked_std("channel_std", std) for std in stds], np.float32)
         require_room(height * width, 2 + channels)
+        out = np.empty((height * width, 2 + channels), np.float32)
+        out[:, :2] = Gaussian((height, width), self.xy_std).features()
+        levels = real_array("image levels", image).reshape(height * width, channels)
         with np.errstate(over="ignore"):
-            colours = image.reshape(height * width, channels) / scale
-        positions = Gaussian((height, width), self.xy_std).features()
-        return np.concatenate([positions, real_array("image features", colours)], axis=1)
+            np.divide(levels, scale, out=out[:, 2:])
+        return out
 
 
 @dataclass(frozen=True)
