@@ -85,6 +85,11 @@ def test_card_of_another_network(saved, tmp_path):
         load_weights(tmp_path / "net.safetensors")
 
 
+def test_card_with_other_crf_parameters(network):
+    with pytest.raises(ValueError, match="'w1'"):
+        deeplab.Model(network, Card("deeplab-largefov", VOC_CLASSES, crf={"w1": 4}))
+
+
 def test_imagenet_trunk(tmp_path):
     network = build(classes=3)
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,10 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took."""
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """(H, W) uint8 class ids."""
-        labels: np.ndarray = self.probabilities.argmax(axis=0).astype(np.uint8)
-        return labels
+        return self.probabilities.argmax(axis=0).astype(np.uint8)
 
     def shares(self) -> dict[str, float]:
         """The classes in the picture and the share of its pixels each takes, largest first; sums to 1."""
@@ -63,7 +63,10 @@ class Model:
     def __init__(self, network: DeepLab, card: Card):
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.card = card
-        self.crf_params = densecrf.Params(**card.crf) if card.crf else densecrf.Params()
+        try:
+            self.crf_params = densecrf.Params(**card.crf)
+        except TypeError as error:
+            raise ValueError(f"the card's CRF parameters {card.crf} cannot be used: {error}") from None
 
     @property
     def class_names(self) -> tuple[str, ...]:

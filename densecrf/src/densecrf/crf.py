@@ -17,7 +17,7 @@ from densecrf.unary import real_array, unary_from_probabilities
 BACKENDS = ("lattice", "exact")
 POOL = 0.1
 """Labels whose probability is nowhere higher share one message by default; on noisy maps of 21 labels this changes no
-probability by more than 1e-3, and none by more than 1e-6 on the mean (see the package's README)."""
+probability by more than 2e-3, and by no more than 1e-6 on the mean (see the package's README)."""
 
 
 class DenseCRF:
