@@ -47,6 +47,7 @@ check: $(VENV)/.checked
 bench: $(VENV)/.tested ## times of both packages, in results/
 	$(BIN)/python densecrf/benchmarks/refine.py --out results/bench-densecrf.json
 	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json
+	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/score_maps.py --data $(VOC)/.. --out results/score-maps.json
 
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json
