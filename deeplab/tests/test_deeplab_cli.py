@@ -102,6 +102,14 @@ def test_names_do_not_collide_and_photos_are_not_replaced(tmp_path):
     assert str(tmp_path / "a.png") not in targets
 
 
+def test_the_overlay_of_one_photo_is_not_the_labels_of_another(tmp_path):
+    for name in ("a.jpg", "a_overlay.jpg", "a_compare.png"):
+        (tmp_path / name).touch()
+    jobs, _ = plan([tmp_path], tmp_path / "out")
+    written = [f"{job.target}{kind}.png" for job in jobs for kind in ("", "_overlay", "_compare")]
+    assert len(written) == len(set(written)) == 9
+
+
 def test_usage_errors(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["segment", "--colour"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,16 +51,15 @@ def plan(inputs: Sequence[Path], out: Path) -> tuple[list[Job], list[str]]:
             places.setdefault(photo, photo.relative_to(path))
         if not photos:
             complaints.append(f"{path}: a folder without photos; wanted files ending in {', '.join(PHOTO_ENDINGS)}")
-    originals = {photo.resolve() for photo in places}
     stems = Counter(place.with_suffix("") for place in places.values())
     jobs: list[Job] = []
-    taken: set[Path] = set()
+    taken = {photo.resolve() for photo in places}  # and every file that a job before will write
     for photo, place in places.items():
         target, number = (place.with_suffix("") if stems[place.with_suffix("")] == 1 else place), 1
-        while target in taken or any(_file(out / target, kind).resolve() in originals for kind in KINDS):
+        while taken & (files := {_file(out / target, kind).resolve() for kind in KINDS}):
             number += 1
             target = place.with_name(f"{place.name}-{number}")
-        taken.add(target)
+        taken |= files
         jobs.append(Job(photo, out / target))
     return jobs, complaints
 
@@ -101,10 +101,9 @@ class ClassTable:
         lines += [
             (str(photo), name, f"{share:.6f}") for photo, shares, _ in self._rows for name, share in shares.items()
         ]
-        aside = path.with_name(f".{path.name}.part")
-        with open(aside, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(lines)
-        aside.replace(path)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        write_whole(path, text.getvalue().encode())
 
     def render(self) -> Table:
         """For the terminal: every photo's classes, or of many photos how often and how widely each class occurs."""

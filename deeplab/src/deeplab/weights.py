@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
 
 IMAGENET_MEAN = (103.939, 116.779, 123.68)
@@ -95,6 +96,8 @@ def read_card(path: Path) -> Card:
         raw = json.loads(path.read_text(encoding="utf-8"))
         names = tuple(str(name) for name in raw["class_names"])
         blue, green, red = (float(level) for level in raw["mean_bgr"])
+        if len(names) > IGNORE:
+            raise ValueError(f"{len(names)} classes, wanted at most {IGNORE}, as label maps have 8 bits")
         crf, story = dict(raw.get("crf", {})), dict(raw.get("story", {}))
         return Card(str(raw["variant"]), names, (blue, green, red), crf, story)
     except (ValueError, KeyError, TypeError) as error:
