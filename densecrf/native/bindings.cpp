@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -16,14 +17,18 @@ using densecrf::MeanField;
 using densecrf::Normalization;
 using densecrf::Pull;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Writable = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 namespace {
 
 // An uninitialised rows x columns array that NumPy will own.
 Output make_output(std::size_t rows, std::size_t columns) {
-    float *data = new float[rows * columns];
-    nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+    using Numbers = densecrf::Buffer<float>;
+    auto numbers = std::make_unique<Numbers>(rows * columns);
+    float *data = numbers->data();
+    nb::capsule owner(numbers.get(), [](void *p) noexcept { delete static_cast<Numbers *>(p); });
+    numbers.release();
     return Output(data, {rows, columns}, owner);
 }
 
@@ -48,10 +53,10 @@ void filter_columns(const Kernel *kernel, const Lattice &lattice, const float *v
                 for (std::size_t k = 0; k < std::size_t(lanes); ++k)
                     source[i * lanes + k] = k < count ? values[i * columns + start + k] : 0.0f;
         });
-        lattice.splat_and_blur(source.data(), kernel ? kernel->before() : nullptr, lanes, rows, spare, threads);
+        lattice.splat_and_blur(lattice.all(), source.data(), lanes, rows, spare, threads);
         densecrf::parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
             std::fill(result.begin() + begin * lanes, result.begin() + end * lanes, 0.0f);
-            lattice.slice(lanes, rows.data(), kernel ? kernel->after() : nullptr, ones.data(), result.data(), begin, end);
+            slice_add(lanes, lattice.all(), rows.data(), ones.data(), result.data() + begin * lanes, begin, end);
             for (std::size_t i = begin; i < end; ++i)
                 for (std::size_t k = 0; k < count; ++k) {
                     const float own = kernel && kernel->own() ? kernel->own()[i] * source[i * lanes + k] : 0.0f;
@@ -64,6 +69,7 @@ void filter_columns(const Kernel *kernel, const Lattice &lattice, const float *v
 Output filter_by_lattice(const Lattice &lattice, const Matrix &values, int threads) {
     Output out = make_output(values.shape(0), values.shape(1));
     nb::gil_scoped_release release;
+    const densecrf::Team team(threads);
     filter_columns(nullptr, lattice, values.data(), values.shape(1), out.data(), threads);
     return out;
 }
@@ -71,6 +77,7 @@ Output filter_by_lattice(const Lattice &lattice, const Matrix &values, int threa
 Output filter_by_kernel(const Kernel &kernel, const Matrix &values, int threads) {
     Output out = make_output(values.shape(0), values.shape(1));
     nb::gil_scoped_release release;
+    const densecrf::Team team(threads);
     filter_columns(&kernel, kernel.lattice(), values.data(), values.shape(1), out.data(), threads);
     return out;
 }
@@ -88,29 +95,32 @@ NB_MODULE(_native, module) {
         .def("__init__",
              [](Lattice *self, const Matrix &features, int threads) {
                  nb::gil_scoped_release release;
+                 const densecrf::Team team(threads);
                  new (self) Lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
              })
         .def_prop_ro("vertices", &Lattice::vertices)
         .def("filter", &filter_by_lattice);
     nb::class_<Kernel>(module, "Kernel")
         .def("__init__",
-             [](Kernel *self, std::shared_ptr<Lattice> lattice, const std::string &normalization, bool include_self,
-                int threads) {
+             [](Kernel *self, const Matrix &features, const std::string &normalization, bool include_self, int threads) {
                  const Normalization kind = normalization_named(normalization);
                  nb::gil_scoped_release release;
+                 const densecrf::Team team(threads);
+                 Lattice lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
                  new (self) Kernel(std::move(lattice), kind, include_self, threads);
              })
         .def("filter", &filter_by_kernel);
     nb::class_<Inference>(module, "MeanField")
         .def("__init__",
              [](Inference *self, Matrix energies, const std::vector<std::shared_ptr<Kernel>> &kernels,
-                const std::vector<std::vector<float>> &strengths, float pool_limit, int threads) {
+                const std::vector<std::vector<float>> &strengths, float pool, float settled, int threads) {
                  std::vector<Pull> pulls;
                  for (std::size_t m = 0; m < kernels.size(); ++m) pulls.push_back({kernels[m], strengths[m]});
                  nb::gil_scoped_release release;
+                 const densecrf::Team team(threads);
                  const float *data = energies.data();
                  const std::size_t labels = energies.shape(0), points = energies.shape(1);
-                 MeanField field(data, labels, points, std::move(pulls), pool_limit, threads);
+                 MeanField field(data, labels, points, std::move(pulls), {pool, settled}, threads);
                  new (self) Inference{std::move(energies), std::move(field)};
              })
         .def("set_marginals",
@@ -121,6 +131,7 @@ NB_MODULE(_native, module) {
         .def("run",
              [](Inference &self, int iterations) {
                  nb::gil_scoped_release release;
+                 const densecrf::Team team(self.field.threads());
                  self.field.run(iterations);
              })
         .def("marginals", [](const Inference &self) {
@@ -128,6 +139,22 @@ NB_MODULE(_native, module) {
             nb::gil_scoped_release release;
             self.field.marginals(out.data());
             return out;
+        })
+        .def("marginals_into", [](const Inference &self, Writable out) {
+            nb::gil_scoped_release release;
+            self.field.marginals(out.data());
         });
+    module.def("energies_of", [](const Matrix &probabilities, float floor, int threads) -> std::optional<Output> {
+        Output out = make_output(probabilities.shape(0), probabilities.shape(1));
+        std::atomic<bool> fine{true};
+        {
+            nb::gil_scoped_release release;
+            densecrf::parallel_for(threads, probabilities.size(), [&](std::size_t begin, std::size_t end) {
+                if (!densecrf::energies_of(probabilities.data(), floor, out.data(), begin, end)) fine = false;
+            });
+        }
+        if (!fine) return std::nullopt;
+        return out;
+    });
     module.def("simd_level", [] { return std::string(densecrf::simd_level()); });
 }

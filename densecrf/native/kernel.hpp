@@ -12,43 +12,44 @@ namespace densecrf {
 // Per-pixel scaling of the kernel matrix K by its row sums: D^-1/2 K D^-1/2, D^-1 K, K D^-1, or K itself.
 enum class Normalization { symmetric, after, before, none };
 
-// A normalised Gaussian over the points of a lattice.
+// A normalised Gaussian over the points of a lattice, whose weights carry the normalisation.
 class Kernel {
 public:
-    Kernel(std::shared_ptr<const Lattice> lattice, Normalization normalization, bool include_self, int threads)
-        : lattice_(std::move(lattice)) {
-        const std::size_t n = lattice_->points();
-        const float one = 1;
-        Buffer<float> ones(n, 1.0f), sums(n, 0.0f), rows, spare;
-        lattice_->splat_and_blur(ones.data(), nullptr, 1, rows, spare, threads);
-        parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
-            lattice_->slice(1, rows.data(), nullptr, &one, sums.data(), begin, end);
-        });
+    Kernel(Lattice lattice, Normalization normalization, bool include_self, int threads) : lattice_(std::move(lattice)) {
         const bool symmetric = normalization == Normalization::symmetric;
         const bool scale_before = symmetric || normalization == Normalization::before;
         const bool scale_after = symmetric || normalization == Normalization::after;
-        if (!include_self) own_.resize(n);
+        const std::size_t n = lattice_.points();
+        if (!include_self) {
+            own_.resize(n);
+            parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) own_[i] = lattice_.own_share(i);
+            });
+        }
+        if (!scale_before && !scale_after) return;
+        Buffer<float> before(n, 1.0f), after(n, 0.0f), rows, spare;
+        lattice_.splat_and_blur(lattice_.all(), before.data(), 1, rows, spare, threads);
         parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
+            const float one = 1;
+            slice_add(1, lattice_.all(), rows.data(), &one, after.data() + begin, begin, end);
             for (std::size_t i = begin; i < end; ++i) {
-                const float own = include_self ? 0.0f : lattice_->own_share(i);
-                const float sum = sums[i] - own;
-                const float scale = symmetric ? 1.0f / std::sqrt(sum) : 1.0f / sum;
-                ones[i] = sum > 1e-5f ? scale : 0.0f;  // a point with no other near it gets no message
-                if (!include_self) own_[i] = own * (scale_before ? ones[i] : 1.0f) * (scale_after ? ones[i] : 1.0f);
+                const float sum = after[i] - (include_self ? 0.0f : own_[i]);
+                // A point with no other near it gets no message.
+                const float scale = sum <= 1e-5f ? 0.0f : symmetric ? 1.0f / std::sqrt(sum) : 1.0f / sum;
+                if (scale_before) before[i] = scale;
+                after[i] = scale_after ? scale : 1.0f;
+                if (!include_self) own_[i] *= before[i] * after[i];
             }
         });
-        if (scale_before) before_ = ones;
-        if (scale_after) after_ = std::move(ones);
+        lattice_.scale(before, after, threads);
     }
 
-    const Lattice &lattice() const { return *lattice_; }
-    const float *before() const { return before_.empty() ? nullptr : before_.data(); }
-    const float *after() const { return after_.empty() ? nullptr : after_.data(); }
+    const Lattice &lattice() const { return lattice_; }
     const float *own() const { return own_.empty() ? nullptr : own_.data(); }  // null where it is kept
 
 private:
-    std::shared_ptr<const Lattice> lattice_;
-    Buffer<float> before_, after_, own_;
+    Lattice lattice_;
+    Buffer<float> own_;  // N: the part of its own value in a point's message, to be taken off
 };
 
 // How strongly a kernel pulls: logit k of a pixel gains strength[k] x message k; or, with a K x K matrix, the sum over

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "mean_field.hpp"
 
+#include <map>
 #include <numeric>
 
 #include "exponential.hpp"
@@ -8,13 +9,15 @@
 namespace densecrf {
 
 MeanField::MeanField(const float *energies, std::size_t labels, std::size_t points, std::vector<Pull> pulls,
-                     float pool_limit, int threads)
-    : energies_(energies), labels_(labels), points_(points), pulls_(std::move(pulls)), pool_limit_(pool_limit),
+                     Savings savings, int threads)
+    : energies_(energies), labels_(labels), points_(points), pulls_(std::move(pulls)), savings_(savings),
       threads_(threads), rows_(pulls_.size()), mixed_(pulls_.size()) {
-    for (const Pull &pull : pulls_)
+    for (const Pull &pull : pulls_) {
+        if (pull.is_matrix(labels)) savings_.settled = 0;
         for (const float strength : pull.strength)
             if (pull.is_matrix(labels) || strength != pull.strength[0]) alike_ = false;
-    if (!alike_) pool_limit_ = 0;
+    }
+    if (!alike_) savings_.pool = 0;
     start();
 }
 
@@ -30,7 +33,7 @@ void MeanField::start() {
         for (std::size_t k = 0; k < labels_; ++k) top[k] = std::max(top[k], mine[k]);
     });
     std::vector<std::int32_t> little;
-    for (std::size_t k = 0; k < labels_; ++k) (top[k] <= pool_limit_ ? little : lanes_of_).push_back(std::int32_t(k));
+    for (std::size_t k = 0; k < labels_; ++k) (top[k] <= savings_.pool ? little : lanes_of_).push_back(std::int32_t(k));
     if (little.size() > 1 && width_for(lanes_of_.size() + 1) < width_for(labels_)) {
         pool_.add(little, energies_, points_, threads_);
     } else {
@@ -39,20 +42,18 @@ void MeanField::start() {
     }
     layout();
     std::fill(q_.begin(), q_.end(), 0.0f);
-    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t a = 0; a < std::min(lanes_of_.size(), groups_ * lanes_); ++a)
-            add_probabilities(energies_ + lanes_of_[a] * points_, norm.data(), q_.data() + (lane(a) - q_.data()), lanes_,
-                              begin, end);
-        if (lanes_ == 1) return;
-        for (const std::int32_t k : pool_.labels())
-            add_probabilities(energies_ + k * points_, norm.data(), q_.data() + (lane(lanes_of_.size()) - q_.data()),
-                              lanes_, begin, end);
+    each_block(points_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = 0; a < std::min(lanes_used(), groups_ * lanes_); ++a) {
+            const float *plane = a < lanes_of_.size() ? energies_ + lanes_of_[a] * points_ : pool_.energies();
+            add_probabilities(plane, norm.data(), group(q_, a / lanes_) + a % lanes_, lanes_, begin, end);
+        }
     });
 }
 
 void MeanField::set_marginals(const float *marginals) {
+    steps_ = 0;
     give_all_lanes();
-    each_block([&](std::size_t begin, std::size_t end) {
+    each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
             float *out = group(q_, a / lanes_) + a % lanes_;
             const float *plane = a < labels_ ? marginals + a * points_ : nullptr;
@@ -62,14 +63,29 @@ void MeanField::set_marginals(const float *marginals) {
 }
 
 void MeanField::run(int iterations) {
-    for (int step = 0; step < iterations; ++step) {
-        update();
-        adapt();
+    for (int left = iterations; left > 0;) {
+        const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && left > 2;
+        const int rest = std::min(steps_ == 2 ? 2 : 3, left - 2);
+        update(look);
+        const bool rearranged = adapt();
+        --left;
+        ++steps_;
+        if (!look || rearranged || unsettled_.points.size() > points_ / 2) continue;
+        unsettled_.ties.resize(pulls_.size());
+        for (std::size_t m = 0; m < pulls_.size(); ++m)
+            pulls_[m].kernel->lattice().select(unsettled_.points, unsettled_.ties[m], threads_);
+        for (int step = 0; step < rest; ++step) update_unsettled();
+        left -= rest;
+        steps_ += rest;
+        parallel_for(threads_, unsettled_.points.size(), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n)
+                std::copy_n(unsettled_.now.data() + n * lanes_, lanes_, q_.data() + unsettled_.points[n] * lanes_);
+        });
     }
 }
 
 void MeanField::marginals(float *out) const {
-    each_block([&](std::size_t begin, std::size_t end) {
+    each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
             float *plane = out + std::size_t(lanes_of_[a]) * points_;
             const float *from = lane(lanes_ == 1 ? 0 : a);
@@ -112,21 +128,11 @@ void MeanField::layout() {
     for (std::size_t m = 0; m < pulls_.size(); ++m) {
         const Kernel &kernel = *pulls_[m].kernel;
         const float strength = pulls_[m].strength[0];
-        kernel.lattice().splat_and_blur(ones.data(), kernel.before(), 1, rows_[m], spare_, threads_);
-        each_block([&](std::size_t begin, std::size_t end) {
-            kernel.lattice().slice(1, rows_[m].data(), kernel.after(), &strength, whole_message_.data(), begin, end);
+        kernel.lattice().splat_and_blur(kernel.lattice().all(), ones.data(), 1, rows_[m], spare_, threads_);
+        each_block(points_, [&](std::size_t begin, std::size_t end) {
+            slice_add(1, kernel.lattice().all(), rows_[m].data(), &strength, whole_message_.data() + begin, begin, end);
             for (std::size_t i = begin; i < end && kernel.own(); ++i) whole_message_[i] -= strength * kernel.own()[i];
         });
-    }
-}
-
-// One group's rows become the unaries' logits; lanes without a label become zero.
-void MeanField::load_group(std::size_t g, std::size_t begin, std::size_t end) {
-    float *rows = group(q_, g);
-    for (std::size_t k = 0; k < lanes_; ++k) {
-        const std::size_t a = g * lanes_ + k;
-        const float *plane = a < lanes_of_.size() ? energies_ + std::size_t(lanes_of_[a]) * points_ : nullptr;
-        for (std::size_t i = begin; i < end; ++i) rows[i * lanes_ + k] = plane ? -plane[i] : 0.0f;
     }
 }
 
@@ -142,36 +148,59 @@ void MeanField::normalize() {
     });
 }
 
-// The same for a pair: only the first logit was computed, the second follows from the message of both.
-void MeanField::normalize_pair() {
+// In what follows, the points are ids[n] for n in [begin, end), or n themselves where ids is null; the rows of the first
+// lie at `logits`.
+
+// Adds all messages to group g's logits. sources: what each kernel's vertex rows were made from, a row a point.
+void MeanField::add_messages(std::size_t g, const std::vector<const Ties *> &ties,
+                             const std::vector<const float *> &sources, const std::int32_t *ids, float *logits,
+                             std::size_t begin, std::size_t end) const {
+    for (std::size_t m = 0; m < pulls_.size(); ++m) {
+        const std::vector<float> pull = strengths(m, g);
+        slice_add(int(lanes_), *ties[m], rows_[m].data(), pull.data(), logits, begin, end);
+        const float *own = pulls_[m].kernel->own();
+        for (std::size_t n = begin; own && n < end; ++n)
+            for (std::size_t k = 0; k < lanes_; ++k)
+                logits[(n - begin) * lanes_ + k] -= own[ids ? ids[n] : n] * pull[k] * sources[m][n * lanes_ + k];
+    }
+}
+
+// The pool's lane holds its message; it becomes its logit.
+void MeanField::complete_pool(const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end) {
+    float *pooled = logits + lanes_of_.size() % lanes_, messages[block_];
+    for (std::size_t n = begin; n < end; ++n) messages[n - begin] = pooled[(n - begin) * lanes_];
+    pool_.take(energies_, points_, ids, messages, begin, end);
+    for (std::size_t n = begin; n < end; ++n) pooled[(n - begin) * lanes_] = messages[n - begin];
+}
+
+// Only the first logit was computed; the second follows from the message of both.
+void MeanField::complete_pair(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
     const float *first = energies_ + std::size_t(lanes_of_[0]) * points_;
     const float *second = pool_.empty() ? energies_ + std::size_t(lanes_of_[1]) * points_ : nullptr;
-    std::mutex guard;
-    float most = 0, least = 1;
-    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-        float high = 0, low = 1, other[block_];
-        for (std::size_t start = begin; start < end; start += block_) {
-            const std::size_t count = std::min(block_, end - start);
-            float *logit = q_.data() + start;
-            for (std::size_t i = 0; i < count; ++i) {
-                const float message = whole_message_[start + i] - (logit[i] + first[start + i]);
-                other[i] = second ? message - second[start + i] : pool_.take(energies_, points_, start + i, message);
-            }
-            sigmoid(logit, other, count, &high, &low);
-        }
-        const std::lock_guard<std::mutex> lock(guard);
-        most = std::max(most, high);
-        least = std::min(least, low);
-    });
-    top_[0] = most;
-    top_[1] = 1.0f - least;
+    float other[block_], high = top[0], low = 1 - top[1];
+    for (std::size_t n = begin; n < end; ++n) {
+        const std::size_t i = ids ? ids[n] : n;
+        other[n - begin] = whole_message_[i] - (logits[n - begin] + first[i]);
+        if (second) other[n - begin] -= second[i];
+    }
+    if (!second) pool_.take(energies_, points_, ids, other, begin, end);
+    sigmoid(logits, other, end - begin, &high, &low);
+    top[0] = high;
+    top[1] = 1 - low;
+}
+
+// From all messages to probabilities, where there is one group.
+void MeanField::finish(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
+    if (lanes_ == 1) return complete_pair(ids, logits, top, begin, end);
+    if (!pool_.empty()) complete_pool(ids, logits, begin, end);
+    softmax(int(lanes_), 1, int(lanes_used()), 0, logits, top, 0, end - begin);
 }
 
 // The sources of kernel m where its pull is a matrix: labels are mixed before the filter, which is linear.
 void MeanField::mix(std::size_t m) {
     mixed_[m].resize(q_.size());
     const float *matrix = pulls_[m].strength.data();
-    each_block([&](std::size_t begin, std::size_t end) {
+    each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t to = 0; to < groups_ * lanes_; ++to) {
             float *out = group(mixed_[m], to / lanes_) + to % lanes_;
             for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = 0;
@@ -184,85 +213,134 @@ void MeanField::mix(std::size_t m) {
     });
 }
 
-void MeanField::update() {
-    std::vector<std::vector<float>> strength(pulls_.size(), std::vector<float>(groups_ * lanes_, 1.0f));
-    for (std::size_t m = 0; m < pulls_.size(); ++m) {
-        if (pulls_[m].is_matrix(labels_)) {
-            mix(m);
-            continue;
-        }
-        for (std::size_t a = 0; a < strength[m].size(); ++a)
-            strength[m][a] = a < lanes_of_.size() ? pulls_[m].strength[lanes_of_[a]] : pulls_[m].strength[0];
+// How strongly kernel m pulls group g's lanes; a matrix's strengths are in its sources already.
+std::vector<float> MeanField::strengths(std::size_t m, std::size_t g) const {
+    std::vector<float> pull(lanes_, 1.0f);
+    if (pulls_[m].is_matrix(labels_)) return pull;
+    for (std::size_t k = 0; k < lanes_; ++k) {
+        const std::size_t a = g * lanes_ + k;
+        pull[k] = pulls_[m].strength[a < lanes_of_.size() ? lanes_of_[a] : 0];
     }
-    for (std::size_t g = 0; g < groups_; ++g) {
-        std::vector<const float *> sources;
-        bool own_left_out = false;
-        for (std::size_t m = 0; m < pulls_.size(); ++m) {
-            const Kernel &kernel = *pulls_[m].kernel;
-            sources.push_back(group(pulls_[m].is_matrix(labels_) ? mixed_[m] : q_, g));
-            kernel.lattice().splat_and_blur(sources[m], kernel.before(), int(lanes_), rows_[m], spare_, threads_);
-            own_left_out = own_left_out || kernel.own();
-        }
-        float *rows = group(q_, g);
-        each_block([&](std::size_t begin, std::size_t end) {
-            std::vector<float> before;  // the logits overwrite what some kernels still need
-            if (own_left_out) before.assign(rows + begin * lanes_, rows + end * lanes_);
-            load_group(g, begin, end);
-            for (std::size_t m = 0; m < pulls_.size(); ++m) {
-                const Kernel &kernel = *pulls_[m].kernel;
-                const float *pull = strength[m].data() + g * lanes_;
-                kernel.lattice().slice(int(lanes_), rows_[m].data(), kernel.after(), pull, rows, begin, end);
-                if (!kernel.own()) continue;
-                const float *source = sources[m] == rows ? before.data() : sources[m] + begin * lanes_;
-                for (std::size_t i = begin; i < end; ++i)
-                    for (std::size_t k = 0; k < lanes_; ++k)
-                        rows[i * lanes_ + k] -= kernel.own()[i] * pull[k] * source[(i - begin) * lanes_ + k];
-            }
-            if (pool_.empty() || g + 1 < groups_ || lanes_ == 1) return;
-            float *pooled = rows + lanes_of_.size() % lanes_;  // so far its message
-            for (std::size_t i = begin; i < end; ++i)
-                pooled[i * lanes_] = pool_.take(energies_, points_, i, pooled[i * lanes_]);
-        });
-    }
-    lanes_ == 1 ? normalize_pair() : normalize();
+    return pull;
 }
 
-// Pools labels that hold little, if that saves lanes; dissolves a pool that holds much.
-void MeanField::adapt() {
-    if (pool_limit_ <= 0) return;
-    if (!pool_.empty() && top_[lanes_of_.size()] > 10 * pool_limit_) {
+// look: whether to take note of the points that move.
+void MeanField::update(bool look) {
+    for (std::size_t m = 0; m < pulls_.size(); ++m)
+        if (pulls_[m].is_matrix(labels_)) mix(m);
+    std::fill(top_.begin(), top_.end(), 0.0f);
+    for (std::size_t g = 0; g < groups_; ++g) update_group(g, look);
+    if (groups_ > 1) normalize();
+}
+
+void MeanField::update_group(std::size_t g, bool look) {
+    std::vector<const float *> sources;
+    std::vector<const Ties *> ties;
+    for (std::size_t m = 0; m < pulls_.size(); ++m) {
+        const Lattice &lattice = pulls_[m].kernel->lattice();
+        sources.push_back(group(pulls_[m].is_matrix(labels_) ? mixed_[m] : q_, g));
+        ties.push_back(&lattice.all());
+        lattice.splat_and_blur(*ties[m], sources[m], int(lanes_), rows_[m], spare_, threads_);
+    }
+    std::vector<const float *> planes;  // of the lanes with a label
+    for (std::size_t a = g * lanes_; a < (g + 1) * lanes_; ++a)
+        planes.push_back(a < lanes_of_.size() ? energies_ + std::size_t(lanes_of_[a]) * points_ : nullptr);
+    const bool holds_pool = !pool_.empty() && g + 1 == groups_;
+    float *rows = group(q_, g);
+    std::mutex guard;
+    std::map<std::size_t, Unsettled> found;  // by the beginning of each thread's range
+    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> top(top_.size(), 0.0f), logits(block_ * lanes_), raw;
+        Unsettled mine;
+        for (std::size_t i = begin; i < end; i += block_) {
+            const std::size_t stop = std::min(end, i + block_);
+            load_logits(int(lanes_), planes.data(), logits.data(), i, stop);
+            add_messages(g, ties, sources, nullptr, logits.data(), i, stop);
+            if (look) raw = logits;
+            if (groups_ == 1) finish(nullptr, logits.data(), top.data(), i, stop);
+            else if (holds_pool) complete_pool(nullptr, logits.data(), i, stop);
+            if (look) mine.look_at(i, stop, lanes_, raw.data(), rows + i * lanes_, logits.data(), savings_.settled);
+            std::copy_n(logits.data(), (stop - i) * lanes_, rows + i * lanes_);
+        }
+        const std::lock_guard<std::mutex> lock(guard);
+        for (std::size_t a = 0; a < top.size(); ++a) top_[a] = std::max(top_[a], top[a]);
+        if (look) found[begin] = std::move(mine);
+    });
+    if (!look) return;
+    std::vector<Unsettled> parts;
+    for (auto &[begin, part] : found) parts.push_back(std::move(part));
+    unsettled_.gather(parts, lanes_, threads_);
+    parallel_for(threads_, unsettled_.points.size(), [&](std::size_t begin, std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n)
+            std::copy_n(rows + unsettled_.points[n] * lanes_, lanes_, unsettled_.now.data() + n * lanes_);
+    });
+}
+
+// One step of the unsettled points, the others as they were.
+void MeanField::update_unsettled() {
+    const std::size_t count = unsettled_.points.size();
+    Buffer<float> moved(count * lanes_);
+    parallel_for(threads_, moved.size(), [&](std::size_t begin, std::size_t end) {
+        for (std::size_t e = begin; e < end; ++e) moved[e] = unsettled_.now[e] - unsettled_.before[e];
+    });
+    std::vector<const Ties *> ties;
+    for (std::size_t m = 0; m < pulls_.size(); ++m) {
+        ties.push_back(&unsettled_.ties[m]);
+        pulls_[m].kernel->lattice().splat_and_blur(*ties[m], moved.data(), int(lanes_), rows_[m], spare_, threads_);
+    }
+    const std::vector<const float *> sources(pulls_.size(), moved.data());
+    const std::int32_t *ids = unsettled_.points.data();
+    each_block(count, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> top(top_.size(), 0.0f);  // not of all points, so of no use
+        float *now = unsettled_.now.data() + begin * lanes_;
+        std::copy_n(unsettled_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
+        add_messages(0, ties, sources, ids, now, begin, end);
+        finish(ids, now, top.data(), begin, end);
+    });
+}
+
+// Pools labels that hold little, if that saves lanes; dissolves a pool that holds much. True if lanes changed.
+bool MeanField::adapt() {
+    if (savings_.pool <= 0) return false;
+    if (!pool_.empty() && top_[lanes_of_.size()] > 10 * savings_.pool) {
         Buffer<float> all(labels_ * points_);
         marginals(all.data());
         set_marginals(all.data());
-        pool_limit_ = 0;
-        return;
+        savings_.pool = 0;
+        return true;
     }
     std::vector<std::int32_t> places;
     for (std::size_t a = 0; a < lanes_of_.size(); ++a)
-        if (top_[a] <= pool_limit_) places.push_back(std::int32_t(a));
-    if (!places.empty() && width_for(lanes_of_.size() - places.size() + 1) < groups_ * lanes_) pool(places);
+        if (top_[a] <= savings_.pool) places.push_back(std::int32_t(a));
+    if (places.empty() || width_for(lanes_of_.size() - places.size() + 1) >= groups_ * lanes_) return false;
+    pool(places);
+    return true;
 }
 
 // places: of the labels to pool in lanes_of_, ascending; those that are pooled already stay so.
 void MeanField::pool(const std::vector<std::int32_t> &places) {
-    Buffer<float> all(labels_ * points_);
-    marginals(all.data());
-    std::vector<std::int32_t> kept, little;
+    const Buffer<float> old = std::move(q_);
+    const std::size_t stride = lanes_, old_pool = lanes_of_.size();
+    const auto old_lane = [&](std::size_t a) { return old.data() + (a / stride) * points_ * stride + a % stride; };
+    std::vector<const float *> kept, joining;
+    std::vector<std::int32_t> kept_labels, little;
     for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
-        const bool goes = std::binary_search(places.begin(), places.end(), std::int32_t(a));
-        (goes ? little : kept).push_back(lanes_of_[a]);
+        const bool joins = std::binary_search(places.begin(), places.end(), std::int32_t(a));
+        (joins ? little : kept_labels).push_back(lanes_of_[a]);
+        (joins ? joining : kept).push_back(old_lane(a));
     }
-    lanes_of_ = kept;
+    if (!pool_.empty()) joining.push_back(old_lane(old_pool));
+    lanes_of_ = kept_labels;
     pool_.add(little, energies_, points_, threads_);
+    q_ = Buffer<float>();
     layout();
-    each_block([&](std::size_t begin, std::size_t end) {
+    each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
             float *out = group(q_, a / lanes_) + a % lanes_;
-            const float *plane = a < lanes_of_.size() ? all.data() + std::size_t(lanes_of_[a]) * points_ : nullptr;
-            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = plane ? plane[i] : 0.0f;
-            if (a != lanes_of_.size()) continue;
-            for (const std::int32_t k : pool_.labels())
-                for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += all[k * points_ + i];
+            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = a < kept.size() ? kept[a][i * stride] : 0.0f;
+            if (a != kept.size()) continue;
+            for (const float *from : joining)
+                for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += from[i * stride];
         }
     });
 }

@@ -12,7 +12,7 @@
 namespace densecrf {
 
 // Of the message M to the pool, each label takes the share that its unary gives it among them. The pool's logit then is
-// log of the sum of exp(-energy + M x share); for small M its first terms in M are enough.
+// the log of the sum of exp(-energy + M x share); for small M its first terms in M, three cumulants, are enough.
 class Pool {
 public:
     bool empty() const { return labels_.empty(); }
@@ -21,45 +21,40 @@ public:
 
     void add(const std::vector<std::int32_t> &labels, const float *energies, std::size_t points, int threads) {
         labels_.insert(labels_.end(), labels.begin(), labels.end());
-        for (Buffer<float> *array : {&start_, &slope_, &curve_, &message_}) array->resize(points);
+        for (Buffer<float> *array : {&energy_, &slope_, &curve_, &bend_, &message_}) array->resize(points);
         std::fill(message_.begin(), message_.end(), 0.0f);
         parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
-            pool_moments(energies, points, labels_.data(), labels_.size(), start_.data(), slope_.data(), curve_.data(),
-                         begin, end);
+            pool_moments(energies, points, labels_.data(), labels_.size(), energy_.data(), slope_.data(), curve_.data(),
+                         bend_.data(), begin, end);
         });
     }
 
-    // Takes note of the message to a point and returns the pool's logit there.
-    float take(const float *energies, std::size_t points, std::size_t point, float message) {
-        message_[point] = message;
-        return logit(energies, points, point);
+    // N: minus the log of the labels' exp(-energy) together.
+    const float *energies() const { return energy_.data(); }
+
+    // Takes note of the messages to points ids[n] (or n, where ids is null) for n in [begin, end), the first at
+    // messages[0], and puts the pool's logits in their place.
+    void take(const float *energies, std::size_t points, const std::int32_t *ids, float *messages, std::size_t begin,
+              std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n) message_[ids ? ids[n] : n] = messages[n - begin];
+        pool_logits(energies, points, labels_.data(), labels_.size(), moments(), ids, messages, begin, end);
     }
 
     // Probabilities of its labels into planes of K x N, for points [begin, end); together[i x stride] is their sum.
     void spread(const float *energies, std::size_t points, const float *together, std::size_t stride, float *out,
                 std::size_t begin, std::size_t end) const {
-        std::vector<float> whole(end - begin);
-        for (std::size_t i = begin; i < end; ++i) whole[i - begin] = logit(energies, points, i);
+        std::vector<float> whole(message_.begin() + begin, message_.begin() + end);
+        pool_logits(energies, points, labels_.data(), labels_.size(), moments(), nullptr, whole.data(), begin, end);
         for (const std::int32_t k : labels_)
-            spread_pool(energies + k * points, start_.data(), message_.data(), whole.data(), together, stride,
+            spread_pool(energies + k * points, energy_.data(), message_.data(), whole.data(), together, stride,
                         out + k * points, begin, end);
     }
 
 private:
-    float logit(const float *energies, std::size_t points, std::size_t point) const {
-        constexpr float small = 0.25f;  // below, the third-order term is under 3e-4 of a probability of some hundredths
-        const float start = start_[point], message = message_[point];
-        if (message < small) return start + message * (slope_[point] + 0.5f * message * curve_[point]);
-        float sum = 0;
-        for (const std::int32_t k : labels_) {
-            const float share = std::exp(-energies[k * points + point] - start);
-            sum += share * std::exp(message * share);
-        }
-        return start + std::log(sum);
-    }
+    PoolMoments moments() const { return {energy_.data(), slope_.data(), curve_.data(), bend_.data()}; }
 
     std::vector<std::int32_t> labels_;
-    Buffer<float> start_, slope_, curve_, message_;  // N each
+    Buffer<float> energy_, slope_, curve_, bend_, message_;  // N each
 };
 
 }  // namespace densecrf

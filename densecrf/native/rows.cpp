@@ -10,18 +10,50 @@
 namespace densecrf {
 namespace {
 
+// L floats that are kept in registers: left to itself, a compiler may turn the loops below inside out.
+#if defined(__GNUC__)
 template <int L>
-DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const Touch *touches, const float *before,
-                                 const float *values, float *rows, std::size_t begin, std::size_t end) {
-    for (std::size_t v = begin; v < end; ++v) {
-        float sum[L] = {};
-        for (std::int32_t t = first[v]; t < first[v + 1]; ++t) {
-            const std::size_t point = touches[t].point;
-            const float w = before ? touches[t].weight * before[point] : touches[t].weight;
-            const float *value = values + point * L;
-            for (int k = 0; k < L; ++k) sum[k] += w * value[k];
+struct Lanes {
+    typedef float type __attribute__((vector_size(L * sizeof(float))));
+};
+#else
+template <int L>
+struct Lanes {
+    struct type {
+        float lane[L] = {};
+        type &operator+=(const type &other) {
+            for (int k = 0; k < L; ++k) lane[k] += other.lane[k];
+            return *this;
         }
-        std::memcpy(rows + (v + 1) * L, sum, sizeof sum);
+        friend type operator+(type a, const type &b) { return a += b; }
+        friend type operator*(const type &a, const type &b) {
+            type product;
+            for (int k = 0; k < L; ++k) product.lane[k] = a.lane[k] * b.lane[k];
+            return product;
+        }
+        friend type operator*(float factor, type a) {
+            for (int k = 0; k < L; ++k) a.lane[k] *= factor;
+            return a;
+        }
+    };
+};
+#endif
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
+    typename Lanes<L>::type lanes;
+    std::memcpy(&lanes, row, sizeof lanes);
+    return lanes;
+}
+
+template <int L>
+DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const Touch *touches, const float *values, float *rows,
+                                 std::size_t begin, std::size_t end) {
+    for (std::size_t v = begin; v < end; ++v) {
+        typename Lanes<L>::type sum{};
+        for (std::int32_t t = first[v]; t < first[v + 1]; ++t)
+            sum += touches[t].weight * load<L>(values + std::size_t(touches[t].point) * L);
+        std::memcpy(rows + (v + 1) * L, &sum, sizeof sum);
     }
 }
 
@@ -29,27 +61,62 @@ template <int L>
 DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
                                 std::size_t end) {
     for (std::size_t v = begin; v < end; ++v) {
-        const float *own = rows + (v + 1) * L;
-        const float *lower = rows + std::size_t(pairs[2 * v]) * L;
-        const float *upper = rows + std::size_t(pairs[2 * v + 1]) * L;
-        float *out = blurred + (v + 1) * L;
-        for (int k = 0; k < L; ++k) out[k] = own[k] + 0.5f * (lower[k] + upper[k]);
+        const auto lower = load<L>(rows + std::size_t(pairs[2 * v]) * L);
+        const auto upper = load<L>(rows + std::size_t(pairs[2 * v + 1]) * L);
+        const typename Lanes<L>::type out = load<L>(rows + (v + 1) * L) + 0.5f * (lower + upper);
+        std::memcpy(blurred + (v + 1) * L, &out, sizeof out);
     }
 }
 
 template <int L>
 DENSECRF_INLINE void slice_lanes(int corners, const std::int32_t *vertex, const float *weight, const float *rows,
-                                 const float *after, const float *strength, float *out, std::size_t begin,
-                                 std::size_t end) {
+                                 const float *strength, float *out, std::size_t begin, std::size_t end) {
+    const auto pull = load<L>(strength);
     for (std::size_t i = begin; i < end; ++i) {
-        float sum[L] = {};
-        for (int c = 0; c < corners; ++c) {
-            const float w = weight[i * corners + c];
-            const float *row = rows + std::size_t(vertex[i * corners + c]) * L;
-            for (int k = 0; k < L; ++k) sum[k] += w * row[k];
-        }
-        const float scale = after ? after[i] : 1.0f;
-        for (int k = 0; k < L; ++k) out[i * L + k] += scale * strength[k] * sum[k];
+        typename Lanes<L>::type sum{};
+        for (int c = 0; c < corners; ++c)
+            sum += weight[i * corners + c] * load<L>(rows + std::size_t(vertex[i * corners + c]) * L);
+        float *row = out + (i - begin) * L;
+        sum = load<L>(row) + pull * sum;
+        std::memcpy(row, &sum, sizeof sum);
+    }
+}
+
+// One lane alone: here the compiler does well to take several touches, vertices or points at a time.
+template <>
+DENSECRF_INLINE void splat_lanes<1>(const std::int32_t *first, const Touch *touches, const float *values, float *rows,
+                                    std::size_t begin, std::size_t end) {
+    for (std::size_t v = begin; v < end; ++v) {
+        float sum = 0;
+        for (std::int32_t t = first[v]; t < first[v + 1]; ++t) sum += touches[t].weight * values[touches[t].point];
+        rows[v + 1] = sum;
+    }
+}
+
+template <>
+DENSECRF_INLINE void blur_lanes<1>(const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
+                                   std::size_t end) {
+    for (std::size_t v = begin; v < end; ++v)
+        blurred[v + 1] = rows[v + 1] + 0.5f * (rows[pairs[2 * v]] + rows[pairs[2 * v + 1]]);
+}
+
+template <>
+DENSECRF_INLINE void slice_lanes<1>(int corners, const std::int32_t *vertex, const float *weight, const float *rows,
+                                    const float *strength, float *out, std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+        float sum = 0;
+        for (int c = 0; c < corners; ++c) sum += weight[i * corners + c] * rows[vertex[i * corners + c]];
+        out[i - begin] += *strength * sum;
+    }
+}
+
+template <int L>
+DENSECRF_INLINE void load_lanes(const float *const *planes, float *out, std::size_t begin, std::size_t end) {
+    for (int k = 0; k < L; ++k) {
+        if (planes[k])
+            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -planes[k][i];
+        else
+            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = 0;
     }
 }
 
@@ -119,9 +186,9 @@ DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, f
         default: call(16); break;     \
     }
 
-DENSECRF_CLONES void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *before,
-                           const float *values, float *rows, std::size_t begin, std::size_t end) {
-#define CALL(L) splat_lanes<L>(first, touches, before, values, rows, begin, end)
+DENSECRF_CLONES void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *values,
+                           float *rows, std::size_t begin, std::size_t end) {
+#define CALL(L) splat_lanes<L>(first, touches, values, rows, begin, end)
     DENSECRF_FOR_LANES(CALL)
 #undef CALL
 }
@@ -134,9 +201,9 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *pair
 }
 
 DENSECRF_CLONES void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *weight,
-                               const float *rows, const float *after, const float *strength, float *out,
-                               std::size_t begin, std::size_t end) {
-#define CALL(L) slice_lanes<L>(corners, vertex, weight, rows, after, strength, out, begin, end)
+                               const float *rows, const float *strength, float *out, std::size_t begin,
+                               std::size_t end) {
+#define CALL(L) slice_lanes<L>(corners, vertex, weight, rows, strength, out, begin, end)
     DENSECRF_FOR_LANES(CALL)
 #undef CALL
 }
@@ -144,6 +211,13 @@ DENSECRF_CLONES void slice_add(int lanes, int corners, const std::int32_t *verte
 DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top,
                              std::size_t begin, std::size_t end) {
 #define CALL(L) softmax_lanes<L>(groups, labels, stride, rows, top, begin, end)
+    DENSECRF_FOR_LANES(CALL)
+#undef CALL
+}
+
+DENSECRF_CLONES void load_logits(int lanes, const float *const *planes, float *out, std::size_t begin,
+                                 std::size_t end) {
+#define CALL(L) load_lanes<L>(planes, out, begin, end)
     DENSECRF_FOR_LANES(CALL)
 #undef CALL
 }

@@ -13,21 +13,25 @@ struct Touch {
     float weight;
 };
 
-// rows[v + 1] = sum over the touches of vertex v of weight x before[point] x values[point]; `before` may be null.
-void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *before, const float *values,
-           float *rows, std::size_t begin, std::size_t end);
+// rows[v + 1] = sum over the touches of vertex v of weight x values[point].
+void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *values, float *rows,
+           std::size_t begin, std::size_t end);
 
 // blurred[v + 1] = rows[v + 1] + (rows[lower] + rows[upper]) / 2; pairs holds the two row numbers of each vertex.
 void blur(int lanes, const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin, std::size_t end);
 
-// out[i] += after[i] x strength x sum over corners of weight x rows[vertex]; `after` may be null (then 1).
+// out[i - begin] += strength x sum over corners of weight x rows[vertex], lane by lane, for points i in [begin, end).
 void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *weight, const float *rows,
-               const float *after, const float *strength, float *out, std::size_t begin, std::size_t end);
+               const float *strength, float *out, std::size_t begin, std::size_t end);
 
 // Rows of `groups` x lanes logits, group g of pixel i at rows + g x stride + i x lanes, to probabilities in place.
 // Lanes beyond `labels` become zero. top[k] becomes the maximum of what it was and label k's probabilities.
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top, std::size_t begin,
              std::size_t end);
+
+// out[i x lanes + k] = -plane k[i - begin ...]: energies of up to `lanes` planes (null: zero) to rows of logits, for
+// points [begin, end); the first row is written to out.
+void load_logits(int lanes, const float *const *planes, float *out, std::size_t begin, std::size_t end);
 
 // first[i] = 1 / (1 + exp(second[i] - first[i])): the probability of the first of two logits. *high and *low are widened
 // to contain the results.

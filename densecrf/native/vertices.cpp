@@ -37,119 +37,201 @@ struct Packing {
     static constexpr int margin = 3;
 };
 
-// Calls use(corner number, key) for the corners of points [begin, end): from the vertex of remainder c to that of
-// remainder c + 1 is a step back along the axis whose offset has rank d - c.
-template <class Use>
-void for_each_key(const Simplexes &s, const Packing &packing, std::size_t begin, std::size_t end, const Use &use) {
+// keys: of the corners of points [begin, end): from the vertex of remainder k to that of remainder k + 1 is a step back
+// along the axis whose offset has rank d - k.
+void find_keys(const Simplexes &s, const Packing &packing, std::size_t begin, std::size_t end, Key *keys) {
     const int d = s.dimensions, corners = d + 1;
-    std::vector<Key> step(corners);
-    for (std::size_t p = begin; p < end; ++p) {
+    for (std::size_t p = begin; p < end; ++p, keys += corners) {
         const std::int32_t *cell = s.cell.data() + p * d;
         const std::uint8_t *rank = s.rank.data() + p * corners;
         Key key = 0;
         for (int i = 0; i < d; ++i)
             key += Key(std::int64_t(cell[i]) - s.low[i] + Packing::margin) << packing.shift[i];
-        for (int i = 0; i < corners; ++i) step[rank[i]] = packing.unit[i];
-        for (int c = 0; c < corners; ++c) {
-            use(p * corners + c, key);
-            key -= step[d - c];
+        for (int i = 0; i < corners; ++i) keys[rank[i]] = packing.unit[i];  // for now, the steps
+        for (int k = 0, l = d; k < l; ++k, --l) std::swap(keys[k], keys[l]);
+        for (int k = 0; k < corners; ++k) {
+            const Key step = keys[k];
+            keys[k] = key;
+            key -= step;
         }
     }
 }
 
-inline std::size_t scramble(Key key) {
-    key *= 0x9E3779B97F4A7C15ull;
-    return std::size_t(key ^ (key >> 32));
-}
-
-// Gives keys numbers 0, 1, 2 ... in the order they come.
-class Numbering {
+// A set of keys; a key is known by its slot until the next growth. No key is 0, as fields have a margin.
+class KeySet {
 public:
-    explicit Numbering(std::size_t expected) : slots_(4096) {
-        while (slots_.size() < expected) slots_.resize(slots_.size() * 2);
+    explicit KeySet(std::size_t expected) {
+        std::size_t size = 4096;
+        while (size < expected) size *= 2;
+        slots_.assign(size, 0);
     }
 
-    std::int32_t number(Key key) {
-        const std::size_t mask = slots_.size() - 1;
-        std::size_t place = scramble(key) & mask;
-        while (slots_[place].number >= 0) {
-            if (slots_[place].key == key) return slots_[place].number;
-            place = (place + 1) & mask;
+    std::size_t size() const { return slots_.size(); }
+    std::size_t count() const { return count_; }
+    Key at(std::size_t slot) const { return slots_[slot]; }
+    bool has_room(std::size_t more) const { return (count_ + more) * 3 < slots_.size() * 2; }
+
+    void expect(Key key) const {
+#if defined(__GNUC__)
+        __builtin_prefetch(slots_.data() + home(key));
+#else
+        (void)key;
+#endif
+    }
+
+    std::size_t add(Key key) {
+        std::size_t slot = home(key);
+        while (slots_[slot] != key) {
+            if (slots_[slot] == 0) {
+                slots_[slot] = key;
+                ++count_;
+                break;
+            }
+            slot = (slot + 1) & (slots_.size() - 1);
         }
-        slots_[place] = {key, std::int32_t(keys_.size())};
-        keys_.push_back(key);
-        if (keys_.size() * 3 > slots_.size() * 2) grow();
-        return std::int32_t(keys_.size() - 1);
+        return slot;
     }
 
-    const Buffer<Key> &keys() const { return keys_; }
+    // Doubles; returns the new slot of each old one.
+    Buffer<std::int32_t> grow() {
+        Buffer<Key> old(slots_.size() * 2, 0);
+        old.swap(slots_);
+        count_ = 0;
+        Buffer<std::int32_t> moved(old.size());
+        for (std::size_t slot = 0; slot < old.size(); ++slot)
+            if (old[slot]) moved[slot] = std::int32_t(add(old[slot]));
+        return moved;
+    }
 
 private:
-    struct Slot {
-        Key key = 0;
-        std::int32_t number = -1;
-    };
-
-    void grow() {
-        Buffer<Slot> larger(slots_.size() * 2);
-        const std::size_t mask = larger.size() - 1;
-        for (const Slot &slot : slots_) {
-            if (slot.number < 0) continue;
-            std::size_t place = scramble(slot.key) & mask;
-            while (larger[place].number >= 0) place = (place + 1) & mask;
-            larger[place] = slot;
-        }
-        slots_.swap(larger);
+    std::size_t home(Key key) const {
+        key *= 0x9E3779B97F4A7C15ull;
+        return std::size_t(key ^ (key >> 32)) & (slots_.size() - 1);
     }
 
-    Buffer<Slot> slots_;
-    Buffer<Key> keys_;
+    Buffer<Key> slots_;
+    std::size_t count_ = 0;
 };
 
 struct Entry {
     Key key;
-    std::int32_t number;
+    std::int32_t slot;
 };
 
-// Sorts by key, 11 bits a pass from the lowest; `spare` is scratch of the same size.
-void radix_sort(Buffer<Entry> &entries, int bits) {
-    Buffer<Entry> spare(entries.size());
-    for (int shift = 0; shift < bits; shift += 11) {
-        std::vector<std::size_t> start(2049, 0);
-        for (const Entry &e : entries) ++start[((e.key >> shift) & 2047) + 1];
-        for (std::size_t i = 0; i < 2048; ++i) start[i + 1] += start[i];
-        for (const Entry &e : entries) spare[start[(e.key >> shift) & 2047]++] = e;
+// Sorts by the `bits` bits of key_of(entry) from `low` up, the lowest digit first.
+template <class T, class KeyOf>
+void radix_sort(Buffer<T> &entries, int low, int bits, const KeyOf &key_of) {
+    const int passes = (bits + 10) / 11, width = (bits + passes - 1) / std::max(passes, 1);
+    const Key mask = (Key(1) << width) - 1;
+    Buffer<T> spare(entries.size());
+    for (int pass = 0; pass < passes; ++pass) {
+        const int shift = low + pass * width;
+        std::vector<std::size_t> start(mask + 2, 0);
+        for (const T &e : entries) ++start[((key_of(e) >> shift) & mask) + 1];
+        for (std::size_t i = 0; i <= mask; ++i) start[i + 1] += start[i];
+        for (const T &e : entries) spare[start[(key_of(e) >> shift) & mask]++] = e;
         entries.swap(spare);
     }
 }
 
-// Keys that split the corners into about equal parts: quantiles of a sample.
-std::vector<Key> find_pivots(const Simplexes &s, const Packing &packing, int parts) {
-    std::vector<Key> sample, pivots;
-    const std::size_t stride = std::max<std::size_t>(1, s.points / 1024);
-    for (std::size_t p = 0; p < s.points; p += stride)
-        for_each_key(s, packing, p, p + 1, [&](std::size_t, Key key) { sample.push_back(key); });
-    std::sort(sample.begin(), sample.end());
-    for (int part = 1; part < parts; ++part) pivots.push_back(sample[sample.size() * part / parts]);
-    return pivots;
+// The vertices that some of the points touch.
+struct Part {
+    std::size_t begin, end;        // points
+    Buffer<Key> keys;              // sorted
+    Buffer<std::int32_t> slots;    // of the keys
+    std::size_t slot_count = 0;
+
+    // Puts slots into `corner`.
+    void collect(const Simplexes &s, const Packing &packing, std::int32_t *corner) {
+        constexpr std::size_t batch = 16;  // points whose slots are fetched at a time
+        const std::size_t corners = s.dimensions + 1;
+        KeySet set(2 * (end - begin));
+        std::vector<Key> found(batch * corners);
+        for (std::size_t p = begin; p < end; p += batch) {
+            const std::size_t stop = std::min(end, p + batch), count = (stop - p) * corners;
+            if (!set.has_room(count)) {
+                const Buffer<std::int32_t> moved = set.grow();
+                for (std::size_t place = begin * corners; place < p * corners; ++place) corner[place] = moved[corner[place]];
+            }
+            find_keys(s, packing, p, stop, found.data());
+            for (std::size_t n = 0; n < count; ++n) set.expect(found[n]);
+            for (std::size_t n = 0; n < count; ++n) corner[p * corners + n] = std::int32_t(set.add(found[n]));
+        }
+        slot_count = set.size();
+        keys.resize(set.count());
+        slots.resize(set.count());
+        sort(set, packing.bits);
+    }
+
+private:
+    void sort(const KeySet &set, int bits) {
+        int slot_bits = 0;
+        while (set.size() >> slot_bits) ++slot_bits;
+        std::size_t n = 0;
+        if (bits + slot_bits <= 64) {  // key and slot fit into one number
+            Buffer<Key> entries(keys.size());
+            for (std::size_t slot = 0; slot < set.size(); ++slot)
+                if (set.at(slot)) entries[n++] = set.at(slot) << slot_bits | slot;
+            radix_sort(entries, slot_bits, bits, [](Key e) { return e; });
+            for (n = 0; n < entries.size(); ++n) {
+                keys[n] = entries[n] >> slot_bits;
+                slots[n] = std::int32_t(entries[n] & ((Key(1) << slot_bits) - 1));
+            }
+            return;
+        }
+        Buffer<Entry> entries(keys.size());
+        for (std::size_t slot = 0; slot < set.size(); ++slot)
+            if (set.at(slot)) entries[n++] = {set.at(slot), std::int32_t(slot)};
+        radix_sort(entries, 0, bits, [](const Entry &e) { return e.key; });
+        for (n = 0; n < entries.size(); ++n) {
+            keys[n] = entries[n].key;
+            slots[n] = entries[n].slot;
+        }
+    }
+};
+
+// The keys of all parts, sorted, each once: lists are merged two by two.
+Buffer<Key> unite(const std::vector<Part> &parts, int threads) {
+    std::vector<Buffer<Key>> lists;
+    for (const Part &part : parts) lists.push_back(part.keys);
+    while (lists.size() > 1) {
+        std::vector<Buffer<Key>> merged((lists.size() + 1) / 2);
+        parallel_for(threads, merged.size(), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t m = begin; m < end; ++m) {
+                if (2 * m + 1 == lists.size()) {
+                    merged[m] = std::move(lists[2 * m]);
+                    continue;
+                }
+                const Buffer<Key> &a = lists[2 * m], &b = lists[2 * m + 1];
+                merged[m].resize(a.size() + b.size());
+                merged[m].resize(std::set_union(a.begin(), a.end(), b.begin(), b.end(), merged[m].begin()) - merged[m].begin());
+            }
+        }, 1);
+        lists.swap(merged);
+    }
+    return std::move(lists[0]);
 }
 
+// Two walks along the sorted keys, one of them a step ahead; free of branches, which nothing could predict.
 void find_neighbours(Vertices &vertices, const Buffer<Key> &keys, const Simplexes &s, const Packing &packing,
                      int threads) {
-    const int corners = s.dimensions + 1;
-    vertices.neighbours.assign(std::size_t(corners) * 2 * vertices.count, 0);
-    for (int axis = 0; axis < corners; ++axis) {
+    const std::size_t corners = s.dimensions + 1, count = vertices.count;
+    vertices.neighbours.resize(corners * 2 * count);
+    parallel_for(threads, vertices.neighbours.size(), [&](std::size_t begin, std::size_t end) {
+        std::fill(vertices.neighbours.begin() + begin, vertices.neighbours.begin() + end, 0);
+    });
+    for (std::size_t axis = 0; axis < corners; ++axis) {
         const Key step = packing.unit[axis];
-        std::int32_t *pairs = vertices.neighbours.data() + std::size_t(axis) * 2 * vertices.count;
-        parallel_for(threads, vertices.count, [&](std::size_t begin, std::size_t end) {
-            auto other = std::lower_bound(keys.begin(), keys.end(), keys[begin] + step);
-            for (std::size_t v = begin; v < end; ++v) {
-                const Key wanted = keys[v] + step;
-                while (other != keys.end() && *other < wanted) ++other;
-                if (other == keys.end() || *other != wanted) continue;
-                const std::size_t up = std::size_t(other - keys.begin());
-                pairs[2 * v] = std::int32_t(up + 1);  // and this vertex is that one's neighbour down the axis
-                pairs[2 * up + 1] = std::int32_t(v + 1);
+        std::int32_t *pairs = vertices.neighbours.data() + axis * 2 * count;
+        parallel_for(threads, count, [&](std::size_t begin, std::size_t end) {
+            std::int32_t scratch;
+            std::size_t v = begin, up = std::lower_bound(keys.begin(), keys.end(), keys[begin] + step) - keys.begin();
+            while (v < end && up < count) {
+                const Key wanted = keys[v] + step, key = keys[up];
+                pairs[2 * v] = key == wanted ? std::int32_t(up + 1) : 0;
+                *(key == wanted ? pairs + 2 * up + 1 : &scratch) = std::int32_t(v + 1);
+                v += key >= wanted;
+                up += key <= wanted;
             }
         });
     }
@@ -168,49 +250,32 @@ void find_blocks(Vertices &vertices, const Buffer<Key> &keys, const Simplexes &s
 }
 
 Vertices number_packed(const Simplexes &s, const Packing &packing, int threads) {
-    const std::size_t all = s.points * (s.dimensions + 1);
+    const std::size_t corners = s.dimensions + 1;
     Vertices vertices;
-    vertices.corner.resize(all);
-    const std::size_t most_numbers = std::numeric_limits<std::int32_t>::max();
-    const int parts = int(std::min({std::size_t(std::min(threads, 64)), 1 + s.points / 4096, most_numbers / all}));
-    const std::vector<Key> pivots = find_pivots(s, packing, parts);
-    const std::int32_t stride = std::numeric_limits<std::int32_t>::max() / parts;  // first numbers of the parts
-    std::vector<Buffer<Key>> keys(parts);
-    std::vector<Buffer<std::int32_t>> place(parts);  // number of first touch -> place in sorted order
-    parallel_for(parts, parts, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t part = begin; part < end; ++part) {  // each part looks at all keys and takes its range
-            const Key least = part ? pivots[part - 1] : 0;
-            const bool last = part + 1 == std::size_t(parts);
-            const Key most = last ? ~Key(0) : pivots[part];
-            Numbering numbering(s.points / parts);
-            for_each_key(s, packing, 0, s.points, [&](std::size_t corner, Key key) {
-                if (key >= least && (key < most || last))
-                    vertices.corner[corner] = std::int32_t(part) * stride + numbering.number(key);
-            });
-            Buffer<Entry> entries(numbering.keys().size());
-            for (std::size_t i = 0; i < entries.size(); ++i) entries[i] = {numbering.keys()[i], std::int32_t(i)};
-            radix_sort(entries, packing.bits);
-            place[part].resize(entries.size());
-            keys[part].resize(entries.size());
-            for (std::size_t i = 0; i < entries.size(); ++i) {
-                place[part][entries[i].number] = std::int32_t(i);
-                keys[part][i] = entries[i].key;
-            }
-        }
-    }, 1);
-    std::vector<std::int32_t> before(parts);
-    Buffer<Key> sorted;
-    for (int part = 0; part < parts; ++part) {
-        before[part] = std::int32_t(sorted.size()) + 1;
-        sorted.insert(sorted.end(), keys[part].begin(), keys[part].end());
+    vertices.corner.resize(s.points * corners);
+    std::vector<Part> parts(std::min<std::size_t>(std::min(threads, 64), 1 + s.points / 4096));
+    const auto each_part = [&](const auto &work) {
+        parallel_for(int(parts.size()), parts.size(), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n) work(parts[n]);
+        }, 1);
+    };
+    for (std::size_t n = 0; n < parts.size(); ++n) {
+        parts[n].begin = s.points * n / parts.size();
+        parts[n].end = s.points * (n + 1) / parts.size();
     }
+    each_part([&](Part &part) { part.collect(s, packing, vertices.corner.data()); });
+    const Buffer<Key> sorted = unite(parts, threads);
     vertices.count = sorted.size();
-    parallel_for(threads, all, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t corner = begin; corner < end; ++corner) {
-            const std::int32_t part = vertices.corner[corner] / stride;
-            vertices.corner[corner] = before[part] + place[part][vertices.corner[corner] - part * stride];
+    each_part([&](Part &part) {
+        Buffer<std::int32_t> row(part.slot_count);
+        for (std::size_t n = 0, v = 0; n < part.keys.size(); ++n) {
+            while (sorted[v] != part.keys[n]) ++v;
+            row[part.slots[n]] = std::int32_t(v + 1);
         }
+        for (std::size_t place = part.begin * corners; place < part.end * corners; ++place)
+            vertices.corner[place] = row[vertices.corner[place]];
     });
+    parts.clear();
     find_neighbours(vertices, sorted, s, packing, threads);
     find_blocks(vertices, sorted, s, packing);
     return vertices;

@@ -8,6 +8,7 @@ import densecrf
 LADDER = [
     "params",
     "memory",
+    "threads",
     "unary",
     "kernels",
     "exact",

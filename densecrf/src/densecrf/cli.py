@@ -16,7 +16,7 @@ import numpy as np
 
 import densecrf
 from densecrf import _native
-from densecrf.lattice import thread_count
+from densecrf.threads import thread_count
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,12 +12,19 @@ from numpy.typing import ArrayLike
 from densecrf import exact, lattice
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.params import NORMALIZATIONS, Params
+from densecrf.threads import thread_count
 from densecrf.unary import real_array, unary_from_probabilities
 
 BACKENDS = ("lattice", "exact")
 POOL = 0.1
 """Labels whose probability is nowhere higher share one message by default; on noisy maps of 21 labels this changes no
 probability by more than 2e-3, and by no more than 1e-6 on the mean (see the package's README)."""
+SETTLED = 3e-4
+"""From the third step on, pixels none of whose probabilities moved by more in a full step rest for two or three steps, by
+default; the last step is a full one (measured differences in the package's README)."""
+
+GRID_POINTS_KEPT = 2**19
+"""Smoothness kernels over no more points than this are kept for the next image of their size (about 50 bytes a point)."""
 
 
 class DenseCRF:
@@ -35,6 +42,8 @@ class DenseCRF:
         backend: "lattice" (permutohedral, linear in N) or "exact" (quadratic).
         threads: how many to use; by default as many as this process may run on.
         pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
+        settled: pixels none of whose probabilities moves by more than this in a step rest for two or three steps, if no
+            tolerance or callback asks for each step; 0: none rests.
 
     Raises:
         ValueError: for unknown options, or kernels that do not fit each other.
@@ -53,6 +62,7 @@ class DenseCRF:
         backend: str = "lattice",
         threads: int | None = None,
         pool: float = POOL,
+        settled: float = SETTLED,
     ):
         if backend not in BACKENDS:
             raise ValueError(f"got backend {backend!r}, wanted one of: {', '.join(BACKENDS)}")
@@ -60,22 +70,15 @@ class DenseCRF:
             raise ValueError(f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}")
         if not 0 <= pool < 1:
             raise ValueError(f"got pool = {pool}, wanted at least 0 and under 1")
+        if not 0 <= settled < 1:
+            raise ValueError(f"got settled = {settled}, wanted at least 0 and under 1")
         self._compatibility = None if compatibility is None else real_array("compatibility", compatibility)
-        self._backend, self._pool, self._threads = backend, pool, lattice.thread_count(threads)
+        self._backend, self._pool, self._settled = backend, pool, settled
+        self._threads = thread_count(threads)
         self._weights = [float(real_array("weights", kernel.weight)) for kernel in kernels]
-        features = [kernel.features() for kernel in kernels]
-        sizes = {f.shape[-2] for f in features}
-        batches = {len(f) for f in features if f.ndim == 3}
-        if len(sizes) > 1 or len(batches) > 1:
-            raise ValueError(
-                f"got kernels over {sorted(sizes)} points and batches of {sorted(batches)}, wanted one size"
-            )
-        self._points = sizes.pop() if sizes else None
-        self._batch = batches.pop() if batches else None
-        self._kernels = [
-            [self._kernel(one, normalization, include_self) for one in (f if f.ndim == 3 else f[None])]
-            for f in features
-        ]
+        self._points: int | None = None
+        self._batch: int | None = None
+        self._kernels = [self._prepare(kernel, normalization, include_self) for kernel in kernels]
 
     def infer(
         self,
@@ -118,6 +121,14 @@ class DenseCRF:
         for image, (one, first) in enumerate(zip(flat, starts, strict=True)):
             out[image] = self._infer_one(image, one, first, iterations, tolerance, tell)
         return out.reshape(energies.shape)
+
+    def _infer_in_place(self, unary: np.ndarray, iterations: int) -> np.ndarray:
+        """``infer`` of finite C-contiguous float32 energies, which the marginals take the place of."""
+        if iterations < 0:
+            raise ValueError(f"got {iterations} iterations, wanted at least 0")
+        for image, one in enumerate(self._images(unary)[0]):
+            one[...] = self._infer_one(image, one, None, iterations, None, None, into=one)
+        return unary
 
     def map(self, unary: ArrayLike, *, iterations: int = 10) -> np.ndarray:
         """The label of highest marginal at every point: unary's shape without K, int64. Arguments as in ``infer``."""
@@ -168,10 +179,28 @@ class DenseCRF:
             values.append(self._expected_energy(image, q, one) - entropy)
         return np.array(values) if self._is_batch(energies) else values[0]
 
-    def _kernel(self, features: np.ndarray, normalization: str, include_self: bool) -> exact.Kernel | lattice.Kernel:
+    def _prepare(
+        self, kernel: Gaussian | Bilateral | Features, normalization: str, include_self: bool
+    ) -> list[exact.Kernel | lattice.Kernel]:
+        """One prepared kernel, or one for each image of a batch."""
+        if isinstance(kernel, Gaussian) and self._backend == "lattice" and math.prod(kernel.shape) <= GRID_POINTS_KEPT:
+            self._check_size(math.prod(kernel.shape), None)
+            return [_grid_kernel(kernel.shape, kernel.xy_std, normalization, include_self, self._threads)]
+        features = kernel.features()
+        self._check_size(features.shape[-2], len(features) if features.ndim == 3 else None)
+        images = features if features.ndim == 3 else features[None]
         if self._backend == "exact":
-            return exact.Kernel(features, normalization, include_self)
-        return lattice.Kernel(lattice.Lattice(features, threads=self._threads), normalization, include_self)
+            return [exact.Kernel(one, normalization, include_self) for one in images]
+        return [lattice.Kernel(one, normalization, include_self, threads=self._threads) for one in images]
+
+    def _check_size(self, points: int, batch: int | None) -> None:
+        if self._points not in (None, points) or (batch and self._batch not in (None, batch)):
+            raise ValueError(
+                f"got kernels over {sorted({self._points or points, points})} points and batches of "
+                f"{sorted({self._batch or 1, batch or 1})}, wanted one size"
+            )
+        self._points = points
+        self._batch = batch or self._batch
 
     def _is_batch(self, array: np.ndarray) -> bool:
         """Whether an array is (B, K, …): the kernels are a batch, or only so does its size fit."""
@@ -212,6 +241,7 @@ class DenseCRF:
         iterations: int,
         tolerance: float | None,
         tell: Callable[[int, np.ndarray], object] | None,
+        into: np.ndarray | None = None,
     ) -> np.ndarray:
         if unary.size == 0:
             return unary
@@ -221,12 +251,12 @@ class DenseCRF:
         if self._backend == "exact":
             field = exact.MeanField(unary, kernels, strengths)  # type: ignore[arg-type]
         else:
-            field = lattice.MeanField(unary, kernels, strengths, pool=self._pool, threads=self._threads)  # type: ignore[arg-type]
+            field = lattice.MeanField(unary, kernels, strengths, pool=self._pool, settled=self._settled, threads=self._threads)  # type: ignore[arg-type]
         if start is not None:
             field.start_from(start)
         if tolerance is None and tell is None:
             field.run(iterations)
-            return field.marginals().astype(np.float32, copy=False)
+            return field.marginals(into).astype(np.float32, copy=False)
         before = after = field.marginals()
         for step in range(1, iterations + 1):
             field.run(1)
@@ -297,7 +327,7 @@ def refine(
     fits = photo.shape[batch : 2 + batch] == size and (not batch or photo.shape[0] == scores.shape[0])
     if photo.ndim not in ((4,) if batch else (2, 3)) or not fits:
         raise ValueError(f"got an image {photo.shape} and probabilities {scores.shape}, wanted (H, W, 3) and (K, H, W)")
-    unary = unary_from_probabilities(scores)
+    unary = unary_from_probabilities(scores, threads=threads)
     if unary.size == 0:
         return unary
     kernels = [
@@ -309,4 +339,17 @@ def refine(
         if kernel.weight > 0
     ]
     crf = DenseCRF(kernels, normalization=params.normalization, backend=backend, threads=threads)
-    return crf.infer(unary, iterations=iterations)
+    return crf._infer_in_place(unary, iterations)
+
+
+@lru_cache(maxsize=2)
+def _grid_kernel(
+    shape: tuple[int, ...],
+    xy_std: float | tuple[float, ...],
+    normalization: str,
+    include_self: bool,
+    threads: int,
+) -> lattice.Kernel:
+    """A smoothness kernel; the last two are kept, as photos of a set often share their size."""
+    features = Gaussian(shape, xy_std).features()
+    return lattice.Kernel(features, normalization, include_self, threads=threads)

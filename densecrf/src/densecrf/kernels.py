@@ -80,9 +80,9 @@ class Bilateral:
         require_room(height * width, 2 + channels)
         out = np.empty((height * width, 2 + channels), np.float32)
         out[:, :2] = Gaussian((height, width), self.xy_std).features()
-        levels = real_array("image levels", image).reshape(height * width, channels)
+        levels = image if image.dtype == np.uint8 else real_array("image levels", image)
         with np.errstate(over="ignore"):
-            np.divide(levels, scale, out=out[:, 2:])
+            np.divide(levels.reshape(height * width, channels), scale, out=out[:, 2:])
         return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from densecrf import _native
 from densecrf.kernels import require_room
+from densecrf.threads import thread_count
 from densecrf.unary import real_array
 
 MAX_DIMENSIONS = 128
@@ -33,10 +33,7 @@ class Lattice:
     """
 
     def __init__(self, features: ArrayLike, *, threads: int | None = None):
-        array = np.ascontiguousarray(real_array("features", features))
-        if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
-            raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
-        require_room(*array.shape)
+        array = _checked_features(features)
         self._threads = thread_count(threads)
         self._native = _native.Lattice(array, self._threads)
         self._points = array.shape[0]
@@ -66,17 +63,18 @@ class Lattice:
 
 
 class Kernel:
-    """A Gaussian over a lattice's points with normalisation: what one pairwise term does to beliefs.
+    """A Gaussian over points with normalisation: what one pairwise term does to beliefs, by a lattice of its own.
 
     Args:
-        lattice: of the term's features.
+        features: see ``Lattice``, as are the errors.
         normalization: see ``Params.normalization``.
         include_self: whether a pixel's own belief is part of its message.
+        threads: how many to use; by default as many as this process may run on.
     """
 
-    def __init__(self, lattice: Lattice, normalization: str, include_self: bool):
-        self._threads = lattice._threads
-        self._native = _native.Kernel(lattice._native, normalization, include_self, self._threads)
+    def __init__(self, features: ArrayLike, normalization: str, include_self: bool, *, threads: int | None = None):
+        self._threads = thread_count(threads)
+        self._native = _native.Kernel(_checked_features(features), normalization, include_self, self._threads)
 
     def filter(self, values: np.ndarray) -> np.ndarray:
         """(N, v) to (N, v) float32, each column filtered and normalised."""
@@ -91,6 +89,7 @@ class MeanField:
         kernels: the pairwise terms.
         strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
         pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
+        settled: pixels none of whose probabilities moves by more than this in a step rest for two or three; 0: none do.
         threads: how many to use.
     """
 
@@ -101,11 +100,12 @@ class MeanField:
         strengths: Sequence[np.ndarray],
         *,
         pool: float,
+        settled: float,
         threads: int,
     ):
         energies = np.ascontiguousarray(unary, np.float32)
         pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
-        self._native = _native.MeanField(energies, [kernel._native for kernel in kernels], pulls, pool, threads)
+        self._native = _native.MeanField(energies, [kernel._native for kernel in kernels], pulls, pool, settled, threads)
 
     def start_from(self, marginals: np.ndarray) -> None:
         """Go on from these marginals (K, N) instead of the softmax of −unary."""
@@ -115,15 +115,17 @@ class MeanField:
         """Take this many steps."""
         self._native.run(steps)
 
-    def marginals(self) -> np.ndarray:
-        """(K, N) float32."""
-        return self._native.marginals()
+    def marginals(self, into: np.ndarray | None = None) -> np.ndarray:
+        """(K, N) float32; written to ``into`` if given, which may be the unary's own array if this is the end."""
+        if into is None:
+            return self._native.marginals()
+        self._native.marginals_into(into)
+        return into
 
 
-def thread_count(threads: int | None) -> int:
-    """``threads`` if given and positive, else the number of processors this process may use."""
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise ValueError(f"got {threads} threads, wanted at least 1, or None for all")
-    return threads
+def _checked_features(features: ArrayLike) -> np.ndarray:
+    array = np.ascontiguousarray(real_array("features", features))
+    if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
+        raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
+    require_room(*array.shape)
+    return array

@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from densecrf import _native
+from densecrf.threads import thread_count
 
-def unary_from_probabilities(probabilities: ArrayLike, *, floor: float = 1e-10) -> np.ndarray:
+FLOOR_LEAST = 1e-37
+"""The least floor of a probability: about the smallest normal float32."""
+
+def unary_from_probabilities(
+    probabilities: ArrayLike, *, floor: float = 1e-10, threads: int | None = None
+) -> np.ndarray:
     """Energies −log p.
 
     Args:
         probabilities: (K, …) real, finite and not negative; label k's probability at each pixel.
         floor: smaller probabilities count as this much, so that no energy is infinite.
+        threads: how many to use; by default as many as this process may run on.
 
     Returns:
         (K, …) float32 energies in nats.
@@ -21,18 +29,22 @@ def unary_from_probabilities(probabilities: ArrayLike, *, floor: float = 1e-10) 
 
     Source: DeepLab, section 3.3, θ_i = −log P(x_i).
     """
-    if not (0 < floor < 1):
-        raise ValueError(f"got floor = {floor}, wanted a number between 0 and 1")
-    values = real_array("probabilities", probabilities)
-    if values.size and values.min() < 0:
+    if not (FLOOR_LEAST <= floor < 1):
+        raise ValueError(f"got floor = {floor}, wanted a number from {FLOOR_LEAST} and under 1")
+    values = np.asarray(probabilities)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"got probabilities of type {values.dtype}, wanted real numbers")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is found
+        values = np.ascontiguousarray(values, np.float32)
+    energies = _native.energies_of(values.reshape(1, -1), floor, thread_count(threads))
+    if energies is None:
+        real_array("probabilities", values)
         bad = values < 0
         raise ValueError(
             f"got {np.count_nonzero(bad)} probabilities that are negative (the first: {values[bad][0]}), wanted at "
             "least 0; for scores use unary_from_logits"
         )
-    energies = np.maximum(values, np.float32(floor))
-    np.log(energies, out=energies)
-    return np.negative(energies, out=energies)
+    return energies.reshape(values.shape)
 
 
 def unary_from_logits(logits: ArrayLike) -> np.ndarray:

@@ -20,9 +20,9 @@ void check(bool fine, const char *what, std::size_t points, int dimensions, std:
 
 std::vector<float> infer(const std::vector<float> &features, std::size_t points, int dimensions,
                          const std::vector<float> &energies, std::size_t labels, int kind, float pool, int threads) {
-    const auto lattice = std::make_shared<Lattice>(features.data(), points, dimensions, threads);
+    Lattice lattice(features.data(), points, dimensions, threads);
     const auto normalization = Normalization(kind % 4);
-    const auto kernel = std::make_shared<Kernel>(lattice, normalization, kind % 3 != 0, threads);
+    const auto kernel = std::make_shared<Kernel>(std::move(lattice), normalization, kind % 3 != 0, threads);
     const float pull = normalization == Normalization::none ? 0.01f : 3.0f;
     std::vector<float> strength(labels, pull);
     if (kind % 5 == 1) strength[0] += 0.5f;
@@ -30,8 +30,8 @@ std::vector<float> infer(const std::vector<float> &features, std::size_t points,
         strength.assign(labels * labels, -pull);
         for (std::size_t k = 0; k < labels; ++k) strength[k * labels + k] = 0;
     }
-    MeanField field(energies.data(), labels, points, {{kernel, strength}}, pool, threads);
-    field.run(2);
+    MeanField field(energies.data(), labels, points, {{kernel, strength}}, {pool, kind % 3 ? 0.05f : 0.0f}, threads);
+    field.run(7);
     std::vector<float> marginals(labels * points);
     field.marginals(marginals.data());
     field.set_marginals(marginals.data());

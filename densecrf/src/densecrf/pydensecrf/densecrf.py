@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf.kernels import Bilateral, Gaussian
-from densecrf.lattice import Kernel, Lattice, MeanField, thread_count
+from densecrf.lattice import Kernel, MeanField
+from densecrf.threads import thread_count
 from densecrf.unary import real_array
 
 
@@ -161,12 +162,12 @@ class DenseCRF:
             raise ValueError(
                 f"got compat {strength.shape}, wanted a number, ({self._labels},) or ({self._labels},) * 2"
             )
-        lattice = Lattice(features, threads=self._threads)
-        self._terms.append((Kernel(lattice, _NAMES[NormalizationType(normalization)], True), strength))
+        term = Kernel(features, _NAMES[NormalizationType(normalization)], True, threads=self._threads)
+        self._terms.append((term, strength))
 
     def _field(self) -> MeanField:
         kernels, strengths = [kernel for kernel, _ in self._terms], [strength for _, strength in self._terms]
-        return MeanField(self._energies(), kernels, strengths, pool=0, threads=self._threads)
+        return MeanField(self._energies(), kernels, strengths, pool=0, settled=0, threads=self._threads)
 
 
 class DenseCRF2D(DenseCRF):
