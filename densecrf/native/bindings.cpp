@@ -53,10 +53,10 @@ void filter_columns(const Kernel *kernel, const Lattice &lattice, const float *v
                 for (std::size_t k = 0; k < std::size_t(lanes); ++k)
                     source[i * lanes + k] = k < count ? values[i * columns + start + k] : 0.0f;
         });
-        lattice.splat_and_blur(lattice.all(), source.data(), lanes, rows, spare, threads);
+        lattice.splat_and_blur(nullptr, source.data(), lanes, rows, spare, threads);
         densecrf::parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
             std::fill(result.begin() + begin * lanes, result.begin() + end * lanes, 0.0f);
-            slice_add(lanes, lattice.all(), rows.data(), ones.data(), result.data() + begin * lanes, begin, end);
+            lattice.slice(lanes, nullptr, rows.data(), ones.data(), result.data() + begin * lanes, begin, end);
             for (std::size_t i = begin; i < end; ++i)
                 for (std::size_t k = 0; k < count; ++k) {
                     const float own = kernel && kernel->own() ? kernel->own()[i] * source[i * lanes + k] : 0.0f;
@@ -144,6 +144,7 @@ NB_MODULE(_native, module) {
             nb::gil_scoped_release release;
             self.field.marginals(out.data());
         });
+    module.def("empty", &make_output);
     module.def("energies_of", [](const Matrix &probabilities, float floor, int threads) -> std::optional<Output> {
         Output out = make_output(probabilities.shape(0), probabilities.shape(1));
         std::atomic<bool> fine{true};

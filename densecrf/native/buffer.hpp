@@ -18,44 +18,91 @@
 namespace densecrf {
 
 // Getting fresh pages from the system, which zeroes them, took a third of the time it takes to build a lattice. So up to
-// 128 MB of freed blocks are kept. The lock is only tried: a process forked while it was held must not wait for ever.
+// 128 MB of freed blocks of up to 16 MB are kept. The lock is only tried: a process forked while it was held must not wait for ever.
 class BlockCache {
 public:
-    static constexpr std::size_t huge = std::size_t(1) << 21, most_kept = std::size_t(1) << 27, header = 64;
+    static constexpr std::size_t huge = std::size_t(1) << 21;
+    static constexpr std::size_t largest_kept = std::size_t(1) << 24, most_kept = std::size_t(1) << 27;
 
     static void *allocate(std::size_t bytes) {
         if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
-        const std::size_t size = (bytes + header + huge - 1) / huge * huge;
+        const std::size_t size = rounded(bytes);
         if (void *kept = take(size)) return kept;
-#if defined(__linux__)
-        char *block = static_cast<char *>(std::aligned_alloc(huge, size));
-        if (block) madvise(block, size, MADV_HUGEPAGE);  // a hint: refused, the pages are ordinary ones
-#else
-        char *block = static_cast<char *>(std::malloc(size));
-#endif
+        if (size > largest_kept) release_all();  // a large image: memory counts more than a millisecond
+        char *block = from_system(size);
         if (!block) throw std::bad_alloc();
-        *reinterpret_cast<std::size_t *>(block) = size;
-        return block + header;
+        return block;
     }
 
-    static void deallocate(void *place) noexcept {
-        char *block = static_cast<char *>(place) - header;
-        const std::size_t size = *reinterpret_cast<std::size_t *>(block);
+    // bytes: as they were asked for.
+    static void deallocate(void *place, std::size_t bytes) noexcept {
+        char *block = static_cast<char *>(place);
+        const std::size_t size = rounded(bytes);
         State &s = state();
         const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
-        if (lock && s.count < slots && s.kept + size <= most_kept) {
-            s.blocks[s.count++] = block;
+        if (lock && size <= largest_kept && s.count < slots && s.kept + size <= most_kept) {
+            s.blocks[s.count++] = {block, size};
             s.kept += size;
         } else {
-            std::free(block);
+            to_system(block, size);
         }
     }
 
+    // Gives all that is kept back to the system.
+    static void release_all() {
+        State &s = state();
+        const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
+        if (!lock) return;
+        while (s.count > 0) {
+            const Block &block = s.blocks[--s.count];
+            to_system(block.start, block.size);
+        }
+        s.kept = 0;
+    }
+
 private:
+    struct Block {
+        char *start;
+        std::size_t size;
+    };
+
+    static std::size_t rounded(std::size_t bytes) { return (bytes + huge - 1) / huge * huge; }
+
+#if defined(__linux__)
+    static constexpr bool can_cut = true;
+#else
+    static constexpr bool can_cut = false;
+#endif
+
+    // Straight from the system: malloc would hold on to large blocks that were freed.
+    static char *from_system(std::size_t size) {
+#if defined(__linux__)
+        void *found = mmap(nullptr, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (found == MAP_FAILED) return nullptr;
+        char *start = static_cast<char *>(found);
+        const std::size_t skipped = (huge - reinterpret_cast<std::uintptr_t>(start) % huge) % huge;
+        if (skipped) munmap(start, skipped);
+        if (huge - skipped) munmap(start + skipped + size, huge - skipped);
+        madvise(start + skipped, size, MADV_HUGEPAGE);  // a hint: refused, the pages are ordinary ones
+        return start + skipped;
+#else
+        return static_cast<char *>(std::malloc(size));
+#endif
+    }
+
+    static void to_system(char *block, std::size_t size) noexcept {
+#if defined(__linux__)
+        munmap(block, size);
+#else
+        (void)size;
+        std::free(block);
+#endif
+    }
+
     static constexpr int slots = 64;
     struct State {
         std::mutex guard;
-        char *blocks[slots];
+        Block blocks[slots];
         int count = 0;
         std::size_t kept = 0;
     };
@@ -71,19 +118,16 @@ private:
         const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
         if (!lock) return nullptr;
         int best = -1;
-        std::size_t best_size = 2 * size + 1;
         for (int i = 0; i < s.count; ++i) {
-            const std::size_t own = *reinterpret_cast<std::size_t *>(s.blocks[i]);
-            if (own >= size && own < best_size) {
-                best = i;
-                best_size = own;
-            }
+            const std::size_t own = s.blocks[i].size;
+            if (own >= size && own <= (can_cut ? 2 * size : size) && (best < 0 || own < s.blocks[best].size)) best = i;
         }
         if (best < 0) return nullptr;
-        char *block = s.blocks[best];
+        const Block block = s.blocks[best];
         s.blocks[best] = s.blocks[--s.count];
-        s.kept -= best_size;
-        return block + header;
+        s.kept -= block.size;
+        if (block.size > size) to_system(block.start + size, block.size - size);
+        return block.start;
     }
 };
 
@@ -104,7 +148,7 @@ struct LargeAllocator {
     }
 
     void deallocate(T *place, std::size_t count) noexcept {
-        count * sizeof(T) >= large ? BlockCache::deallocate(place) : std::free(place);
+        count * sizeof(T) >= large ? BlockCache::deallocate(place, count * sizeof(T)) : std::free(place);
     }
 
     template <class U>

@@ -28,10 +28,10 @@ public:
         }
         if (!scale_before && !scale_after) return;
         Buffer<float> before(n, 1.0f), after(n, 0.0f), rows, spare;
-        lattice_.splat_and_blur(lattice_.all(), before.data(), 1, rows, spare, threads);
+        lattice_.splat_and_blur(nullptr, before.data(), 1, rows, spare, threads);
         parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
             const float one = 1;
-            slice_add(1, lattice_.all(), rows.data(), &one, after.data() + begin, begin, end);
+            lattice_.slice(1, nullptr, rows.data(), &one, after.data() + begin, begin, end);
             for (std::size_t i = begin; i < end; ++i) {
                 const float sum = after[i] - (include_self ? 0.0f : own_[i]);
                 // A point with no other near it gets no message.

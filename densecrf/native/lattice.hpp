@@ -6,162 +6,107 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
-#include "buffer.hpp"
-#include "parallel.hpp"
-#include "rows.hpp"
 #include "simplex.hpp"
+#include "ties.hpp"
 #include "vertices.hpp"
 
 namespace densecrf {
 
-// How points hang on the vertices: each on d + 1 corners of a simplex.
-struct Ties {
-    std::size_t points = 0;
-    int corners = 0;
-    Buffer<std::int32_t> corner;  // points x corners: rows of the corners
-    Buffer<float> weight;         // points x corners: what a slice multiplies the rows with
-    Buffer<std::int32_t> first;   // vertices + 1: where each vertex's touches begin
-    Buffer<Touch> touches;        // points x corners: the same from the vertices' side, what a splat multiplies with
-
-    // Lists the points that touch each vertex, in order, with the weights as they are or times each point's scale: a splat
-    // then is a gather, with one writer a row. Parts of the points are counted and then placed side by side.
-    void group_by_vertex(std::size_t vertices, const float *scale, int threads) {
-        const std::size_t parts = std::min<std::size_t>(std::min(threads, 8), 1 + points / 8192);
-        std::vector<Buffer<std::int32_t>> next(parts);
-        const auto each_part = [&](const auto &work) {
-            parallel_for(int(parts), parts, [&](std::size_t begin, std::size_t end) {
-                for (std::size_t n = begin; n < end; ++n)
-                    work(next[n], points * n / parts * corners, points * (n + 1) / parts * corners);
-            }, 1);
-        };
-        each_part([&](Buffer<std::int32_t> &counts, std::size_t begin, std::size_t end) {
-            counts.assign(vertices, 0);
-            for (std::size_t place = begin; place < end; ++place) ++counts[corner[place] - 1];
-        });
-        first.resize(vertices + 1);
-        std::int32_t total = 0;
-        for (std::size_t v = 0; v < vertices; ++v) {
-            first[v] = total;
-            for (Buffer<std::int32_t> &counts : next) {
-                const std::int32_t own = counts[v];
-                counts[v] = total;
-                total += own;
-            }
-        }
-        first[vertices] = total;
-        touches.resize(corner.size());
-        each_part([&](Buffer<std::int32_t> &places, std::size_t begin, std::size_t end) {
-            std::int32_t point = std::int32_t(begin / corners);
-            for (std::size_t place = begin; place < end; ++point)
-                for (int c = 0; c < corners; ++c, ++place)
-                    touches[places[corner[place] - 1]++] = {point, scale ? scale[point] * weight[place] : weight[place]};
-        });
-    }
-};
-
-// out[i - begin] += strength x value of point i, lane by lane, for i in [begin, end).
-inline void slice_add(int lanes, const Ties &ties, const float *rows, const float *strength, float *out,
-                      std::size_t begin, std::size_t end) {
-    slice_add(lanes, ties.corners, ties.corner.data(), ties.weight.data(), rows, strength, out, begin, end);
-}
-
 class Lattice {
 public:
     // features: N x d, row-major, already divided by the standard deviations, finite (checked by the caller).
-    Lattice(const float *features, std::size_t points, int dimensions, int threads)
-        : corners_(dimensions + 1), slice_factor_(1.0f / (1.0f + std::ldexp(1.0f, -dimensions))) {
+    // large: from how many points on ties are short, if numbers allow it.
+    Lattice(const float *features, std::size_t points, int dimensions, int threads, std::size_t large = std::size_t(1) << 20)
+        : points_(points), corners_(dimensions + 1) {
         if (points >= std::size_t(std::numeric_limits<std::int32_t>::max()) / corners_)
             throw std::length_error("too many points: points x (dimensions + 1) must stay under 2^31; use tiles");
-        Simplexes s{points, dimensions, {}, {}, {}, {}};
-        s.cell.resize(points * dimensions);
-        s.rank.resize(points * corners_);
-        all_.points = points;
-        all_.corners = corners_;
-        all_.weight.resize(points * corners_);
-        locate_all(features, s, threads);
-        Vertices vertices = number_vertices(s, threads);
+        const float slice_factor = 1.0f / (1.0f + std::ldexp(1.0f, -dimensions));
+        Buffer<float> weight(points * corners_);
+        Vertices vertices = number_vertices(locate_all(features, dimensions, weight.data(), threads), threads);
         vertices_ = vertices.count;
-        all_.corner = std::move(vertices.corner);
+        const bool in_short = points >= large && std::max(points, vertices_ + 1) < ShortTie::most;
+        const auto tie = [&](auto kind) {
+            using T = decltype(kind);
+            return std::make_unique<AnyTies>(
+                Ties<T>(std::move(vertices.corner), std::move(weight), corners_, vertices_, slice_factor, threads));
+        };
+        ties_ = in_short ? tie(ShortTie()) : tie(Tie());
         neighbours_ = std::move(vertices.neighbours);
         first_local_axis_ = vertices.first_local_axis;
         blocks_ = std::move(vertices.blocks);
-        s = {};
-        all_.group_by_vertex(vertices_, nullptr, threads);
-        parallel_for(threads, all_.weight.size(), [&](std::size_t begin, std::size_t end) {
-            for (std::size_t place = begin; place < end; ++place) all_.weight[place] *= slice_factor_;
-        });
+        if (points >= large) BlockCache::release_all();
     }
 
-    const Ties &all() const { return all_; }
-    std::size_t points() const { return all_.points; }
+    std::size_t points() const { return points_; }
     std::size_t vertices() const { return vertices_; }
 
     // From here on point i's value counts before[i] times, and what it gets is multiplied by after[i].
     void scale(const Buffer<float> &before, const Buffer<float> &after, int threads) {
-        splat_over_slice_.resize(points());
-        parallel_for(threads, points(), [&](std::size_t begin, std::size_t end) {
-            for (std::size_t i = begin; i < end; ++i) {
-                for (int c = 0; c < corners_; ++c) all_.weight[i * corners_ + c] *= after[i];
-                splat_over_slice_[i] = after[i] > 0 ? before[i] / (after[i] * slice_factor_) : 0.0f;
-            }
-        });
-        parallel_for(threads, all_.touches.size(), [&](std::size_t begin, std::size_t end) {
-            for (std::size_t t = begin; t < end; ++t) all_.touches[t].weight *= before[all_.touches[t].point];
-        });
+        std::visit([&](auto &ties) { ties.scale(before, after, threads); }, *ties_);
     }
 
-    // The ties of some points only, which are numbered anew from 0.
-    void select(const Buffer<std::int32_t> &points, Ties &part, int threads) const {
-        part.points = points.size();
-        part.corners = corners_;
-        part.corner.resize(part.points * corners_);
-        part.weight.resize(part.points * corners_);
-        std::vector<float> splat_scale(part.points, 1 / slice_factor_);
-        parallel_for(threads, part.points, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t n = begin; n < end; ++n) {
-                std::copy_n(all_.corner.data() + points[n] * corners_, corners_, part.corner.data() + n * corners_);
-                std::copy_n(all_.weight.data() + points[n] * corners_, corners_, part.weight.data() + n * corners_);
-                if (!splat_over_slice_.empty()) splat_scale[n] = splat_over_slice_[points[n]];
-            }
-        });
-        part.group_by_vertex(vertices_, splat_scale.data(), threads);
+    // For splats of some points only, which are numbered anew from 0.
+    AnyTouches select(const Buffer<std::int32_t> &ids, int threads) const {
+        return std::visit([&](const auto &ties) -> AnyTouches {
+            return ties.select(ids.data(), ids.size(), vertices_, threads);
+        }, *ties_);
     }
 
-    // Splat and blur: values are rows of `lanes` floats, one for each of the ties' points. The result is in `rows`; both
-    // buffers grow as needed and keep row 0 at zero.
-    void splat_and_blur(const Ties &ties, const float *values, int lanes, Buffer<float> &rows, Buffer<float> &spare,
+    // Splat and blur: values are rows of `lanes` floats, one for each point, or for those that `some` was selected for if
+    // it is not null. The result is in `rows`; both buffers grow as needed and keep row 0 at zero.
+    void splat_and_blur(const AnyTouches *some, const float *values, int lanes, Buffer<float> &rows, Buffer<float> &spare,
                         int threads) const {
         for (Buffer<float> *buffer : {&rows, &spare}) {
             if (buffer->size() < (vertices_ + 1) * lanes) buffer->resize((vertices_ + 1) * lanes);
             std::fill_n(buffer->begin(), lanes, 0.0f);
         }
-        parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
-            splat(lanes, ties.first.data(), ties.touches.data(), values, rows.data(), begin, end);
-        });
+        const int local = corners_ - first_local_axis_;
+        float *from = rows.data(), *to = spare.data();
+        if ((first_local_axis_ + local % 2) % 2) std::swap(from, to);  // so that the last pass writes to `rows`
+        const auto splat_all = [&](const auto &touches) {
+            parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
+                splat(lanes, touches.first.data(), touches.ties.data(), values, from, begin, end);
+            });
+        };
+        if (some) std::visit(splat_all, *some);
+        else std::visit([&](const auto &ties) { splat_all(ties.touches); }, *ties_);
         for (int axis = 0; axis < first_local_axis_; ++axis) {
             parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
-                blur(lanes, rows.data(), pairs(axis), spare.data(), begin, end);
+                blur(lanes, from, pairs(axis), to, begin, end);
             });
-            rows.swap(spare);
+            std::swap(from, to);
         }
-        const int local = corners_ - first_local_axis_;
         parallel_for(threads, local && vertices_ ? blocks_.size() - 1 : 0, [&](std::size_t begin, std::size_t end) {
             for (std::size_t b = begin; b < end; ++b)  // a block stays in the caches from axis to axis
                 for (int i = 0; i < local; ++i)
-                    blur(lanes, i % 2 ? spare.data() : rows.data(), pairs(first_local_axis_ + i),
-                         i % 2 ? rows.data() : spare.data(), blocks_[b], blocks_[b + 1]);
+                    blur(lanes, i % 2 ? to : from, pairs(first_local_axis_ + i), i % 2 ? from : to, blocks_[b],
+                         blocks_[b + 1]);
         }, 1);
-        if (local % 2) rows.swap(spare);
+    }
+
+    // out[n - begin] += strength x value of point ids[n] (or n, where ids is null), lane by lane, for n in [begin, end).
+    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
+               std::size_t begin, std::size_t end) const {
+        std::visit([&](const auto &ties) {
+            slice_add(lanes, ties.corners, ties.slices.data(), ids, rows, strength, out, begin, end);
+        }, *ties_);
     }
 
     // What a point's own value contributes to its filtered value. From corner to corner of its simplex the blur has two
     // ways: down the axes between them, or up all the others; each in the order of axes, over vertices that must exist.
     float own_share(std::size_t point) const {
-        const std::int32_t *corner = all_.corner.data() + point * corners_;
-        const float *weight = all_.weight.data() + point * corners_;
+        std::vector<std::int32_t> corner(corners_);
+        std::vector<float> weight(corners_);
+        std::visit([&](const auto &ties) {
+            for (int c = 0; c < corners_; ++c) {
+                corner[c] = std::int32_t(ties.slices[point * corners_ + c].number());
+                weight[c] = ties.slices[point * corners_ + c].weight();
+            }
+        }, *ties_);
         std::vector<int> axis(corners_);  // down which axis each corner's successor lies
         for (int c = 0; c < corners_; ++c)
             for (int i = 0; i < corners_; ++i)
@@ -197,15 +142,17 @@ private:
         return factor;
     }
 
-    void locate_all(const float *features, Simplexes &s, int threads) {
-        const int d = s.dimensions;
+    Simplexes locate_all(const float *features, int d, float *weight, int threads) const {
+        Simplexes s{points_, d, {}, {}, {}, {}};
+        s.cell.resize(points_ * d);
+        s.rank.resize(points_ * corners_);
         s.low.assign(d, std::numeric_limits<std::int32_t>::max());
         s.high.assign(d, std::numeric_limits<std::int32_t>::min());
         const std::vector<std::int32_t> none_low = s.low, none_high = s.high;
         std::mutex guard;
-        parallel_for(threads, points(), [&](std::size_t begin, std::size_t end) {
+        parallel_for(threads, points_, [&](std::size_t begin, std::size_t end) {
             std::vector<std::int32_t> low = none_low, high = none_high;
-            if (!locate(features, d, begin, end, s.cell.data(), s.rank.data(), all_.weight.data(), low.data(), high.data()))
+            if (!locate(features, d, begin, end, s.cell.data(), s.rank.data(), weight, low.data(), high.data()))
                 throw std::invalid_argument(
                     "features span more lattice cells than can be told apart; wanted |feature / std| under about 10^6: "
                     "use larger standard deviations or smaller feature values");
@@ -215,13 +162,12 @@ private:
                 s.high[i] = std::max(s.high[i], high[i]);
             }
         });
+        return s;
     }
 
-    std::size_t vertices_ = 0;
+    std::size_t points_, vertices_ = 0;
     int corners_;                       // d + 1
-    float slice_factor_;
-    Ties all_;
-    Buffer<float> splat_over_slice_;    // N, where values are scaled: ratio of a point's splat and slice weights
+    std::unique_ptr<AnyTies> ties_;
     Buffer<std::int32_t> neighbours_;   // (d+1) x M x 2
     int first_local_axis_ = 0;
     std::vector<std::int32_t> blocks_;  // as in Vertices

@@ -19,6 +19,7 @@ MeanField::MeanField(const float *energies, std::size_t labels, std::size_t poin
     }
     if (!alike_) savings_.pool = 0;
     start();
+    if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
 }
 
 // The softmax of the negative energies, with labels pooled from the beginning.
@@ -62,6 +63,9 @@ void MeanField::set_marginals(const float *marginals) {
     });
 }
 
+// Taking more through steps of their own gains nothing, or, for large images, takes too much memory.
+std::size_t MeanField::most_unsettled() const { return std::min(points_ / 2, std::max<std::size_t>(points_ / 32, 3 << 15)); }
+
 void MeanField::run(int iterations) {
     for (int left = iterations; left > 0;) {
         const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && left > 2;
@@ -70,10 +74,10 @@ void MeanField::run(int iterations) {
         const bool rearranged = adapt();
         --left;
         ++steps_;
-        if (!look || rearranged || unsettled_.points.size() > points_ / 2) continue;
-        unsettled_.ties.resize(pulls_.size());
-        for (std::size_t m = 0; m < pulls_.size(); ++m)
-            pulls_[m].kernel->lattice().select(unsettled_.points, unsettled_.ties[m], threads_);
+        if (!look || rearranged || unsettled_.too_many) continue;
+        unsettled_.touches.clear();
+        for (const Pull &pull : pulls_)
+            unsettled_.touches.push_back(pull.kernel->lattice().select(unsettled_.points, threads_));
         for (int step = 0; step < rest; ++step) update_unsettled();
         left -= rest;
         steps_ += rest;
@@ -128,9 +132,9 @@ void MeanField::layout() {
     for (std::size_t m = 0; m < pulls_.size(); ++m) {
         const Kernel &kernel = *pulls_[m].kernel;
         const float strength = pulls_[m].strength[0];
-        kernel.lattice().splat_and_blur(kernel.lattice().all(), ones.data(), 1, rows_[m], spare_, threads_);
+        kernel.lattice().splat_and_blur(nullptr, ones.data(), 1, rows_[m], spare_, threads_);
         each_block(points_, [&](std::size_t begin, std::size_t end) {
-            slice_add(1, kernel.lattice().all(), rows_[m].data(), &strength, whole_message_.data() + begin, begin, end);
+            kernel.lattice().slice(1, nullptr, rows_[m].data(), &strength, whole_message_.data() + begin, begin, end);
             for (std::size_t i = begin; i < end && kernel.own(); ++i) whole_message_[i] -= strength * kernel.own()[i];
         });
     }
@@ -152,12 +156,11 @@ void MeanField::normalize() {
 // lie at `logits`.
 
 // Adds all messages to group g's logits. sources: what each kernel's vertex rows were made from, a row a point.
-void MeanField::add_messages(std::size_t g, const std::vector<const Ties *> &ties,
-                             const std::vector<const float *> &sources, const std::int32_t *ids, float *logits,
-                             std::size_t begin, std::size_t end) const {
+void MeanField::add_messages(std::size_t g, const std::vector<const float *> &sources, const std::int32_t *ids,
+                             float *logits, std::size_t begin, std::size_t end) const {
     for (std::size_t m = 0; m < pulls_.size(); ++m) {
         const std::vector<float> pull = strengths(m, g);
-        slice_add(int(lanes_), *ties[m], rows_[m].data(), pull.data(), logits, begin, end);
+        pulls_[m].kernel->lattice().slice(int(lanes_), ids, rows_[m].data(), pull.data(), logits, begin, end);
         const float *own = pulls_[m].kernel->own();
         for (std::size_t n = begin; own && n < end; ++n)
             for (std::size_t k = 0; k < lanes_; ++k)
@@ -235,12 +238,9 @@ void MeanField::update(bool look) {
 
 void MeanField::update_group(std::size_t g, bool look) {
     std::vector<const float *> sources;
-    std::vector<const Ties *> ties;
     for (std::size_t m = 0; m < pulls_.size(); ++m) {
-        const Lattice &lattice = pulls_[m].kernel->lattice();
         sources.push_back(group(pulls_[m].is_matrix(labels_) ? mixed_[m] : q_, g));
-        ties.push_back(&lattice.all());
-        lattice.splat_and_blur(*ties[m], sources[m], int(lanes_), rows_[m], spare_, threads_);
+        pulls_[m].kernel->lattice().splat_and_blur(nullptr, sources[m], int(lanes_), rows_[m], spare_, threads_);
     }
     std::vector<const float *> planes;  // of the lanes with a label
     for (std::size_t a = g * lanes_; a < (g + 1) * lanes_; ++a)
@@ -252,14 +252,17 @@ void MeanField::update_group(std::size_t g, bool look) {
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> top(top_.size(), 0.0f), logits(block_ * lanes_), raw;
         Unsettled mine;
+        const std::size_t most = std::min(most_unsettled(), most_unsettled() * 2 * (end - begin) / points_);
+        if (look) mine.reserve(std::min(most, end - begin) + block_, lanes_);
         for (std::size_t i = begin; i < end; i += block_) {
             const std::size_t stop = std::min(end, i + block_);
             load_logits(int(lanes_), planes.data(), logits.data(), i, stop);
-            add_messages(g, ties, sources, nullptr, logits.data(), i, stop);
+            add_messages(g, sources, nullptr, logits.data(), i, stop);
             if (look) raw = logits;
             if (groups_ == 1) finish(nullptr, logits.data(), top.data(), i, stop);
             else if (holds_pool) complete_pool(nullptr, logits.data(), i, stop);
-            if (look) mine.look_at(i, stop, lanes_, raw.data(), rows + i * lanes_, logits.data(), savings_.settled);
+            if (look)
+                mine.look_at(i, stop, lanes_, raw.data(), rows + i * lanes_, logits.data(), savings_.settled, most);
             std::copy_n(logits.data(), (stop - i) * lanes_, rows + i * lanes_);
         }
         const std::lock_guard<std::mutex> lock(guard);
@@ -269,7 +272,7 @@ void MeanField::update_group(std::size_t g, bool look) {
     if (!look) return;
     std::vector<Unsettled> parts;
     for (auto &[begin, part] : found) parts.push_back(std::move(part));
-    unsettled_.gather(parts, lanes_, threads_);
+    unsettled_.gather(parts, lanes_, most_unsettled(), threads_);
     parallel_for(threads_, unsettled_.points.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t n = begin; n < end; ++n)
             std::copy_n(rows + unsettled_.points[n] * lanes_, lanes_, unsettled_.now.data() + n * lanes_);
@@ -283,18 +286,16 @@ void MeanField::update_unsettled() {
     parallel_for(threads_, moved.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t e = begin; e < end; ++e) moved[e] = unsettled_.now[e] - unsettled_.before[e];
     });
-    std::vector<const Ties *> ties;
-    for (std::size_t m = 0; m < pulls_.size(); ++m) {
-        ties.push_back(&unsettled_.ties[m]);
-        pulls_[m].kernel->lattice().splat_and_blur(*ties[m], moved.data(), int(lanes_), rows_[m], spare_, threads_);
-    }
+    for (std::size_t m = 0; m < pulls_.size(); ++m)
+        pulls_[m].kernel->lattice().splat_and_blur(&unsettled_.touches[m], moved.data(), int(lanes_), rows_[m], spare_,
+                                                   threads_);
     const std::vector<const float *> sources(pulls_.size(), moved.data());
     const std::int32_t *ids = unsettled_.points.data();
     each_block(count, [&](std::size_t begin, std::size_t end) {
         std::vector<float> top(top_.size(), 0.0f);  // not of all points, so of no use
         float *now = unsettled_.now.data() + begin * lanes_;
         std::copy_n(unsettled_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
-        add_messages(0, ties, sources, ids, now, begin, end);
+        add_messages(0, sources, ids, now, begin, end);
         finish(ids, now, top.data(), begin, end);
     });
 }

@@ -65,8 +65,8 @@ private:
     void normalize();
     void mix(std::size_t m);
     std::vector<float> strengths(std::size_t m, std::size_t g) const;
-    void add_messages(std::size_t g, const std::vector<const Ties *> &ties, const std::vector<const float *> &sources,
-                      const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end) const;
+    void add_messages(std::size_t g, const std::vector<const float *> &sources, const std::int32_t *ids, float *logits,
+                      std::size_t begin, std::size_t end) const;
     void complete_pool(const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end);
     void complete_pair(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end);
     void finish(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end);
@@ -74,6 +74,7 @@ private:
     void update_group(std::size_t g, bool look);
     void update_unsettled();
     bool adapt();
+    std::size_t most_unsettled() const;
     void pool(const std::vector<std::int32_t> &places);
 
     const float *energies_;

@@ -20,12 +20,12 @@ void add_probabilities(const float *plane, const float *norm, float *out, std::s
                        std::size_t end);
 
 // For the labels of a pool: energy[i] = -log of the sum of exp(-energy of each), and with shares s = exp(energy[i] -
-// energy of each) the cumulants of s under s: slope[i] its mean, curve[i] its variance, bend[i] its third.
+// energy of each) the cumulants of s under s: slope[i] their mean, curve[i] their variance.
 void pool_moments(const float *energies, std::size_t points, const std::int32_t *labels, std::size_t count,
-                  float *energy, float *slope, float *curve, float *bend, std::size_t begin, std::size_t end);
+                  float *energy, float *slope, float *curve, std::size_t begin, std::size_t end);
 
 struct PoolMoments {
-    const float *energy, *slope, *curve, *bend;  // as above
+    const float *energy, *slope, *curve;  // as above
 };
 
 // messages[n - begin], to a pool at point i = ids[n] (or n, where ids is null), becomes the pool's logit there: the log of

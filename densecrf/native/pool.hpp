@@ -12,7 +12,7 @@
 namespace densecrf {
 
 // Of the message M to the pool, each label takes the share that its unary gives it among them. The pool's logit then is
-// the log of the sum of exp(-energy + M x share); for small M its first terms in M, three cumulants, are enough.
+// the log of the sum of exp(-energy + M x share); for small M its first terms in M, two cumulants, are enough.
 class Pool {
 public:
     bool empty() const { return labels_.empty(); }
@@ -21,11 +21,11 @@ public:
 
     void add(const std::vector<std::int32_t> &labels, const float *energies, std::size_t points, int threads) {
         labels_.insert(labels_.end(), labels.begin(), labels.end());
-        for (Buffer<float> *array : {&energy_, &slope_, &curve_, &bend_, &message_}) array->resize(points);
+        for (Buffer<float> *array : {&energy_, &slope_, &curve_, &message_}) array->resize(points);
         std::fill(message_.begin(), message_.end(), 0.0f);
         parallel_for(threads, points, [&](std::size_t begin, std::size_t end) {
             pool_moments(energies, points, labels_.data(), labels_.size(), energy_.data(), slope_.data(), curve_.data(),
-                         bend_.data(), begin, end);
+                         begin, end);
         });
     }
 
@@ -51,10 +51,10 @@ public:
     }
 
 private:
-    PoolMoments moments() const { return {energy_.data(), slope_.data(), curve_.data(), bend_.data()}; }
+    PoolMoments moments() const { return {energy_.data(), slope_.data(), curve_.data()}; }
 
     std::vector<std::int32_t> labels_;
-    Buffer<float> energy_, slope_, curve_, bend_, message_;  // N each
+    Buffer<float> energy_, slope_, curve_, message_;  // N each
 };
 
 }  // namespace densecrf

@@ -46,13 +46,42 @@ DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
     return lanes;
 }
 
-template <int L>
-DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const Touch *touches, const float *values, float *rows,
+// One lane alone: here the compiler does well to take several touches, vertices or points at a time.
+template <class T>
+DENSECRF_INLINE void splat_one(const std::int32_t *first, const T *touches, const float *values, float *rows,
+                               std::size_t begin, std::size_t end) {
+    for (std::size_t v = begin; v < end; ++v) {
+        float sum = 0;
+        for (std::int32_t t = first[v]; t < first[v + 1]; ++t) sum += touches[t].weight() * values[touches[t].number()];
+        rows[v + 1] = sum;
+    }
+}
+
+DENSECRF_INLINE void blur_one(const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
+                              std::size_t end) {
+    for (std::size_t v = begin; v < end; ++v)
+        blurred[v + 1] = rows[v + 1] + 0.5f * (rows[pairs[2 * v]] + rows[pairs[2 * v + 1]]);
+}
+
+template <class T>
+DENSECRF_INLINE void slice_one(int corners, const T *ties, const std::int32_t *ids, const float *rows,
+                               const float *strength, float *out, std::size_t begin, std::size_t end) {
+    for (std::size_t n = begin; n < end; ++n) {
+        const T *tie = ties + (ids ? std::size_t(ids[n]) : n) * corners;
+        float sum = 0;
+        for (int c = 0; c < corners; ++c) sum += tie[c].weight() * rows[tie[c].number()];
+        out[n - begin] += *strength * sum;
+    }
+}
+
+template <int L, class T>
+DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const T *touches, const float *values, float *rows,
                                  std::size_t begin, std::size_t end) {
+    if constexpr (L == 1) return splat_one(first, touches, values, rows, begin, end);
     for (std::size_t v = begin; v < end; ++v) {
         typename Lanes<L>::type sum{};
         for (std::int32_t t = first[v]; t < first[v + 1]; ++t)
-            sum += touches[t].weight * load<L>(values + std::size_t(touches[t].point) * L);
+            sum += touches[t].weight() * load<L>(values + std::size_t(touches[t].number()) * L);
         std::memcpy(rows + (v + 1) * L, &sum, sizeof sum);
     }
 }
@@ -60,6 +89,7 @@ DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const Touch *touches
 template <int L>
 DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
                                 std::size_t end) {
+    if constexpr (L == 1) return blur_one(rows, pairs, blurred, begin, end);
     for (std::size_t v = begin; v < end; ++v) {
         const auto lower = load<L>(rows + std::size_t(pairs[2 * v]) * L);
         const auto upper = load<L>(rows + std::size_t(pairs[2 * v + 1]) * L);
@@ -68,45 +98,18 @@ DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *pairs, fl
     }
 }
 
-template <int L>
-DENSECRF_INLINE void slice_lanes(int corners, const std::int32_t *vertex, const float *weight, const float *rows,
+template <int L, class T>
+DENSECRF_INLINE void slice_lanes(int corners, const T *ties, const std::int32_t *ids, const float *rows,
                                  const float *strength, float *out, std::size_t begin, std::size_t end) {
+    if constexpr (L == 1) return slice_one(corners, ties, ids, rows, strength, out, begin, end);
     const auto pull = load<L>(strength);
-    for (std::size_t i = begin; i < end; ++i) {
+    for (std::size_t n = begin; n < end; ++n) {
+        const T *tie = ties + (ids ? std::size_t(ids[n]) : n) * corners;
         typename Lanes<L>::type sum{};
-        for (int c = 0; c < corners; ++c)
-            sum += weight[i * corners + c] * load<L>(rows + std::size_t(vertex[i * corners + c]) * L);
-        float *row = out + (i - begin) * L;
+        for (int c = 0; c < corners; ++c) sum += tie[c].weight() * load<L>(rows + std::size_t(tie[c].number()) * L);
+        float *row = out + (n - begin) * L;
         sum = load<L>(row) + pull * sum;
         std::memcpy(row, &sum, sizeof sum);
-    }
-}
-
-// One lane alone: here the compiler does well to take several touches, vertices or points at a time.
-template <>
-DENSECRF_INLINE void splat_lanes<1>(const std::int32_t *first, const Touch *touches, const float *values, float *rows,
-                                    std::size_t begin, std::size_t end) {
-    for (std::size_t v = begin; v < end; ++v) {
-        float sum = 0;
-        for (std::int32_t t = first[v]; t < first[v + 1]; ++t) sum += touches[t].weight * values[touches[t].point];
-        rows[v + 1] = sum;
-    }
-}
-
-template <>
-DENSECRF_INLINE void blur_lanes<1>(const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
-                                   std::size_t end) {
-    for (std::size_t v = begin; v < end; ++v)
-        blurred[v + 1] = rows[v + 1] + 0.5f * (rows[pairs[2 * v]] + rows[pairs[2 * v + 1]]);
-}
-
-template <>
-DENSECRF_INLINE void slice_lanes<1>(int corners, const std::int32_t *vertex, const float *weight, const float *rows,
-                                    const float *strength, float *out, std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) {
-        float sum = 0;
-        for (int c = 0; c < corners; ++c) sum += weight[i * corners + c] * rows[vertex[i * corners + c]];
-        out[i - begin] += *strength * sum;
     }
 }
 
@@ -186,12 +189,17 @@ DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, f
         default: call(16); break;     \
     }
 
-DENSECRF_CLONES void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *values,
-                           float *rows, std::size_t begin, std::size_t end) {
 #define CALL(L) splat_lanes<L>(first, touches, values, rows, begin, end)
+DENSECRF_CLONES void splat(int lanes, const std::int32_t *first, const Tie *touches, const float *values, float *rows,
+                           std::size_t begin, std::size_t end) {
     DENSECRF_FOR_LANES(CALL)
-#undef CALL
 }
+
+DENSECRF_CLONES void splat(int lanes, const std::int32_t *first, const ShortTie *touches, const float *values,
+                           float *rows, std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(CALL)
+}
+#undef CALL
 
 DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin,
                           std::size_t end) {
@@ -200,13 +208,18 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *pair
 #undef CALL
 }
 
-DENSECRF_CLONES void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *weight,
+#define CALL(L) slice_lanes<L>(corners, ties, ids, rows, strength, out, begin, end)
+DENSECRF_CLONES void slice_add(int lanes, int corners, const Tie *ties, const std::int32_t *ids, const float *rows,
+                               const float *strength, float *out, std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(CALL)
+}
+
+DENSECRF_CLONES void slice_add(int lanes, int corners, const ShortTie *ties, const std::int32_t *ids,
                                const float *rows, const float *strength, float *out, std::size_t begin,
                                std::size_t end) {
-#define CALL(L) slice_lanes<L>(corners, vertex, weight, rows, strength, out, begin, end)
     DENSECRF_FOR_LANES(CALL)
-#undef CALL
 }
+#undef CALL
 
 DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top,
                              std::size_t begin, std::size_t end) {

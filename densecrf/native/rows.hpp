@@ -5,23 +5,24 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tie.hpp"
+
 namespace densecrf {
 
-// A point that touches a vertex, and its barycentric weight there.
-struct Touch {
-    std::int32_t point;
-    float weight;
-};
-
 // rows[v + 1] = sum over the touches of vertex v of weight x values[point].
-void splat(int lanes, const std::int32_t *first, const Touch *touches, const float *values, float *rows,
+void splat(int lanes, const std::int32_t *first, const Tie *touches, const float *values, float *rows,
+           std::size_t begin, std::size_t end);
+void splat(int lanes, const std::int32_t *first, const ShortTie *touches, const float *values, float *rows,
            std::size_t begin, std::size_t end);
 
 // blurred[v + 1] = rows[v + 1] + (rows[lower] + rows[upper]) / 2; pairs holds the two row numbers of each vertex.
 void blur(int lanes, const float *rows, const std::int32_t *pairs, float *blurred, std::size_t begin, std::size_t end);
 
-// out[i - begin] += strength x sum over corners of weight x rows[vertex], lane by lane, for points i in [begin, end).
-void slice_add(int lanes, int corners, const std::int32_t *vertex, const float *weight, const float *rows,
+// out[n - begin] += strength x sum over the corners of point i of weight x rows[vertex], lane by lane, for n in
+// [begin, end), where i is ids[n], or n if ids is null. ties: points x corners.
+void slice_add(int lanes, int corners, const Tie *ties, const std::int32_t *ids, const float *rows,
+               const float *strength, float *out, std::size_t begin, std::size_t end);
+void slice_add(int lanes, int corners, const ShortTie *ties, const std::int32_t *ids, const float *rows,
                const float *strength, float *out, std::size_t begin, std::size_t end);
 
 // Rows of `groups` x lanes logits, group g of pixel i at rows + g x stride + i x lanes, to probabilities in place.

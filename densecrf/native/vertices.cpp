@@ -249,7 +249,7 @@ void find_blocks(Vertices &vertices, const Buffer<Key> &keys, const Simplexes &s
     vertices.blocks.push_back(std::int32_t(keys.size()));
 }
 
-Vertices number_packed(const Simplexes &s, const Packing &packing, int threads) {
+Vertices number_packed(Simplexes s, const Packing &packing, int threads) {
     const std::size_t corners = s.dimensions + 1;
     Vertices vertices;
     vertices.corner.resize(s.points * corners);
@@ -264,6 +264,8 @@ Vertices number_packed(const Simplexes &s, const Packing &packing, int threads) 
         parts[n].end = s.points * (n + 1) / parts.size();
     }
     each_part([&](Part &part) { part.collect(s, packing, vertices.corner.data()); });
+    s.cell = {};
+    s.rank = {};  // two large arrays less at a time
     const Buffer<Key> sorted = unite(parts, threads);
     vertices.count = sorted.size();
     each_part([&](Part &part) {
@@ -356,10 +358,10 @@ Vertices number_wide(const Simplexes &s) {
 
 }  // namespace
 
-Vertices number_vertices(const Simplexes &simplexes, int threads) {
+Vertices number_vertices(Simplexes simplexes, int threads) {
     if (simplexes.points == 0) return {};
     const Packing packing(simplexes);
-    return packing.bits <= 63 ? number_packed(simplexes, packing, threads) : number_wide(simplexes);
+    return packing.bits <= 63 ? number_packed(std::move(simplexes), packing, threads) : number_wide(simplexes);
 }
 
 }  // namespace densecrf

@@ -29,6 +29,6 @@ struct Vertices {
 };
 
 // The result is the same for any number of threads.
-Vertices number_vertices(const Simplexes &simplexes, int threads);
+Vertices number_vertices(Simplexes simplexes, int threads);
 
 }  // namespace densecrf

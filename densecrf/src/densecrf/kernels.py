@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from densecrf import memory
+from densecrf import _native, memory
 from densecrf.unary import real_array
 
 MOST_CORNERS = 2**31 - 1
@@ -41,9 +41,9 @@ class Gaussian:
                 f"got xy_std = {self.xy_std} for shape {self.shape}, wanted one number, or one for each axis"
             )
         require_room(math.prod(self.shape), len(self.shape))
-        axes = [np.arange(n) / checked_std("xy_std", std) for n, std in zip(self.shape, stds, strict=True)]
-        grid = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij")
-        return np.stack([positions.ravel() for positions in reversed(grid)], axis=1)
+        out = _native.empty(math.prod(self.shape), len(self.shape))
+        _fill_positions(out.reshape(*self.shape, len(self.shape)), stds)
+        return out
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,15 @@ class Bilateral:
             raise ValueError(f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}")
         scale = np.array([checked_std("channel_std", std) for std in stds], np.float32)
         require_room(height * width, 2 + channels)
-        out = np.empty((height * width, 2 + channels), np.float32)
-        out[:, :2] = Gaussian((height, width), self.xy_std).features()
+        stds_y_x = self.xy_std if isinstance(self.xy_std, tuple) else (self.xy_std,) * 2
+        if len(stds_y_x) != 2:
+            raise ValueError(f"got xy_std = {self.xy_std}, wanted one number, or (σ_y, σ_x)")
+        out = _native.empty(height * width, 2 + channels)
+        pixels = out.reshape(height, width, 2 + channels)
+        _fill_positions(pixels[..., :2], stds_y_x)
         levels = image if image.dtype == np.uint8 else real_array("image levels", image)
         with np.errstate(over="ignore"):
-            np.divide(levels.reshape(height * width, channels), scale, out=out[:, 2:])
+            np.divide(levels.reshape(height, width, channels), scale, out=pixels[..., 2:])
         return out
 
 
@@ -104,6 +108,13 @@ class Features:
         if array.ndim not in (2, 3):
             raise ValueError(f"got features {array.shape}, wanted (N, d) or (B, N, d)")
         return array
+
+
+def _fill_positions(out: np.ndarray, stds: tuple[float, ...]) -> None:
+    """Puts the positions on a grid (…, axes), the last axis (x) first, divided by ``stds``, which are in the axes' order."""
+    for axis, std in enumerate(stds):
+        positions = (np.arange(out.shape[axis]) / checked_std("xy_std", std)).astype(np.float32)
+        out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
 
 
 def require_room(points: int, dimensions: int) -> None:
