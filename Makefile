@@ -64,7 +64,7 @@ test-pythons:
 
 # The kernels under AddressSanitizer with UBSan, then under ThreadSanitizer.
 NATIVE := $(filter-out %/bindings.cpp,$(wildcard densecrf/native/*.cpp)) densecrf/tests/native/exercise.cpp
-SANITIZE := $(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -DDENSECRF_PLAIN -Idensecrf/native $(NATIVE) -pthread
+SANITIZE := $(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -Wno-psabi -DDENSECRF_PLAIN -Idensecrf/native $(NATIVE) -pthread
 sanitize:
 	@mkdir -p densecrf/build
 	$(SANITIZE) -fsanitize=address,undefined -fno-sanitize-recover=all -o densecrf/build/exercise-asan

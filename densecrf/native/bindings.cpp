@@ -17,7 +17,6 @@ using densecrf::MeanField;
 using densecrf::Normalization;
 using densecrf::Pull;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Writable = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 namespace {
@@ -82,9 +81,9 @@ Output filter_by_kernel(const Kernel &kernel, const Matrix &values, int threads)
     return out;
 }
 
-// A mean field that keeps the array its energies live in.
+// A mean field that keeps the array its unaries live in.
 struct Inference {
-    Matrix energies;
+    Matrix unaries;
     MeanField field;
 };
 
@@ -112,16 +111,15 @@ NB_MODULE(_native, module) {
         .def("filter", &filter_by_kernel);
     nb::class_<Inference>(module, "MeanField")
         .def("__init__",
-             [](Inference *self, Matrix energies, const std::vector<std::shared_ptr<Kernel>> &kernels,
+             [](Inference *self, Matrix unaries, float floor, const std::vector<std::shared_ptr<Kernel>> &kernels,
                 const std::vector<std::vector<float>> &strengths, float pool, float settled, int threads) {
                  std::vector<Pull> pulls;
                  for (std::size_t m = 0; m < kernels.size(); ++m) pulls.push_back({kernels[m], strengths[m]});
                  nb::gil_scoped_release release;
                  const densecrf::Team team(threads);
-                 const float *data = energies.data();
-                 const std::size_t labels = energies.shape(0), points = energies.shape(1);
-                 MeanField field(data, labels, points, std::move(pulls), {pool, settled}, threads);
-                 new (self) Inference{std::move(energies), std::move(field)};
+                 const densecrf::Unaries planes{unaries.data(), unaries.shape(0), unaries.shape(1), floor};
+                 MeanField field(planes, std::move(pulls), {pool, settled}, threads);
+                 new (self) Inference{std::move(unaries), std::move(field)};
              })
         .def("set_marginals",
              [](Inference &self, const Matrix &marginals) {
@@ -134,27 +132,29 @@ NB_MODULE(_native, module) {
                  const densecrf::Team team(self.field.threads());
                  self.field.run(iterations);
              })
-        .def("marginals", [](const Inference &self) {
-            Output out = make_output(self.energies.shape(0), self.energies.shape(1));
+        .def("marginals",
+             [](const Inference &self) {
+                 Output out = make_output(self.unaries.shape(0), self.unaries.shape(1));
+                 nb::gil_scoped_release release;
+                 self.field.marginals(out.data());
+                 return out;
+             })
+        .def("finish", [](Inference &self) {
+            Output out = make_output(self.unaries.shape(0), self.unaries.shape(1));
             nb::gil_scoped_release release;
-            self.field.marginals(out.data());
+            self.field.finish(out.data());
             return out;
-        })
-        .def("marginals_into", [](const Inference &self, Writable out) {
-            nb::gil_scoped_release release;
-            self.field.marginals(out.data());
         });
     module.def("empty", &make_output);
-    module.def("energies_of", [](const Matrix &probabilities, float floor, int threads) -> std::optional<Output> {
-        Output out = make_output(probabilities.shape(0), probabilities.shape(1));
-        std::atomic<bool> fine{true};
-        {
-            nb::gil_scoped_release release;
-            densecrf::parallel_for(threads, probabilities.size(), [&](std::size_t begin, std::size_t end) {
-                if (!densecrf::energies_of(probabilities.data(), floor, out.data(), begin, end)) fine = false;
-            });
-        }
-        if (!fine) return std::nullopt;
+    module.def("energies_of", [](const Matrix &probabilities, float floor, int threads) {
+        const densecrf::Unaries unaries{probabilities.data(), probabilities.shape(0), probabilities.shape(1), floor};
+        Output out = make_output(unaries.labels, unaries.points);
+        nb::gil_scoped_release release;
+        const densecrf::Team team(threads);
+        densecrf::parallel_for(threads, unaries.points, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t k = 0; k < unaries.labels; ++k)
+                densecrf::energies_of(unaries, k, out.data() + k * unaries.points + begin, begin, end);
+        });
         return out;
     });
     module.def("simd_level", [] { return std::string(densecrf::simd_level()); });

@@ -10,10 +10,10 @@
 
 namespace densecrf {
 
-// exp(min(x, 0)), relative error under 2e-7; no less than exp(-87). Polynomial of Cephes' expf.
-DENSECRF_INLINE float exp_of_negative(float x) {
-    x = std::min(std::max(x, -87.0f), 0.0f);
-    const std::int32_t steps = std::int32_t(x * 1.44269504f - 0.5f);
+// exp(x), relative error under 2e-7; from exp(-87) to exp(87). Polynomial of Cephes' expf.
+DENSECRF_INLINE float exp_of(float x) {
+    x = std::min(std::max(x, -87.0f), 87.0f);
+    const std::int32_t steps = std::int32_t(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
     const float n = float(steps);
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float y = 1.9875691500e-4f;
@@ -29,12 +29,15 @@ DENSECRF_INLINE float exp_of_negative(float x) {
     return y * power;
 }
 
+// exp(min(x, 0)), which cannot exceed one.
+DENSECRF_INLINE float exp_of_negative(float x) { return exp_of(std::min(x, 0.0f)); }
+
 // log(x) for normal x > 0, relative error under 2e-7 (absolute near 1). Polynomial of Cephes' logf.
 DENSECRF_INLINE float log_of_positive(float x) {
     std::int32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
     const std::int32_t steps = (bits - 0x3F3504F3) >> 23;  // of the power of two that brings x to [sqrt 1/2, sqrt 2)
-    bits -= steps << 23;
+    bits -= steps * (1 << 23);
     float r;
     std::memcpy(&r, &bits, sizeof r);
     r -= 1.0f;

@@ -68,8 +68,13 @@ public:
         float *from = rows.data(), *to = spare.data();
         if ((first_local_axis_ + local % 2) % 2) std::swap(from, to);  // so that the last pass writes to `rows`
         const auto splat_all = [&](const auto &touches) {
-            parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
-                splat(lanes, touches.first.data(), touches.ties.data(), values, from, begin, end);
+            const std::int32_t *first = touches.first.data();
+            const std::size_t all = touches.ties.size();
+            const auto vertex = [&](std::size_t tie) {  // the first whose ties do not begin before this one
+                return tie == all ? vertices_ : std::size_t(std::lower_bound(first, first + vertices_, std::int32_t(tie)) - first);
+            };
+            parallel_for(threads, all, [&](std::size_t begin, std::size_t end) {  // vertices differ in their ties
+                splat(lanes, first, touches.ties.data(), values, from, begin ? vertex(begin) : 0, vertex(end));
             });
         };
         if (some) std::visit(splat_all, *some);

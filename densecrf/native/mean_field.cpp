@@ -3,19 +3,17 @@
 
 #include <map>
 #include <numeric>
-
-#include "exponential.hpp"
+#include <stdexcept>
 
 namespace densecrf {
 
-MeanField::MeanField(const float *energies, std::size_t labels, std::size_t points, std::vector<Pull> pulls,
-                     Savings savings, int threads)
-    : energies_(energies), labels_(labels), points_(points), pulls_(std::move(pulls)), savings_(savings),
+MeanField::MeanField(const Unaries &unaries, std::vector<Pull> pulls, Savings savings, int threads)
+    : unaries_(unaries), labels_(unaries.labels), points_(unaries.points), pulls_(std::move(pulls)), savings_(savings),
       threads_(threads), rows_(pulls_.size()), mixed_(pulls_.size()) {
     for (const Pull &pull : pulls_) {
-        if (pull.is_matrix(labels)) savings_.settled = 0;
+        if (pull.is_matrix(labels_)) savings_.settled = 0;
         for (const float strength : pull.strength)
-            if (pull.is_matrix(labels) || strength != pull.strength[0]) alike_ = false;
+            if (pull.is_matrix(labels_) || strength != pull.strength[0]) alike_ = false;
     }
     if (!alike_) savings_.pool = 0;
     start();
@@ -26,17 +24,20 @@ MeanField::MeanField(const float *energies, std::size_t labels, std::size_t poin
 void MeanField::start() {
     Buffer<float> norm(points_);
     std::vector<float> top(labels_, 0.0f);
+    bool fine = true;
     std::mutex guard;
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> mine(labels_, 0.0f);
-        scan_planes(energies_, labels_, points_, norm.data(), mine.data(), begin, end);
+        const bool these = scan_unaries(unaries_, norm.data(), mine.data(), begin, end);
         const std::lock_guard<std::mutex> lock(guard);
+        fine = fine && these;
         for (std::size_t k = 0; k < labels_; ++k) top[k] = std::max(top[k], mine[k]);
     });
+    if (!fine) throw std::domain_error("probabilities that are negative, NaN or infinite");
     std::vector<std::int32_t> little;
     for (std::size_t k = 0; k < labels_; ++k) (top[k] <= savings_.pool ? little : lanes_of_).push_back(std::int32_t(k));
     if (little.size() > 1 && width_for(lanes_of_.size() + 1) < width_for(labels_)) {
-        pool_.add(little, energies_, points_, threads_);
+        pool_.add(little, unaries_, threads_);
     } else {
         lanes_of_.resize(labels_);
         std::iota(lanes_of_.begin(), lanes_of_.end(), 0);
@@ -45,8 +46,8 @@ void MeanField::start() {
     std::fill(q_.begin(), q_.end(), 0.0f);
     each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < std::min(lanes_used(), groups_ * lanes_); ++a) {
-            const float *plane = a < lanes_of_.size() ? energies_ + lanes_of_[a] * points_ : pool_.energies();
-            add_probabilities(plane, norm.data(), group(q_, a / lanes_) + a % lanes_, lanes_, begin, end);
+            const float *plane = a < lanes_of_.size() ? energy(a) : pool_.energy();
+            start_lane(plane, norm.data(), group(q_, a / lanes_) + a % lanes_, lanes_, begin, end);
         }
     });
 }
@@ -88,6 +89,15 @@ void MeanField::run(int iterations) {
     }
 }
 
+void MeanField::finish(float *out) {
+    for (std::vector<Buffer<float>> *buffers : {&rows_, &mixed_}) buffers->clear();
+    spare_ = {};
+    energies_ = {};
+    unsettled_ = {};
+    pulls_.clear();
+    marginals(out);
+}
+
 void MeanField::marginals(float *out) const {
     each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
@@ -98,12 +108,12 @@ void MeanField::marginals(float *out) const {
         }
         if (pool_.empty()) return;
         if (lanes_ > 1) {
-            pool_.spread(energies_, points_, lane(lanes_of_.size()), lanes_, out, begin, end);
+            pool_.spread(unaries_, lane(lanes_of_.size()), lanes_, out, begin, end);
             return;
         }
         std::vector<float> rest(end - begin);
         for (std::size_t i = begin; i < end; ++i) rest[i - begin] = 1.0f - q_[i];
-        pool_.spread(energies_, points_, rest.data() - begin, 1, out, begin, end);
+        pool_.spread(unaries_, rest.data() - begin, 1, out, begin, end);
     });
 }
 
@@ -126,6 +136,13 @@ void MeanField::layout() {
     groups_ = width / lanes_;
     q_.resize(width * points_);
     top_.assign(std::max<std::size_t>(width, 2), 0.0f);
+    if (unaries_.are_probabilities()) {
+        energies_.resize(lanes_of_.size() * points_);
+        parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t a = 0; a < lanes_of_.size(); ++a)
+                energies_of(unaries_, lanes_of_[a], energies_.data() + a * points_ + begin, begin, end);
+        });
+    }
     if (lanes_ > 1 || !whole_message_.empty()) return;
     whole_message_.assign(points_, 0.0f);
     const Buffer<float> ones(points_, 1.0f);
@@ -172,28 +189,27 @@ void MeanField::add_messages(std::size_t g, const std::vector<const float *> &so
 void MeanField::complete_pool(const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end) {
     float *pooled = logits + lanes_of_.size() % lanes_, messages[block_];
     for (std::size_t n = begin; n < end; ++n) messages[n - begin] = pooled[(n - begin) * lanes_];
-    pool_.take(energies_, points_, ids, messages, begin, end);
+    pool_.take(unaries_, ids, messages, begin, end);
     for (std::size_t n = begin; n < end; ++n) pooled[(n - begin) * lanes_] = messages[n - begin];
 }
 
 // Only the first logit was computed; the second follows from the message of both.
 void MeanField::complete_pair(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
-    const float *first = energies_ + std::size_t(lanes_of_[0]) * points_;
-    const float *second = pool_.empty() ? energies_ + std::size_t(lanes_of_[1]) * points_ : nullptr;
+    const float *first = energy(0), *second = pool_.empty() ? energy(1) : nullptr;
     float other[block_], high = top[0], low = 1 - top[1];
     for (std::size_t n = begin; n < end; ++n) {
         const std::size_t i = ids ? ids[n] : n;
         other[n - begin] = whole_message_[i] - (logits[n - begin] + first[i]);
         if (second) other[n - begin] -= second[i];
     }
-    if (!second) pool_.take(energies_, points_, ids, other, begin, end);
+    if (!second) pool_.take(unaries_, ids, other, begin, end);
     sigmoid(logits, other, end - begin, &high, &low);
     top[0] = high;
     top[1] = 1 - low;
 }
 
 // From all messages to probabilities, where there is one group.
-void MeanField::finish(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
+void MeanField::complete(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
     if (lanes_ == 1) return complete_pair(ids, logits, top, begin, end);
     if (!pool_.empty()) complete_pool(ids, logits, begin, end);
     softmax(int(lanes_), 1, int(lanes_used()), 0, logits, top, 0, end - begin);
@@ -244,7 +260,7 @@ void MeanField::update_group(std::size_t g, bool look) {
     }
     std::vector<const float *> planes;  // of the lanes with a label
     for (std::size_t a = g * lanes_; a < (g + 1) * lanes_; ++a)
-        planes.push_back(a < lanes_of_.size() ? energies_ + std::size_t(lanes_of_[a]) * points_ : nullptr);
+        planes.push_back(a < lanes_of_.size() ? energy(a) : nullptr);
     const bool holds_pool = !pool_.empty() && g + 1 == groups_;
     float *rows = group(q_, g);
     std::mutex guard;
@@ -259,7 +275,7 @@ void MeanField::update_group(std::size_t g, bool look) {
             load_logits(int(lanes_), planes.data(), logits.data(), i, stop);
             add_messages(g, sources, nullptr, logits.data(), i, stop);
             if (look) raw = logits;
-            if (groups_ == 1) finish(nullptr, logits.data(), top.data(), i, stop);
+            if (groups_ == 1) complete(nullptr, logits.data(), top.data(), i, stop);
             else if (holds_pool) complete_pool(nullptr, logits.data(), i, stop);
             if (look)
                 mine.look_at(i, stop, lanes_, raw.data(), rows + i * lanes_, logits.data(), savings_.settled, most);
@@ -296,7 +312,7 @@ void MeanField::update_unsettled() {
         float *now = unsettled_.now.data() + begin * lanes_;
         std::copy_n(unsettled_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
         add_messages(0, sources, ids, now, begin, end);
-        finish(ids, now, top.data(), begin, end);
+        complete(ids, now, top.data(), begin, end);
     });
 }
 
@@ -332,7 +348,7 @@ void MeanField::pool(const std::vector<std::int32_t> &places) {
     }
     if (!pool_.empty()) joining.push_back(old_lane(old_pool));
     lanes_of_ = kept_labels;
-    pool_.add(little, energies_, points_, threads_);
+    pool_.add(little, unaries_, threads_);
     q_ = Buffer<float>();
     layout();
     each_block(points_, [&](std::size_t begin, std::size_t end) {

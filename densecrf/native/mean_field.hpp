@@ -30,9 +30,8 @@ struct Savings {
 
 class MeanField {
 public:
-    // energies: K x N; the caller keeps them for as long as this lives.
-    MeanField(const float *energies, std::size_t labels, std::size_t points, std::vector<Pull> pulls, Savings savings,
-              int threads);
+    // unaries: the caller keeps them for as long as this lives. std::domain_error for what is no probability.
+    MeanField(const Unaries &unaries, std::vector<Pull> pulls, Savings savings, int threads);
 
     // Start from other marginals (K x N) than the softmax of the negative energies.
     void set_marginals(const float *marginals);
@@ -41,8 +40,11 @@ public:
 
     int threads() const { return threads_; }
 
-    // K x N, out; it may be the energies' own array, which ends the inference.
+    // K x N, out.
     void marginals(float *out) const;
+
+    // The same as the last thing: what only further steps need is given up before.
+    void finish(float *out);
 
 private:
     static constexpr std::size_t block_ = 256;  // pixels that are taken through several steps while in the caches
@@ -56,6 +58,9 @@ private:
 
     float *group(Buffer<float> &rows, std::size_t g) const { return rows.data() + g * points_ * lanes_; }
     const float *lane(std::size_t a) const { return q_.data() + (a / lanes_) * points_ * lanes_ + a % lanes_; }
+    const float *energy(std::size_t a) const {
+        return unaries_.are_probabilities() ? energies_.data() + a * points_ : unaries_.plane(lanes_of_[a]);
+    }
     std::size_t lanes_used() const { return lanes_of_.size() + !pool_.empty(); }
 
     std::size_t width_for(std::size_t used) const;
@@ -69,7 +74,7 @@ private:
                       std::size_t begin, std::size_t end) const;
     void complete_pool(const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end);
     void complete_pair(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end);
-    void finish(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end);
+    void complete(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end);
     void update(bool look);
     void update_group(std::size_t g, bool look);
     void update_unsettled();
@@ -77,7 +82,7 @@ private:
     std::size_t most_unsettled() const;
     void pool(const std::vector<std::int32_t> &places);
 
-    const float *energies_;
+    Unaries unaries_;
     std::size_t labels_, points_;
     std::vector<Pull> pulls_;
     bool alike_ = true;                      // all labels are pulled alike
@@ -88,6 +93,7 @@ private:
     Pool pool_;
     std::size_t lanes_ = 0, groups_ = 0;     // one lane: of a pair, whose second is what is left of the first
     Buffer<float> q_;                   // groups x N x lanes: probabilities, between steps
+    Buffer<float> energies_;            // lanes' labels x N, where the unaries are probabilities
     Buffer<float> whole_message_;       // N: message of a probability of one everywhere, where there is a pair
     std::vector<float> top_;                 // highest probability of each lane
     std::vector<Buffer<float>> rows_;   // vertex rows of each kernel, one group at a time

@@ -6,45 +6,10 @@
 #include <cstring>
 
 #include "exponential.hpp"
+#include "lanes.hpp"
 
 namespace densecrf {
 namespace {
-
-// L floats that are kept in registers: left to itself, a compiler may turn the loops below inside out.
-#if defined(__GNUC__)
-template <int L>
-struct Lanes {
-    typedef float type __attribute__((vector_size(L * sizeof(float))));
-};
-#else
-template <int L>
-struct Lanes {
-    struct type {
-        float lane[L] = {};
-        type &operator+=(const type &other) {
-            for (int k = 0; k < L; ++k) lane[k] += other.lane[k];
-            return *this;
-        }
-        friend type operator+(type a, const type &b) { return a += b; }
-        friend type operator*(const type &a, const type &b) {
-            type product;
-            for (int k = 0; k < L; ++k) product.lane[k] = a.lane[k] * b.lane[k];
-            return product;
-        }
-        friend type operator*(float factor, type a) {
-            for (int k = 0; k < L; ++k) a.lane[k] *= factor;
-            return a;
-        }
-    };
-};
-#endif
-
-template <int L>
-DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
-    typename Lanes<L>::type lanes;
-    std::memcpy(&lanes, row, sizeof lanes);
-    return lanes;
-}
 
 // One lane alone: here the compiler does well to take several touches, vertices or points at a time.
 template <class T>
@@ -82,7 +47,7 @@ DENSECRF_INLINE void splat_lanes(const std::int32_t *first, const T *touches, co
         typename Lanes<L>::type sum{};
         for (std::int32_t t = first[v]; t < first[v + 1]; ++t)
             sum += touches[t].weight() * load<L>(values + std::size_t(touches[t].number()) * L);
-        std::memcpy(rows + (v + 1) * L, &sum, sizeof sum);
+        store<L>(sum, rows + (v + 1) * L);
     }
 }
 
@@ -93,8 +58,7 @@ DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *pairs, fl
     for (std::size_t v = begin; v < end; ++v) {
         const auto lower = load<L>(rows + std::size_t(pairs[2 * v]) * L);
         const auto upper = load<L>(rows + std::size_t(pairs[2 * v + 1]) * L);
-        const typename Lanes<L>::type out = load<L>(rows + (v + 1) * L) + 0.5f * (lower + upper);
-        std::memcpy(blurred + (v + 1) * L, &out, sizeof out);
+        store<L>(load<L>(rows + (v + 1) * L) + 0.5f * (lower + upper), blurred + (v + 1) * L);
     }
 }
 
@@ -108,8 +72,7 @@ DENSECRF_INLINE void slice_lanes(int corners, const T *ties, const std::int32_t 
         typename Lanes<L>::type sum{};
         for (int c = 0; c < corners; ++c) sum += tie[c].weight() * load<L>(rows + std::size_t(tie[c].number()) * L);
         float *row = out + (n - begin) * L;
-        sum = load<L>(row) + pull * sum;
-        std::memcpy(row, &sum, sizeof sum);
+        store<L>(load<L>(row) + pull * sum, row);
     }
 }
 
@@ -123,57 +86,36 @@ DENSECRF_INLINE void load_lanes(const float *const *planes, float *out, std::siz
     }
 }
 
-// Folding halves keeps the order of additions fixed, whatever the width of the registers.
-template <int L>
-DENSECRF_INLINE float sum_of(const float *row) {
-    float part[L];
-    std::memcpy(part, row, sizeof part);
-    for (int half = L / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; ++k) part[k] += part[k + half];
-    return part[0];
-}
-
-template <int L>
-DENSECRF_INLINE float top_of(const float *row) {
-    float part[L];
-    std::memcpy(part, row, sizeof part);
-    for (int half = L / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; ++k) part[k] = std::max(part[k], part[k + half]);
-    return part[0];
-}
-
 template <int L>
 DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, float *rows, float *top,
                                    std::size_t begin, std::size_t end) {
+    using Row = typename Lanes<L>::type;
     float present[L], offset[L];  // lanes at the end of the last group may belong to no label
     for (int k = 0; k < L; ++k) {
         present[k] = (groups - 1) * L + k < labels ? 1.0f : 0.0f;
         offset[k] = present[k] > 0 ? 0.0f : -1e30f;
     }
+    const Row is_there = load<L>(present), sunk = load<L>(offset);
     for (std::size_t i = begin; i < end; ++i) {
         float *last = rows + (groups - 1) * stride + i * L;
-        float row[L], power[L];
-        for (int k = 0; k < L; ++k) row[k] = last[k] + offset[k];
-        float highest = top_of<L>(row);
-        for (int g = 0; g + 1 < groups; ++g) highest = std::max(highest, top_of<L>(rows + g * stride + i * L));
-        for (int k = 0; k < L; ++k) power[k] = exp_of_negative(row[k] - highest) * present[k];
-        float total = sum_of<L>(power);
+        const Row row = load<L>(last) + sunk;
+        Row highest = top_of<L>(row);
+        for (int g = 0; g + 1 < groups; ++g) highest = larger<L>(highest, top_of<L>(load<L>(rows + g * stride + i * L)));
+        Row power = exp_of_negative<L>(row - highest) * is_there, total = sum_of<L>(power);
         for (int g = 0; g + 1 < groups; ++g) {
             float *other = rows + g * stride + i * L;
-            float powers[L];
-            for (int k = 0; k < L; ++k) powers[k] = exp_of_negative(other[k] - highest);
-            std::memcpy(other, powers, sizeof powers);
-            total += sum_of<L>(powers);
+            const Row powers = exp_of_negative<L>(load<L>(other) - highest);
+            store<L>(powers, other);
+            total = total + sum_of<L>(powers);
         }
-        const float scale = 1.0f / total;
-        float *most = top + (groups - 1) * L;
-        for (int k = 0; k < L; ++k) power[k] *= scale;
-        for (int k = 0; k < L; ++k) most[k] = std::max(most[k], power[k]);
-        std::memcpy(last, power, sizeof power);
+        power = power / total;
+        store<L>(power, last);
+        store<L>(larger<L>(load<L>(top + (groups - 1) * L), power), top + (groups - 1) * L);
         for (int g = 0; g + 1 < groups; ++g) {
             float *other = rows + g * stride + i * L;
-            for (int k = 0; k < L; ++k) other[k] *= scale;
-            for (int k = 0; k < L; ++k) top[g * L + k] = std::max(top[g * L + k], other[k]);
+            const Row probability = load<L>(other) / total;
+            store<L>(probability, other);
+            store<L>(larger<L>(load<L>(top + g * L), probability), top + g * L);
         }
     }
 }

@@ -13,7 +13,7 @@ from densecrf import exact, lattice
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.params import NORMALIZATIONS, Params
 from densecrf.threads import thread_count
-from densecrf.unary import real_array, unary_from_probabilities
+from densecrf.unary import FLOOR, real_array, unary_from_probabilities
 
 BACKENDS = ("lattice", "exact")
 POOL = 0.1
@@ -122,13 +122,25 @@ class DenseCRF:
             out[image] = self._infer_one(image, one, first, iterations, tolerance, tell)
         return out.reshape(energies.shape)
 
-    def _infer_in_place(self, unary: np.ndarray, iterations: int) -> np.ndarray:
-        """``infer`` of finite C-contiguous float32 energies, which the marginals take the place of."""
-        if iterations < 0:
-            raise ValueError(f"got {iterations} iterations, wanted at least 0")
-        for image, one in enumerate(self._images(unary)[0]):
-            one[...] = self._infer_one(image, one, None, iterations, None, None, into=one)
-        return unary
+    def _finish(self, probabilities: np.ndarray, iterations: int) -> np.ndarray:
+        """``infer`` of one image's probabilities (K, N) by lattice, after which the kernels are gone.
+
+        Neither a copy of all planes as energies is made, nor are kernels and result held at one time.
+        """
+        kernels = [terms[0] for terms in self._kernels]
+        self._kernels = []
+        field = lattice.MeanField(
+            probabilities,
+            kernels,  # type: ignore[arg-type]
+            self._strengths(len(probabilities)),
+            pool=self._pool,
+            settled=self._settled,
+            threads=self._threads,
+            floor=FLOOR,
+        )
+        del kernels
+        field.run(iterations)
+        return field.finish()
 
     def map(self, unary: ArrayLike, *, iterations: int = 10) -> np.ndarray:
         """The label of highest marginal at every point: unary's shape without K, int64. Arguments as in ``infer``."""
@@ -241,7 +253,6 @@ class DenseCRF:
         iterations: int,
         tolerance: float | None,
         tell: Callable[[int, np.ndarray], object] | None,
-        into: np.ndarray | None = None,
     ) -> np.ndarray:
         if unary.size == 0:
             return unary
@@ -256,7 +267,7 @@ class DenseCRF:
             field.start_from(start)
         if tolerance is None and tell is None:
             field.run(iterations)
-            return field.marginals(into).astype(np.float32, copy=False)
+            return field.finish().astype(np.float32, copy=False)
         before = after = field.marginals()
         for step in range(1, iterations + 1):
             field.run(1)
@@ -319,6 +330,8 @@ def refine(
     Source: DeepLab, section 3.3; Krähenbühl and Koltun 2011.
     """
     params = params or Params()
+    if iterations < 0:
+        raise ValueError(f"got {iterations} iterations, wanted at least 0")
     photo, scores = np.asarray(image), np.asarray(probabilities)
     batch = scores.ndim == 4
     if scores.ndim not in (3, 4) or scores.shape[batch] < 1:
@@ -327,9 +340,13 @@ def refine(
     fits = photo.shape[batch : 2 + batch] == size and (not batch or photo.shape[0] == scores.shape[0])
     if photo.ndim not in ((4,) if batch else (2, 3)) or not fits:
         raise ValueError(f"got an image {photo.shape} and probabilities {scores.shape}, wanted (H, W, 3) and (K, H, W)")
-    unary = unary_from_probabilities(scores, threads=threads)
-    if unary.size == 0:
-        return unary
+    if batch:
+        out = np.empty(scores.shape, np.float32)
+        for one, its_photo, its_scores in zip(out, photo, scores, strict=True):
+            one[...] = refine(
+                its_photo, its_scores, params=params, iterations=iterations, threads=threads, backend=backend
+            )
+        return out
     kernels = [
         kernel
         for kernel in (
@@ -338,8 +355,18 @@ def refine(
         )
         if kernel.weight > 0
     ]
+    if backend == "exact" or scores.size == 0 or scores.dtype.kind not in "fiub":
+        unary = unary_from_probabilities(scores, threads=threads)
+        crf = DenseCRF(kernels, normalization=params.normalization, backend=backend, threads=threads)
+        return crf.infer(unary, iterations=iterations) if unary.size else unary
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is found
+        planes = np.ascontiguousarray(scores, np.float32).reshape(len(scores), -1)
     crf = DenseCRF(kernels, normalization=params.normalization, backend=backend, threads=threads)
-    return crf._infer_in_place(unary, iterations)
+    try:
+        return crf._finish(planes, iterations).reshape(scores.shape)
+    except ValueError:
+        unary_from_probabilities(scores)  # says what is wrong with them
+        raise
 
 
 @lru_cache(maxsize=2)

@@ -89,12 +89,11 @@ class MeanField:
                 update += strength[:, None] * message if strength.ndim == 1 else strength @ message
             self._marginals = _softmax(update)
 
-    def marginals(self, into: np.ndarray | None = None) -> np.ndarray:
-        """(K, N) float64; or written to ``into``, in its type."""
-        if into is None:
-            return self._marginals
-        into[...] = self._marginals
-        return into
+    def marginals(self) -> np.ndarray:
+        """(K, N) float64."""
+        return self._marginals
+
+    finish = marginals
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

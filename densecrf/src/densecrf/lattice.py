@@ -85,12 +85,16 @@ class MeanField:
     """A mean field on lattices, step by step.
 
     Args:
-        unary: (K, N) energies in nats, finite.
+        unary: (K, N) energies in nats, finite; or probabilities, if there is a floor.
         kernels: the pairwise terms.
         strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
         pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
         settled: pixels none of whose probabilities moves by more than this in a step rest for two or three; 0: none do.
         threads: how many to use.
+        floor: probabilities count as at least this; 0 for energies.
+
+    Raises:
+        ValueError: for probabilities that are negative, NaN or infinite.
     """
 
     def __init__(
@@ -102,10 +106,12 @@ class MeanField:
         pool: float,
         settled: float,
         threads: int,
+        floor: float = 0.0,
     ):
-        energies = np.ascontiguousarray(unary, np.float32)
+        planes = np.ascontiguousarray(unary, np.float32)
         pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
-        self._native = _native.MeanField(energies, [kernel._native for kernel in kernels], pulls, pool, settled, threads)
+        terms = [kernel._native for kernel in kernels]
+        self._native = _native.MeanField(planes, floor, terms, pulls, pool, settled, threads)
 
     def start_from(self, marginals: np.ndarray) -> None:
         """Go on from these marginals (K, N) instead of the softmax of −unary."""
@@ -115,12 +121,13 @@ class MeanField:
         """Take this many steps."""
         self._native.run(steps)
 
-    def marginals(self, into: np.ndarray | None = None) -> np.ndarray:
-        """(K, N) float32; written to ``into`` if given, which may be the unary's own array if this is the end."""
-        if into is None:
-            return self._native.marginals()
-        self._native.marginals_into(into)
-        return into
+    def marginals(self) -> np.ndarray:
+        """(K, N) float32."""
+        return self._native.marginals()
+
+    def finish(self) -> np.ndarray:
+        """The same, as the last thing asked: memory that only further steps need is given up before."""
+        return self._native.finish()
 
 
 def _checked_features(features: ArrayLike) -> np.ndarray:

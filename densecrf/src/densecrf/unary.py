@@ -8,11 +8,13 @@ from numpy.typing import ArrayLike
 from densecrf import _native
 from densecrf.threads import thread_count
 
+FLOOR = 1e-10
+"""Probabilities count as at least this much by default, so that no energy is infinite."""
 FLOOR_LEAST = 1e-37
 """The least floor of a probability: about the smallest normal float32."""
 
 def unary_from_probabilities(
-    probabilities: ArrayLike, *, floor: float = 1e-10, threads: int | None = None
+    probabilities: ArrayLike, *, floor: float = FLOOR, threads: int | None = None
 ) -> np.ndarray:
     """Energies −log p.
 
@@ -31,20 +33,14 @@ def unary_from_probabilities(
     """
     if not (FLOOR_LEAST <= floor < 1):
         raise ValueError(f"got floor = {floor}, wanted a number from {FLOOR_LEAST} and under 1")
-    values = np.asarray(probabilities)
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"got probabilities of type {values.dtype}, wanted real numbers")
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is found
-        values = np.ascontiguousarray(values, np.float32)
-    energies = _native.energies_of(values.reshape(1, -1), floor, thread_count(threads))
-    if energies is None:
-        real_array("probabilities", values)
+    values = np.ascontiguousarray(real_array("probabilities", probabilities))
+    if values.size and values.min() < 0:
         bad = values < 0
         raise ValueError(
             f"got {np.count_nonzero(bad)} probabilities that are negative (the first: {values[bad][0]}), wanted at "
             "least 0; for scores use unary_from_logits"
         )
-    return energies.reshape(values.shape)
+    return _native.energies_of(values.reshape(1, -1), floor, thread_count(threads)).reshape(values.shape)
 
 
 def unary_from_logits(logits: ArrayLike) -> np.ndarray:

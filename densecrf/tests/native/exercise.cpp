@@ -30,7 +30,8 @@ std::vector<float> infer(const std::vector<float> &features, std::size_t points,
         strength.assign(labels * labels, -pull);
         for (std::size_t k = 0; k < labels; ++k) strength[k * labels + k] = 0;
     }
-    MeanField field(energies.data(), labels, points, {{kernel, strength}}, {pool, kind % 3 ? 0.05f : 0.0f}, threads);
+    const Unaries unaries{energies.data(), labels, points, kind % 6 == 5 ? 1e-10f : 0.0f};
+    MeanField field(unaries, {{kernel, strength}}, {pool, kind % 3 ? 0.05f : 0.0f}, threads);
     field.run(7);
     std::vector<float> marginals(labels * points);
     field.marginals(marginals.data());

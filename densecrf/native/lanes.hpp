@@ -1,0 +1,144 @@
+// L floats that are kept in registers: left to itself, a compiler may turn loops over lanes and touches inside out.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstring>
+#include <utility>
+
+#include "exponential.hpp"
+#include "simd.hpp"
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector) && __has_builtin(__builtin_convertvector)
+#define DENSECRF_HAS_VECTORS 1
+#endif
+#endif
+
+namespace densecrf {
+
+#if defined(DENSECRF_HAS_VECTORS)
+
+template <int L>
+struct Lanes {
+    typedef float type __attribute__((vector_size(L * sizeof(float))));
+    typedef std::int32_t whole __attribute__((vector_size(L * sizeof(std::int32_t))));
+};
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type larger(typename Lanes<L>::type a, typename Lanes<L>::type b) {
+    return a > b ? a : b;
+}
+
+// Lanes k and k ^ half change places.
+template <int L, int half, std::size_t... k>
+DENSECRF_INLINE typename Lanes<L>::type crossed(typename Lanes<L>::type a, std::index_sequence<k...>) {
+    return __builtin_shufflevector(a, a, int(k ^ half)...);
+}
+
+// Folding halves keeps the order of additions fixed. The result is in all lanes.
+template <int L, int half = L / 2>
+DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
+    if constexpr (half > 0)
+        return sum_of<L, half / 2>(a + crossed<L, half>(a, std::make_index_sequence<L>()));
+    return a;
+}
+
+template <int L, int half = L / 2>
+DENSECRF_INLINE typename Lanes<L>::type top_of(typename Lanes<L>::type a) {
+    if constexpr (half > 0)
+        return top_of<L, half / 2>(
+            larger<L>(a, crossed<L, half>(a, std::make_index_sequence<L>())));
+    return a;
+}
+
+// The same arithmetic as that of one number.
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type exp_of_negative(typename Lanes<L>::type x) {
+    using Row = typename Lanes<L>::type;
+    x = x > -87.0f ? x : Row{} - 87.0f;
+    x = x < 0.0f ? x : Row{};
+    const auto steps = __builtin_convertvector(x * 1.44269504f - 0.5f, typename Lanes<L>::whole);
+    const Row n = __builtin_convertvector(steps, Row);
+    const Row r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Row y = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    const auto bits = (steps + 127) << 23;
+    Row power;
+    std::memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+#else
+
+template <int L>
+struct Lanes {
+    struct type {
+        float lane[L] = {};
+
+        template <class Operation>
+        static type each(const Operation &operation) {
+            type result;
+            for (int k = 0; k < L; ++k) result.lane[k] = operation(k);
+            return result;
+        }
+        type &operator+=(const type &b) { return *this = *this + b; }
+        friend type operator+(const type &a, const type &b) {
+            return each([&](int k) { return a.lane[k] + b.lane[k]; });
+        }
+        friend type operator-(const type &a, const type &b) {
+            return each([&](int k) { return a.lane[k] - b.lane[k]; });
+        }
+        friend type operator*(const type &a, const type &b) {
+            return each([&](int k) { return a.lane[k] * b.lane[k]; });
+        }
+        friend type operator/(const type &a, const type &b) {
+            return each([&](int k) { return a.lane[k] / b.lane[k]; });
+        }
+        friend type operator*(float factor, const type &a) {
+            return each([&](int k) { return factor * a.lane[k]; });
+        }
+    };
+};
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type larger(const typename Lanes<L>::type &a, const typename Lanes<L>::type &b) {
+    return Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], b.lane[k]); });
+}
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
+    for (int half = L / 2; half > 0; half /= 2) a = Lanes<L>::type::each([&](int k) { return a.lane[k] + a.lane[k ^ half]; });
+    return a;
+}
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type top_of(typename Lanes<L>::type a) {
+    for (int half = L / 2; half > 0; half /= 2)
+        a = Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], a.lane[k ^ half]); });
+    return a;
+}
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type exp_of_negative(const typename Lanes<L>::type &x) {
+    return Lanes<L>::type::each([&](int k) { return exp_of_negative(x.lane[k]); });
+}
+
+#endif
+
+template <int L>
+DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
+    typename Lanes<L>::type lanes;
+    std::memcpy(&lanes, row, sizeof lanes);
+    return lanes;
+}
+
+template <int L>
+DENSECRF_INLINE void store(const typename Lanes<L>::type &lanes, float *row) {
+    std::memcpy(row, &lanes, sizeof lanes);
+}
+
+}  // namespace densecrf
