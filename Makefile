@@ -45,7 +45,8 @@ check: $(VENV)/.checked
 	$(BIN)/mypy
 
 bench: $(VENV)/.tested ## times of both packages, in results/
-	$(BIN)/python densecrf/benchmarks/refine.py --out results/bench-densecrf.json
+	$(BIN)/python -m pip install -q matplotlib
+	$(BIN)/python densecrf/benchmarks/refine.py --out results/bench-densecrf.json --chart docs/images/crf-error-time.png
 	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json
 	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/score_maps.py --data $(VOC)/.. --out results/score-maps.json
 

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -92,20 +91,21 @@ struct Inference {
 NB_MODULE(_native, module) {
     nb::class_<Lattice>(module, "Lattice")
         .def("__init__",
-             [](Lattice *self, const Matrix &features, int threads) {
+             [](Lattice *self, const Matrix &features, int rings, int threads) {
                  nb::gil_scoped_release release;
                  const densecrf::Team team(threads);
-                 new (self) Lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
+                 new (self) Lattice(features.data(), features.shape(0), int(features.shape(1)), rings, threads);
              })
         .def_prop_ro("vertices", &Lattice::vertices)
         .def("filter", &filter_by_lattice);
     nb::class_<Kernel>(module, "Kernel")
         .def("__init__",
-             [](Kernel *self, const Matrix &features, const std::string &normalization, bool include_self, int threads) {
+             [](Kernel *self, const Matrix &features, const std::string &normalization, bool include_self, int rings,
+                int threads) {
                  const Normalization kind = normalization_named(normalization);
                  nb::gil_scoped_release release;
                  const densecrf::Team team(threads);
-                 Lattice lattice(features.data(), features.shape(0), int(features.shape(1)), threads);
+                 Lattice lattice(features.data(), features.shape(0), int(features.shape(1)), rings, threads);
                  new (self) Kernel(std::move(lattice), kind, include_self, threads);
              })
         .def("filter", &filter_by_kernel);

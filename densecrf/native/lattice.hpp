@@ -19,14 +19,16 @@ namespace densecrf {
 class Lattice {
 public:
     // features: N x d, row-major, already divided by the standard deviations, finite (checked by the caller).
+    // rings: of untouched vertices around the touched ones; without, the blur drops what would pass through them.
     // large: from how many points on ties are short, if numbers allow it.
-    Lattice(const float *features, std::size_t points, int dimensions, int threads, std::size_t large = std::size_t(1) << 20)
+    Lattice(const float *features, std::size_t points, int dimensions, int rings, int threads,
+            std::size_t large = std::size_t(1) << 20)
         : points_(points), corners_(dimensions + 1) {
         if (points >= std::size_t(std::numeric_limits<std::int32_t>::max()) / corners_)
             throw std::length_error("too many points: points x (dimensions + 1) must stay under 2^31; use tiles");
         const float slice_factor = 1.0f / (1.0f + std::ldexp(1.0f, -dimensions));
         Buffer<float> weight(points * corners_);
-        Vertices vertices = number_vertices(locate_all(features, dimensions, weight.data(), threads), threads);
+        Vertices vertices = number_vertices(locate_all(features, dimensions, rings, weight.data(), threads), threads);
         vertices_ = vertices.count;
         const bool in_short = points >= large && std::max(points, vertices_ + 1) < ShortTie::most;
         const auto tie = [&](auto kind) {
@@ -147,8 +149,8 @@ private:
         return factor;
     }
 
-    Simplexes locate_all(const float *features, int d, float *weight, int threads) const {
-        Simplexes s{points_, d, {}, {}, {}, {}};
+    Simplexes locate_all(const float *features, int d, int rings, float *weight, int threads) const {
+        Simplexes s{points_, d, rings, {}, {}, {}, {}};
         s.cell.resize(points_ * d);
         s.rank.resize(points_ * corners_);
         s.low.assign(d, std::numeric_limits<std::int32_t>::max());

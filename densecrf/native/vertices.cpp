@@ -23,7 +23,7 @@ struct Packing {
     int bits = 0;
 
     // Fields have room for the corners of all simplexes and for their neighbours, so that steps never carry over.
-    explicit Packing(const Simplexes &s) : unit(s.dimensions + 1, 0), shift(s.dimensions) {
+    explicit Packing(const Simplexes &s) : margin(3 + s.rings), unit(s.dimensions + 1, 0), shift(s.dimensions) {
         for (int i = s.dimensions - 1; i >= 0; --i) {
             shift[i] = bits;
             int width = 1;
@@ -34,7 +34,7 @@ struct Packing {
         }
     }
 
-    static constexpr int margin = 3;
+    int margin;  // in steps
 };
 
 // keys: of the corners of points [begin, end): from the vertex of remainder k to that of remainder k + 1 is a step back
@@ -46,7 +46,7 @@ void find_keys(const Simplexes &s, const Packing &packing, std::size_t begin, st
         const std::uint8_t *rank = s.rank.data() + p * corners;
         Key key = 0;
         for (int i = 0; i < d; ++i)
-            key += Key(std::int64_t(cell[i]) - s.low[i] + Packing::margin) << packing.shift[i];
+            key += Key(std::int64_t(cell[i]) - s.low[i] + packing.margin) << packing.shift[i];
         for (int i = 0; i < corners; ++i) keys[rank[i]] = packing.unit[i];  // for now, the steps
         for (int k = 0, l = d; k < l; ++k, --l) std::swap(keys[k], keys[l]);
         for (int k = 0; k < corners; ++k) {
@@ -157,6 +157,7 @@ struct Part {
             for (std::size_t n = 0; n < count; ++n) set.expect(found[n]);
             for (std::size_t n = 0; n < count; ++n) corner[p * corners + n] = std::int32_t(set.add(found[n]));
         }
+        for (int ring = 0; ring < s.rings; ++ring) add_ring(set, packing, corner + begin * corners, corner + end * corners);
         slot_count = set.size();
         keys.resize(set.count());
         slots.resize(set.count());
@@ -164,6 +165,23 @@ struct Part {
     }
 
 private:
+    // Adds the neighbours of all keys that are there.
+    static void add_ring(KeySet &set, const Packing &packing, std::int32_t *corner, const std::int32_t *corner_end) {
+        std::vector<Key> inner;
+        for (std::size_t slot = 0; slot < set.size(); ++slot)
+            if (set.at(slot)) inner.push_back(set.at(slot));
+        for (const Key key : inner) {
+            if (!set.has_room(2 * packing.unit.size())) {
+                const Buffer<std::int32_t> moved = set.grow();
+                for (std::int32_t *place = corner; place < corner_end; ++place) *place = moved[*place];
+            }
+            for (const Key step : packing.unit) {
+                set.add(key + step);
+                set.add(key - step);
+            }
+        }
+    }
+
     void sort(const KeySet &set, int bits) {
         int slot_bits = 0;
         while (set.size() >> slot_bits) ++slot_bits;

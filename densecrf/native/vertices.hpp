@@ -14,6 +14,7 @@ namespace densecrf {
 struct Simplexes {
     std::size_t points = 0;
     int dimensions = 0;
+    int rings = 0;  // of untouched vertices around the touched ones
     Buffer<std::int32_t> cell;       // N x d
     Buffer<std::uint8_t> rank;       // N x (d + 1)
     std::vector<std::int32_t> low, high;  // d

@@ -207,7 +207,7 @@ def test_unusable_arrays_are_refused(image, probabilities, message):
     ("options", "message"),
     [
         ({"iterations": -1}, "wanted at least 0"),
-        ({"backend": "gpu"}, "wanted one of: lattice, exact"),
+        ({"backend": "gpu"}, "wanted one of: lattice, accurate, exact"),
         ({"threads": 0}, "wanted at least 1"),
     ],
 )

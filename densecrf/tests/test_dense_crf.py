@@ -10,6 +10,7 @@ from densecrf import (
     DenseCRF,
     Features,
     Gaussian,
+    Lattice,
     Params,
     refine,
     unary_from_labels,
@@ -183,6 +184,47 @@ def test_pooling_labels_changes_next_to_nothing(parameters):
     np.testing.assert_allclose(pooled.sum(0), 1, rtol=1e-4)
 
 
+@pytest.mark.parametrize("parameters", [(50.0, 3.0), (121.0, 5.0)])
+@pytest.mark.parametrize("labels", [2, 6])
+def test_pixels_at_rest_change_next_to_nothing(labels, parameters):
+    photo, probabilities, _ = scene(120, 170, labels=labels, seed=3)
+    kernels = [Gaussian((120, 170), 3, 3), Bilateral(photo, *parameters, 4)]
+    unary = unary_from_probabilities(probabilities)
+    rested = DenseCRF(kernels).infer(unary)
+    moved = DenseCRF(kernels, settled=0).infer(unary)
+    assert not np.array_equal(rested, moved)  # some did rest
+    assert np.abs(rested - moved).max() < 1e-2
+    assert np.abs(rested - moved).mean() < 1e-5
+    np.testing.assert_allclose(rested.sum(0), 1, rtol=1e-4)
+    steps = []
+    DenseCRF(kernels).infer(unary, callback=lambda step, q: steps.append(q))  # asks for each step: none rests
+    np.testing.assert_array_equal(steps[-1], moved)
+
+
+def test_the_accurate_backend_halves_the_error():
+    photo, probabilities, _ = scene(45, 60, labels=5, seed=2)
+    kernels = [Gaussian((45, 60), 3, 3), Bilateral(photo, 50, 3, 4)]
+    unary = unary_from_probabilities(probabilities)
+    exact = DenseCRF(kernels, backend="exact").infer(unary)
+    error = {
+        name: np.abs(DenseCRF(kernels, backend=name).infer(unary) - exact).mean() for name in ("lattice", "accurate")
+    }
+    assert error["accurate"] < 0.75 * error["lattice"]
+
+
+def test_large_images_with_their_shorter_ties_agree_with_small_ones():
+    # Over 2^20 points the lattice keeps its ties in six bytes each; the same picture in two halves has long ones.
+    rng = np.random.default_rng(0)
+    half = np.repeat(rng.normal(size=(5300, 3)), 100, axis=0).astype(np.float32)  # some hundred points at each place
+    far = half + np.float32([1000, 0, 0])
+    probabilities = rng.dirichlet([0.5, 0.5, 0.5], size=len(half)).T
+    unary = unary_from_probabilities(np.concatenate([probabilities, probabilities], axis=1))
+    both = DenseCRF([Features(np.concatenate([half, far]), weight=3)]).infer(unary, iterations=3)
+    alone = DenseCRF([Features(half, weight=3)]).infer(unary[:, : len(half)], iterations=3)
+    np.testing.assert_allclose(both[:, : len(half)], alone, atol=2e-3)
+    np.testing.assert_allclose(both[:, : len(half)].mean(1), alone.mean(1), atol=1e-5)
+
+
 def test_a_pool_that_grows_is_dissolved():
     # Four labels that hold little by their unaries but are pushed up by a start that says otherwise.
     probabilities = scene(30, 43, labels=2)[1]
@@ -253,6 +295,8 @@ def test_any_number_of_labels(labels):
         (lambda: DenseCRF([Gaussian((4, 5), 3)], normalization="sym"), "wanted one of: symmetric"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)], backend="gpu"), "wanted one of: lattice"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)], pool=2), "got pool = 2"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], settled=-1), "got settled = -1"),
+        (lambda: Lattice(np.zeros((4, 2)), rings=2), "got rings = 2"),
         (lambda: DenseCRF([Gaussian((4, 5), 3, weight=np.nan)]), "1 weights that are NaN"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 21))), r"with 20 points"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros(20)), r"wanted \(K, …\)"),

@@ -111,7 +111,7 @@ class Features:
 
 
 def _fill_positions(out: np.ndarray, stds: tuple[float, ...]) -> None:
-    """Puts the positions on a grid (…, axes), the last axis (x) first, divided by ``stds``, which are in the axes' order."""
+    """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes' order."""
     for axis, std in enumerate(stds):
         positions = (np.arange(out.shape[axis]) / checked_std("xy_std", std)).astype(np.float32)
         out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))

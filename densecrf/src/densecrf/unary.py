@@ -13,6 +13,7 @@ FLOOR = 1e-10
 FLOOR_LEAST = 1e-37
 """The least floor of a probability: about the smallest normal float32."""
 
+
 def unary_from_probabilities(
     probabilities: ArrayLike, *, floor: float = FLOOR, threads: int | None = None
 ) -> np.ndarray:

@@ -20,7 +20,7 @@ void check(bool fine, const char *what, std::size_t points, int dimensions, std:
 
 std::vector<float> infer(const std::vector<float> &features, std::size_t points, int dimensions,
                          const std::vector<float> &energies, std::size_t labels, int kind, float pool, int threads) {
-    Lattice lattice(features.data(), points, dimensions, threads, kind % 4 == 1 ? 0 : 1 << 20);
+    Lattice lattice(features.data(), points, dimensions, dimensions < 8 && kind % 5 == 3, threads, kind % 4 == 1 ? 0 : 1 << 20);
     const auto normalization = Normalization(kind % 4);
     const auto kernel = std::make_shared<Kernel>(std::move(lattice), normalization, kind % 3 != 0, threads);
     const float pull = normalization == Normalization::none ? 0.01f : 3.0f;
