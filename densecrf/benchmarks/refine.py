@@ -1,7 +1,7 @@
 """Time ``densecrf.refine`` beside pydensecrf2 in one run, and write medians as JSON.
 
 The work: a photograph with faint noise and a blocky softmax of 21 labels, 6 of them present, as a network of stride 8
-gives it; 10 iterations. A: bilateral 4/50/3, B: 4/121/5, both with Gaussian 3/3. Runs of the two are interleaved.
+gives it; 10 iterations. A: bilateral 4/50/3, B: 4/121/5, both with Gaussian 3/3. The contestants take turns.
 """
 
 from __future__ import annotations
@@ -74,20 +74,23 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Pa
     return np.array(crf.inference(10))
 
 
-def measure(contestants: dict[str, Callable[[], object]], runs: int) -> dict[str, dict[str, float]]:
-    """Median wall and least processor seconds of each, round by round; before each run that counts, one that does not.
+def measure(
+    contestants: dict[str, Callable[[], object]], rounds: int, warm: int = 2, timed: int = 3
+) -> dict[str, dict[str, float]]:
+    """Median wall and least processor seconds of each, in turns of some runs that count after some that do not.
 
-    So each is measured as on the second of many photos: caches are its own, and no processor comes out of idleness.
+    So each is measured as in the midst of many photos: caches are its own, and no processor comes out of idleness.
     """
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     processor: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(runs):
+    for _ in range(rounds):
         for name, run in contestants.items():
-            run()
-            before, started = time.process_time(), time.perf_counter()
-            run()
-            wall[name].append(time.perf_counter() - started)
-            processor[name].append(time.process_time() - before)
+            for count in range(warm + timed):
+                before, started = time.process_time(), time.perf_counter()
+                run()
+                if count >= warm:
+                    wall[name].append(time.perf_counter() - started)
+                    processor[name].append(time.process_time() - before)
     return {
         name: {
             "median s": round(statistics.median(wall[name]), 4),
@@ -130,7 +133,7 @@ def _peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def exactness(rival: bool, runs: int) -> dict[str, dict[str, float]]:
+def exactness(rival: bool) -> dict[str, dict[str, float]]:
     """Labels at 128×96 that differ from the exact CRF, in percent, the mean difference of marginals, and the time."""
     photo, probabilities = work(96, 128, 21)
     table: dict[str, dict[str, float]] = {}
@@ -142,7 +145,9 @@ def exactness(rival: bool, runs: int) -> dict[str, dict[str, float]]:
         if rival:
             contestants["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
         wanted = contestants["densecrf, exact"]()
-        times = measure(dict(contestants), runs)
+        exact = contestants.pop("densecrf, exact")
+        times = measure(dict(contestants), 3) | measure({"densecrf, exact": exact}, 1, warm=0, timed=1)
+        contestants["densecrf, exact"] = exact
         for contestant, run in contestants.items():
             marginals = run().reshape(wanted.shape)
             table[f"{name}, {contestant}"] = {
@@ -171,7 +176,7 @@ def draw(table: dict[str, dict[str, float]], path: Path) -> None:
     axes.set(
         xscale="log",
         xlabel="milliseconds (10 iterations, 128×96, 21 labels)",
-        ylabel="labels unlike the exact CRF's, %",
+        ylabel="labels unlike the exact, %",
     )
     axes.set_ylim(bottom=-0.05)
     axes.margins(x=0.25)
@@ -183,7 +188,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chart", type=Path, help="PNG to draw error against time into; needs matplotlib")
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -204,14 +209,14 @@ def main() -> None:
             contestants["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
         title = f"{width}x{height}, {labels} labels, {name}"
         large = height * width > 10**6
-        times[title] = measure(contestants, 3 if large else options.runs)
+        times[title] = measure(contestants, 2, 1, 2) if large else measure(contestants, options.rounds)
         for contestant in ["densecrf", "pydensecrf2"][: 1 + has_rival]:
             memory[f"{title}, {contestant}"] = round(peak_memory(contestant, height, width, labels, name) / 1e6)
         for contestant, figures in times[title].items():
             slowest = times[title]["pydensecrf2"]["median s"] if has_rival else float("nan")
             share = f"{slowest / figures['median s']:5.2f}x"
             print(f"{title:27s} {contestant:20s} {figures['median s']:7.3f} s {share}", flush=True)
-    errors = exactness(has_rival, options.runs)
+    errors = exactness(has_rival)
     if options.chart:
         draw(errors, options.chart)
     record = {
@@ -219,7 +224,7 @@ def main() -> None:
         "processor": processor_name(),
         "instruction set": _native.simd_level(),
         "versions": {"densecrf": densecrf.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        "runs": options.runs,
+        "rounds of runs": options.rounds,
         "rival": "pydensecrf2" if has_rival else "not installed",
         "seconds": times,
         "peak MB above the inputs": memory,

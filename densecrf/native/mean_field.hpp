@@ -21,7 +21,7 @@ namespace densecrf {
 //   less the first.
 // - From the third step on, pixels whose probabilities moved by no more than `settled` in a full step rest for two or
 //   three steps, until the next full one; the last step of a run is a full one. (Measured with 1e-4 on 160 real score
-//   maps and on noisy ones: no probability off by more than 1e-2, 1e-6 on the mean.)
+//   maps: probabilities off by 3e-7 on the mean, 166 pixels of 28.7 million by more than 1e-2, 98 labels changed.)
 // - Softmax and the test for rest are done while a block's messages are in the nearest cache.
 struct Savings {
     float pool = 0;     // labels are pooled whose probability is nowhere higher; 0: none

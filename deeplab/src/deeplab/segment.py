@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import densecrf
-from deeplab.network import VARIANTS, DeepLab, upsample
+from deeplab.network import VARIANTS, DeepLab
 from deeplab.photos import photo_from_any
 from deeplab.report import overlay, palette_png
-from deeplab.transforms import pad_to_stride, prepare
+from deeplab.transforms import pad_to_legal, prepare
 from deeplab.weights import Card, load_weights, write_whole
 from densecrf import memory
 
@@ -76,15 +76,16 @@ class Model:
     def scores(self, photo: np.ndarray) -> np.ndarray:
         """The network alone: (H, W, 3) uint8 to softmax probabilities (K, H, W) float32.
 
-        The photo is padded at the bottom and right with the mean colour to 8m + 1, scores are upsampled ×8 with
-        corners aligned, and the photo's own rectangle is cut out.
+        The photo is padded at the bottom and right with the mean colour to a size at which scores align with pixels,
+        and its own rectangle is cut out of the scores.
 
         Source: DeepLab, sections 3.2 and 4; the release's test.prototxt.
         """
         height, width = photo.shape[:2]
         with torch.inference_mode():
-            batch = pad_to_stride(prepare(photo, self.card.mean_bgr)).contiguous(memory_format=torch.channels_last)
-            scores = upsample(self.network(batch))[0, :, :height, :width]
+            batch = pad_to_legal(prepare(photo, self.card.mean_bgr), self.network.variant)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            scores = self.network.full_scores(batch)[0, :, :height, :width]
             return torch.softmax(scores, dim=0).numpy()
 
     def segment(

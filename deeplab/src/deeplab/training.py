@@ -98,7 +98,10 @@ def read_recipe(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
     lacking = [field.name for field in fields(Recipe) if field.default is MISSING and field.name not in values]
     if lacking:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}; give it as --set {lacking[0]}=VALUE")
-    return Recipe(**values)
+    recipe = Recipe(**values)
+    if recipe.variant != "deeplab-largefov":
+        raise ValueError(f"{path}: got variant {recipe.variant!r}; only deeplab-largefov can be trained as yet")
+    return recipe
 
 
 def _number(text: str) -> int | float | str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deeplab.network import OUTPUT_STRIDE
+from deeplab.network import OUTPUT_STRIDE, Variant
 
 
 def prepare(photo: np.ndarray, mean: tuple[float, float, float]) -> torch.Tensor:
@@ -34,3 +34,9 @@ def pad_to_stride(batch: torch.Tensor, least: int = 1) -> torch.Tensor:
     """Pad a prepared batch at the bottom and right with the mean colour (zero, once it is subtracted) to 8m + 1."""
     height, width = batch.shape[-2:]
     return F.pad(batch, (0, padded_size(width, least) - width, 0, padded_size(height, least) - height))
+
+
+def pad_to_legal(batch: torch.Tensor, variant: Variant) -> torch.Tensor:
+    """Pad likewise to the variant's next legal size for testing."""
+    height, width = batch.shape[-2:]
+    return F.pad(batch, (0, variant.legal_size(width) - width, 0, variant.legal_size(height) - height))

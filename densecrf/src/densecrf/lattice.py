@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from densecrf import _native
-from densecrf.kernels import require_room
+from densecrf import _native, memory
+from densecrf.kernels import BYTES_A_CORNER, require_room
 from densecrf.threads import thread_count
 from densecrf.unary import real_array
 
@@ -148,8 +148,6 @@ def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
         raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
     require_room(*array.shape)
-    if (
-        rings
-    ):  # each vertex may get two more on each of d + 1 axes; on photographs there are some six times as many in all
-        require_room(7 * array.shape[0], array.shape[1])
+    if rings:  # on photographs, six times as many vertices
+        memory.require(6 * array.size * BYTES_A_CORNER, f"a lattice with a ring over {array.shape[0]} points")
     return array
