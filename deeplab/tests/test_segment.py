@@ -90,5 +90,12 @@ def test_photo_too_large_for_the_memory(model, photo, monkeypatch):
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="wanted one of: deeplab-largefov"):
+    with pytest.raises(ValueError, match="wanted one of: deeplab, deeplab-4x4"):
         deeplab.load("deeplab-v9")
+
+
+def test_a_variant_without_weights_says_so():
+    with pytest.raises(
+        FileNotFoundError, match="no weights of deeplab-msc come with the package, only of deeplab-largefov"
+    ):
+        deeplab.load("deeplab-msc")

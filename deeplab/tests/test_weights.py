@@ -81,7 +81,7 @@ def test_card_of_another_network(saved, tmp_path):
     card = json.loads(saved.with_suffix(".json").read_text()) | {"variant": "deeplab-v9"}
     (tmp_path / "net.json").write_text(json.dumps(card))
     (tmp_path / "net.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="wanted one of: deeplab-largefov"):
+    with pytest.raises(ValueError, match="wanted one of: deeplab, deeplab-4x4"):
         load_weights(tmp_path / "net.safetensors")
 
 

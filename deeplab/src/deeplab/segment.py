@@ -157,7 +157,13 @@ def load(variant: str = "deeplab-largefov", *, weights: str | Path | None = None
         network, card = load_weights(weights)
     else:
         with resources.as_file(resources.files("deeplab") / "pretrained") as folder:
-            network, card = load_weights(folder / f"{variant}-voc.safetensors")
+            file = folder / f"{variant}-voc.safetensors"
+            if not file.is_file():
+                known = ", ".join(sorted(path.stem.removesuffix("-voc") for path in folder.glob("*.safetensors")))
+                raise FileNotFoundError(
+                    f"no weights of {variant} come with the package, only of {known}; give a file of them as weights=…"
+                )
+            network, card = load_weights(file)
     if card.variant != variant:
         raise ValueError(f"{weights}: got weights of {card.variant}, wanted {variant}; load({card.variant!r}, …) works")
     return Model(network, card)
