@@ -24,8 +24,9 @@ def test_the_table_is_the_network(variant):
 
 
 def test_fields_of_view_of_the_paper():
-    # Paper, section 3.1: 404 for 7x7 and 308 for 4x4 with hole 4; with the release's 3x3 pools and pool5a more.
+    # Paper, section 3.1: 404 for 7x7 and 308 for 4x4 with hole 4. The release's 3x3 pools and pool5a make it more.
     views = {name: {row.name: row for row in describe(name)}["fc8"].field_of_view for name in VARIANTS}
+    assert (views["deeplab-7x7"], views["deeplab"], views["deeplab-4x4"]) == (404, 308, 404)
     assert views["deeplab-largefov"] == 435
     assert views["deeplab-msc"] == 323
     assert {row.output_stride for row in describe() if row.name.startswith(("conv5", "fc"))} == {8}
