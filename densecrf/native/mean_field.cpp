@@ -268,7 +268,7 @@ void MeanField::update_group(std::size_t g, bool look) {
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> top(top_.size(), 0.0f), logits(block_ * lanes_), raw;
         Unsettled mine;
-        const std::size_t most = std::min(most_unsettled(), most_unsettled() * 2 * (end - begin) / points_);
+        const std::size_t most = most_unsettled();  // of all points: where one thread gives up, all would have
         if (look) mine.reserve(std::min(most, end - begin) + block_, lanes_);
         for (std::size_t i = begin; i < end; i += block_) {
             const std::size_t stop = std::min(end, i + block_);

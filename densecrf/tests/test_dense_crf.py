@@ -201,6 +201,19 @@ def test_pixels_at_rest_change_next_to_nothing(labels, parameters):
     np.testing.assert_array_equal(steps[-1], moved)
 
 
+def test_pixels_at_rest_do_not_depend_on_threads():
+    # All that moves lies in one of eight threads' ranges.
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, size=(450, 1000, 3), dtype=np.uint8)
+    first = np.full((450, 1000), 0.999)
+    first[:45] = rng.uniform(0.3, 0.7, size=(45, 1000))
+    unary = unary_from_probabilities(np.stack([first, 1 - first]))
+    kernels = [Gaussian((450, 1000), 3, 1), Bilateral(photo, 20, 60, 1)]
+    one, eight = (DenseCRF(kernels, threads=threads).infer(unary) for threads in (1, 8))
+    assert not np.array_equal(one, DenseCRF(kernels, settled=0).infer(unary))  # some did rest
+    np.testing.assert_array_equal(one, eight)
+
+
 def test_the_accurate_backend_halves_the_error():
     photo, probabilities, _ = scene(45, 60, labels=5, seed=2)
     kernels = [Gaussian((45, 60), 3, 3), Bilateral(photo, 50, 3, 4)]
