@@ -24,7 +24,8 @@ class Lattice:
     Args:
         features: (N, d) real, finite, already divided by their standard deviations; d from 1 to 128.
         rings: 0, or 1 for a ring of untouched vertices around the touched ones, without which the blur drops what would
-            pass through them: about half the error for some six times the vertices.
+            pass through them: about half the error for some six times the vertices (not added where features are so
+            many or so wide that places outgrow 64 bits).
         threads: how many to use; by default as many as this process may run on.
 
     Raises:
