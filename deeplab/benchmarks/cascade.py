@@ -50,7 +50,9 @@ def main() -> None:
         photos = {size: np.asarray(file.resize(size)) for size in ((321, 321), (513, 513), (500, 375))}
     for (width, height), photo in photos.items():
         plain = model.segment(photo, crf=False)
-        table[f"network, {width}x{height}"] = median_seconds(partial(model.scores, photo), options.runs)
+        table[f"network, {width}x{height}"] = median_seconds(
+            partial(model.predictor.probabilities, [photo]), options.runs
+        )
         table[f"CRF, {width}x{height}"] = median_seconds(partial(model.refine, plain), options.runs)
         table[f"photo to labels, {width}x{height}"] = median_seconds(partial(_labels, model, photo), options.runs)
     for title, figures in table.items():

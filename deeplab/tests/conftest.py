@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from deeplab.classes import VOC_CLASSES
-from deeplab.network import build
+from deeplab.network import VARIANTS, Convolution, DeepLab, build
 from deeplab.segment import Model
 from deeplab.weights import Card
 
@@ -18,7 +20,27 @@ def network():
 
 @pytest.fixture(scope="session")
 def model(network):
-    return Model(network, Card("deeplab-largefov", VOC_CLASSES))
+    return Model(network, Card("deeplab-largefov", VOC_CLASSES), precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def narrow():
+    """Builds a variant with few channels: the same geometry, fast. Weights are random and the same in every run."""
+
+    def make(name, classes=3, channels=6):
+        variant = VARIANTS[name]
+        if not variant.multi_scale:  # branches expect VGG-16's own channels
+            layers = (replace(x, channels=channels) if isinstance(x, Convolution) else x for x in variant.trunk)
+            variant = replace(variant, trunk=tuple(layers))
+        variant = replace(variant, head=replace(variant.head, channels=2 * channels))
+        torch.manual_seed(0)
+        network = DeepLab(variant, classes).eval()
+        torch.nn.init.normal_(network.fc8.weight, std=1.0)
+        for parameter in network.branches.parameters() if variant.multi_scale else ():
+            torch.nn.init.normal_(parameter, std=0.05)
+        return network
+
+    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import deeplab.segment
+import deeplab.loading
 from deeplab.cli import main
 from deeplab.jobs import plan
 
@@ -14,7 +14,7 @@ from deeplab.jobs import plan
 @pytest.fixture
 def command(model, monkeypatch, tmp_path):
     """``deeplab segment`` with random weights; results go to tmp_path/out."""
-    monkeypatch.setattr(deeplab.segment, "load", lambda **_: model)
+    monkeypatch.setattr(deeplab.loading, "load", lambda **_: model)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: main(["segment", *map(str, arguments), "--out", "out"])
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import deeplab
 
 LADDER = [  # a module imports only from those before it
-    "classes", "photos", "network", "description", "weights", "report", "transforms", "segment", "jobs", "datasets",
-    "metrics", "evaluation", "scoreboard", "feature_cache", "training", "cli",
+    "classes", "photos", "network", "description", "transforms", "weights", "caffe", "checkpoints", "conversion", "hub",
+    "rehead", "precision", "tiles", "inference", "report", "segment", "loading", "jobs", "datasets", "metrics",
+    "evaluation", "scoreboard", "feature_cache", "training", "cli",
 ]  # fmt: skip
 FOLDER = Path(deeplab.__file__).parent
 

@@ -4,12 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeplab.transforms import pad_to_stride, padded_size, prepare
+from deeplab.transforms import Preparation, pad_to_stride, padded_size, prepare
 
 
 def test_prepare_by_hand():
     photo = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)
-    batch = prepare(photo, (1, 2, 3))
+    batch = prepare(photo, Preparation(mean=(1, 2, 3)))
     assert batch.tolist() == [[[[29, 59]], [[18, 48]], [[7, 37]]]]  # B, G, R, each less its mean
 
 

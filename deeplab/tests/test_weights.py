@@ -1,15 +1,13 @@
 import json
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import deeplab
 from deeplab.classes import VOC_CLASSES
-from deeplab.network import build
-from deeplab.weights import Card, load_imagenet_trunk, load_weights, save_weights
+from deeplab.weights import Card, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,9 @@ def test_files_that_are_no_weights(saved, tmp_path):
             load_weights(path)
 
 
-@pytest.mark.parametrize("card", ["", "{}", "[]", '{"variant": "x", "class_names": ["a"], "mean_bgr": [1]}', "\x00"])
+@pytest.mark.parametrize(
+    "card", ["", "{}", "[]", '{"variant": "x", "class_names": ["a"], "preparation": {"mean": [1]}}', "\x00"]
+)
 def test_cards_that_say_nothing(saved, tmp_path, card):
     (tmp_path / "net.safetensors").write_bytes(b"")
     (tmp_path / "net.json").write_text(card)
@@ -88,20 +88,3 @@ def test_card_of_another_network(saved, tmp_path):
 def test_card_with_other_crf_parameters(network):
     with pytest.raises(ValueError, match="'w1'"):
         deeplab.Model(network, Card("deeplab-largefov", VOC_CLASSES, crf={"w1": 4}))
-
-
-def test_imagenet_trunk(tmp_path):
-    network = build(classes=3)
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for name, value in network.state_dict().items():
-        if name.startswith("conv"):
-            layer, kind = name.split(".")
-            arrays[f"{layer}_{'W' if kind == 'weight' else 'b'}"] = rng.normal(size=value.shape).astype(np.float16)
-    np.savez(tmp_path / "vgg.npz", **arrays)
-    load_imagenet_trunk(network, tmp_path / "vgg.npz")
-    assert np.array_equal(network.conv3_2.weight.detach().numpy(), arrays["conv3_2_W"].astype(np.float32))
-    arrays["conv5_3_b"] = arrays["conv5_3_b"][:9]
-    np.savez(tmp_path / "vgg.npz", **arrays)
-    with pytest.raises(ValueError, match=r"conv5_3_b: found \(9,\), wanted \(512,\)"):
-        load_imagenet_trunk(network, tmp_path / "vgg.npz")

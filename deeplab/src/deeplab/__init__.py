@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deeplab.classes import IGNORE, VOC_CLASSES
+    from deeplab.conversion import convert
     from deeplab.evaluation import Scores, evaluate
+    from deeplab.loading import load
     from deeplab.network import build
     from deeplab.photos import PhotoError
-    from deeplab.segment import Model, Segmentation, load
+    from deeplab.segment import Model, Segmentation
     from deeplab.training import Recipe, read_recipe, train
 
 __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
-    "Segmentation": "segment", "load": "segment", "Scores": "evaluation", "evaluate": "evaluation",
-    "Recipe": "training", "read_recipe": "training", "train": "training",
+    "Segmentation": "segment", "load": "loading", "convert": "conversion", "Scores": "evaluation",
+    "evaluate": "evaluation", "Recipe": "training", "read_recipe": "training", "train": "training",
 }  # fmt: skip
 __all__ = [
-    "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "evaluate", "load",
-    "read_recipe", "train",
+    "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "convert", "evaluate",
+    "load", "read_recipe", "train",
 ]  # fmt: skip
 
 

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+
+if TYPE_CHECKING:
+    from deeplab.segment import Model
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Which network, and what it runs on."""
+
+    weights: str | None = None
+    """A .safetensors file with its card, hf-hub:owner/name, or a .caffemodel; by default those of the package."""
+    variant: str | None = None
+    """Name of the network, where the weights' file leaves it open."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 …"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 where the device has it in hardware; the same labels but for 0.1 % of the pixels."""
+    compile: bool = False
+    """Run the network through torch.compile: slow to start, for thousands of photos of few sizes."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +41,15 @@ class Segment:
     """Photos and folders of photos."""
     out: Path = Path("segmented")
     """Folder for the results."""
-    weights: Path | None = None
-    """A .safetensors file with its card beside it; by default the weights that come with the package."""
+    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on height and width at which the network looks; their probabilities are averaged."""
+    mirror: bool = False
+    """Look at a mirrored copy, too."""
+    tile: int | None = None
+    """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
 
@@ -38,10 +62,13 @@ class Evaluate:
     """Folder in the layout of PASCAL VOC."""
     split: str = "val"
     """Name of the list in ImageSets/Segmentation."""
-    weights: Path | None = None
-    """A .safetensors file with its card beside it; by default the weights that come with the package."""
+    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
     crf: bool = True
     """Score with the CRF, too."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on height and width at which the network looks; their probabilities are averaged."""
+    mirror: bool = False
+    """Look at a mirrored copy, too."""
     boundary: tuple[int, ...] = (10,)
     """Widths in pixels of the bands around void borders that are scored besides."""
     out: Path | None = None
@@ -61,6 +88,20 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """Turn weights of another program (Caffe, torchvision, timm, Keras) into .safetensors with a card."""
+
+    file: Positional[str]
+    """A .caffemodel, .safetensors or .npz file, or "imagenet" for ImageNet's VGG-16 from the hub."""
+    out: Path
+    """The file to write, ending in .safetensors; its card goes beside it."""
+    variant: str | None = None
+    """Name of the network; by default what the file's fc6 fits."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, id order; by default VOC's."""
+
+
+@dataclass(frozen=True)
 class Describe:
     """Show the layers of a network of the paper: sizes, holes, fields of view, parameters, multiplications."""
 
@@ -74,8 +115,8 @@ class Describe:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."""
-    options: Segment | Evaluate | Train | Describe = tyro.extras.subcommand_cli_from_dict(
-        {"segment": Segment, "evaluate": Evaluate, "train": Train, "describe": Describe},
+    options: Segment | Evaluate | Train | Convert | Describe = tyro.extras.subcommand_cli_from_dict(
+        {"segment": Segment, "evaluate": Evaluate, "train": Train, "convert": Convert, "describe": Describe},
         prog="deeplab",
         description="A photo in, a label for every pixel out.",
         args=arguments,
@@ -85,11 +126,13 @@ def main(arguments: list[str] | None = None) -> int:
             return segment(options)
         if isinstance(options, Evaluate):
             return evaluate(options)
-        return train(options) if isinstance(options, Train) else describe(options)
+        if isinstance(options, Train):
+            return train(options)
+        return convert(options) if isinstance(options, Convert) else describe(options)
     except KeyboardInterrupt:
         complain("stopped; what was written is whole")
         return INTERRUPTED
-    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, ModuleNotFoundError) as error:
         complain(str(error) or "out of memory")
         return FAILED
 
@@ -107,7 +150,6 @@ def segment(options: Segment) -> int:
     from tqdm import tqdm
 
     from deeplab.jobs import ClassTable, plan, write_results
-    from deeplab.segment import load
 
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
@@ -116,13 +158,14 @@ def segment(options: Segment) -> int:
         if not complaints:
             complain("no photos given; wanted photos or folders of photos")
         return FAILED
-    model = load(weights=options.weights)
+    model = model_of(options.engine)
+    looks = {"scales": options.scales, "mirror": options.mirror, "tile": options.tile}
     options.out.mkdir(parents=True, exist_ok=True)
     table, done = ClassTable(), 0
     try:
         for job in tqdm(jobs, unit="photo", disable=None):
             try:
-                table.add(job.photo, write_results(job, model, crf=options.crf, compare=options.compare))
+                table.add(job.photo, write_results(job, model, crf=options.crf, compare=options.compare, **looks))
                 done += 1
             except (ValueError, OSError, MemoryError) as error:
                 text = str(error) or "out of memory"
@@ -142,12 +185,12 @@ def evaluate(options: Evaluate) -> int:
 
     from deeplab.datasets import voc
     from deeplab.scoreboard import markdown, score, table
-    from deeplab.segment import load
     from deeplab.weights import write_whole
 
     pairs = voc(options.data, options.split)
-    model = load(weights=options.weights)
-    board = score(model, tqdm(pairs, unit="photo", disable=None), crf=options.crf, boundary=options.boundary)
+    model, looks = model_of(options.engine), {"scales": options.scales, "mirror": options.mirror}
+    bar = tqdm(pairs, unit="photo", disable=None)
+    board = score(model, bar, crf=options.crf, boundary=options.boundary, **looks)
     board |= {"split": options.split, "photos": len(pairs)}
     Console().print(table(board))
     if options.out is not None:
@@ -164,6 +207,32 @@ def train(options: Train) -> int:
     weights = training.train(training.read_recipe(options.recipe, options.set), options.out)
     print(f"weights: {weights}, card: {weights.with_suffix('.json')}")
     return OK
+
+
+def convert(options: Convert) -> int:
+    """Write weights of another program as ours and say what did not carry over."""
+    from deeplab.loading import convert_named
+    from deeplab.weights import save_weights
+
+    if options.out.suffix != ".safetensors":
+        raise ValueError(f"got {options.out}, wanted a file ending in .safetensors")
+    found = convert_named(options.file, options.variant, class_names=options.class_names or None)
+    save_weights(options.out, found.network, found.card)
+    print(f"{options.out}, card {options.out.with_suffix('.json')}: {found.summary()}")
+    return OK
+
+
+def model_of(engine: Engine) -> Model:
+    """The model that options ask for; what its weights lack is said in one line."""
+    import warnings
+
+    from deeplab.loading import load
+
+    with warnings.catch_warnings(record=True) as told:
+        model = load(**asdict(engine))
+    for warning in told:
+        print(f"deeplab: note: {warning.message}", file=sys.stderr)
+    return model
 
 
 def describe(options: Describe) -> int:

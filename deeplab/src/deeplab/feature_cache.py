@@ -19,7 +19,7 @@ from tqdm import tqdm
 from deeplab.classes import IGNORE
 from deeplab.datasets import Pair
 from deeplab.network import OUTPUT_STRIDE, DeepLab
-from deeplab.transforms import pad_to_stride, prepare
+from deeplab.transforms import Preparation, pad_to_stride, prepare
 
 CHANNELS = 512
 
@@ -64,7 +64,7 @@ class FeatureCache:
 
 
 def fill(
-    folder: Path, network: DeepLab, pairs: list[Pair], *, mean: tuple[float, float, float], views: int,
+    folder: Path, network: DeepLab, pairs: list[Pair], *, preparation: Preparation, views: int,
     scales: tuple[float, float], crop: int, seed: int,
 ) -> None:  # fmt: skip
     """Write the cache of all pairs; its table of contents comes last, so a cache without one is not complete."""
@@ -76,7 +76,7 @@ def fill(
         for pair in tqdm(pairs, desc="pool4 features", unit="photo"):
             photo, labels = pair.read_photo(), pair.read_labels()
             for view in draw_views(rng, views, scales):
-                batch, target = _show(photo, labels, view, mean, crop)
+                batch, target = _show(photo, labels, view, preparation, crop)
                 with torch.autocast("cpu", torch.bfloat16):
                     features = network.pool4(batch.contiguous(memory_format=torch.channels_last))
                 rows = features[0].permute(1, 2, 0).to(torch.bfloat16).contiguous()
@@ -88,7 +88,7 @@ def fill(
 
 
 def _show(
-    photo: np.ndarray, labels: np.ndarray, view: View, mean: tuple[float, float, float], crop: int
+    photo: np.ndarray, labels: np.ndarray, view: View, preparation: Preparation, crop: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     """One view as a prepared batch (1, 3, H, W), and its targets at every 8th pixel."""
     size = (max(1, round(photo.shape[1] * view.scale)), max(1, round(photo.shape[0] * view.scale)))
@@ -96,7 +96,7 @@ def _show(
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     if view.mirror:
         photo, labels = photo[:, ::-1], labels[:, ::-1]
-    batch = pad_to_stride(prepare(photo, mean), least=crop)
+    batch = pad_to_stride(prepare(photo, preparation), least=crop)
     height, width = batch.shape[-2:]
     padded = np.full((height, width), IGNORE, np.uint8)
     padded[: labels.shape[0], : labels.shape[1]] = labels

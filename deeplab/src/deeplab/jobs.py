@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -67,13 +68,15 @@ def plan(inputs: Sequence[Path], out: Path) -> tuple[list[Job], list[str]]:
 KINDS = ("", "_overlay", "_compare")
 
 
-def write_results(job: Job, model: Model, *, crf: bool, compare: bool) -> Segmentation:
+def write_results(job: Job, model: Model, *, crf: bool, compare: bool, **looks: Any) -> Segmentation:
     """Segment one photo and write TARGET.png (ids), TARGET_overlay.png and, if asked, TARGET_compare.png.
+
+    ``looks`` are ``Model.segment``'s scales, mirror and tile.
 
     Raises:
         PhotoError, ValueError, MemoryError: as ``Model.segment``; OSError if a file cannot be written.
     """
-    plain = model.segment(job.photo, crf=False)
+    plain = model.segment(job.photo, crf=False, **looks)
     result = model.refine(plain) if crf else plain
     result.save(_file(job.target, ""))
     picture = with_legend(result.overlay(), result.shares(), result.class_names)

@@ -71,6 +71,7 @@ class Head:
 class Variant:
     """A network of the paper's Tables 1 and 2."""
 
+    name: str
     trunk: tuple[Convolution | Pool, ...]
     head: Head
     multi_scale: bool = False
@@ -78,19 +79,22 @@ class Variant:
 
     def legal_size(self, length: int) -> int:
         """The smallest height or width from ``length`` up at which scores align exactly with pixels in testing."""
-        if self.trunk is PLAIN_TRUNK:
+        if self.trunk == PLAIN_TRUNK:
             return -(-max(length - 2, 0) // 16) * 16 + 2
         return -(-(length - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1
 
 
-VARIANTS: dict[str, Variant] = {
-    "deeplab": Variant(PLAIN_TRUNK, Head(kernel=4, atrous_rate=4, channels=4096)),
-    "deeplab-4x4": Variant(PLAIN_TRUNK, Head(kernel=4, atrous_rate=8, channels=4096)),
-    "deeplab-7x7": Variant(PLAIN_TRUNK, Head(kernel=7, atrous_rate=4, channels=4096)),
-    "deeplab-largefov": Variant(TRUNK, Head(kernel=3, atrous_rate=12, channels=1024)),
-    "deeplab-msc": Variant(MULTI_SCALE_TRUNK, Head(kernel=4, atrous_rate=4, channels=4096), multi_scale=True),
-    "deeplab-msc-largefov": Variant(TRUNK, Head(kernel=3, atrous_rate=12, channels=1024), multi_scale=True),
-}
+_SMALL = Head(kernel=4, atrous_rate=4, channels=4096)
+_LARGE_FOV = Head(kernel=3, atrous_rate=12, channels=1024)
+_TABLE = (
+    Variant("deeplab", PLAIN_TRUNK, _SMALL),
+    Variant("deeplab-4x4", PLAIN_TRUNK, Head(kernel=4, atrous_rate=8, channels=4096)),
+    Variant("deeplab-7x7", PLAIN_TRUNK, Head(kernel=7, atrous_rate=4, channels=4096)),
+    Variant("deeplab-largefov", TRUNK, _LARGE_FOV),
+    Variant("deeplab-msc", MULTI_SCALE_TRUNK, _SMALL, multi_scale=True),
+    Variant("deeplab-msc-largefov", TRUNK, _LARGE_FOV, multi_scale=True),
+)
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _TABLE}
 
 # The multi-scale classifiers: where each looks, its input channels, and the stride of what it sees.
 BRANCHES = (("data", 3, 1), ("pool1", 64, 2), ("pool2", 128, 4), ("pool3", 256, 8), ("pool4", 512, 8))
@@ -171,7 +175,7 @@ class DeepLab(nn.Module):
                 scores = scores + upsample(self.branches[name](maps[name]), stride)
         else:
             scores = upsample(self(batch))
-        start = PLAIN_OFFSET if self.variant.trunk is PLAIN_TRUNK else 0
+        start = PLAIN_OFFSET if self.variant.trunk == PLAIN_TRUNK else 0
         return scores[..., start : start + height, start : start + width]
 
     def pool4(self, batch: torch.Tensor) -> torch.Tensor:
@@ -245,9 +249,9 @@ def build(variant: str = "deeplab-largefov", *, classes: int = 21, dropout: floa
 
 
 def upsample(scores: torch.Tensor, stride: int = OUTPUT_STRIDE) -> torch.Tensor:
-    """Scores (B, K, h, w) to (B, K, s(h-1)+1, s(w-1)+1) for stride s: bilinear, corners aligned.
+    """Scores (B, K, h, w) to (B, K, s(h-1)+1, s(w-1)+1) in fp32 for stride s: bilinear, corners aligned.
 
     Source: DeepLab, section 3.2; the release's Interp layer.
     """
     height, width = ((n - 1) * stride + 1 for n in scores.shape[-2:])
-    return F.interpolate(scores, (height, width), mode="bilinear", align_corners=True)
+    return F.interpolate(scores.float(), (height, width), mode="bilinear", align_corners=True)

@@ -17,7 +17,7 @@ from deeplab.evaluation import Scorer
 from deeplab.segment import Model
 
 
-def score(model: Model, pairs: Iterable[Pair], *, crf: bool, boundary: Sequence[int]) -> dict[str, Any]:
+def score(model: Model, pairs: Iterable[Pair], *, crf: bool, boundary: Sequence[int], **looks: Any) -> dict[str, Any]:
     """Score a model on pairs of photos and labels; the network runs once a photo.
 
     Args:
@@ -25,6 +25,7 @@ def score(model: Model, pairs: Iterable[Pair], *, crf: bool, boundary: Sequence[
         pairs: photos with labels.
         crf: score with the CRF, too.
         boundary: widths in pixels of the bands scored besides.
+        looks: ``Model.segment``'s scales, mirror and tile.
 
     Returns:
         "scores": for each way of predicting its headline figures and the IoU of every class, in percent; and with
@@ -37,7 +38,7 @@ def score(model: Model, pairs: Iterable[Pair], *, crf: bool, boundary: Sequence[
     seconds: dict[str, list[float]] = {}
     for pair in pairs:
         truth = pair.read_labels()
-        result = model.segment(pair.photo, crf=False)
+        result = model.segment(pair.photo, crf=False, **looks)
         for scorer in scorers.values():
             if scorer is scorers.get("network + CRF"):
                 result = model.refine(result)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import densecrf
-from deeplab.network import VARIANTS, DeepLab
+from deeplab.hub import published
+from deeplab.inference import Predictor, Views
+from deeplab.network import DeepLab
 from deeplab.photos import photo_from_any
+from deeplab.rehead import Rehead, rehead
 from deeplab.report import overlay, palette_png
-from deeplab.transforms import pad_to_legal, prepare
-from deeplab.weights import Card, load_weights, write_whole
+from deeplab.weights import Card, save_weights, write_whole
 from densecrf import memory
 
-NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
 CRF_BYTES_A_PIXEL = 1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
 
 
@@ -58,11 +59,24 @@ class Segmentation:
 
 
 class Model:
-    """A trained network with everything needed to label photos."""
+    """A trained network with everything needed to label photos.
 
-    def __init__(self, network: DeepLab, card: Card):
-        self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.card = card
+    Args:
+        network: as trained, in fp32; it stays as it is and can be saved or trained further.
+        card: that belongs to it.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
+        precision: "auto" (bfloat16 where the device has it in hardware), "fp32" or "bf16".
+        compile: run the network through ``torch.compile``; worth it for thousands of photos of few sizes.
+
+    Raises:
+        ValueError: for a device or precision that cannot be had, or CRF parameters on the card that do not exist.
+    """
+
+    def __init__(
+        self, network: DeepLab, card: Card, *, device: str = "auto", precision: str = "auto", compile: bool = False
+    ):
+        self.network, self.card = network.eval(), card
+        self.predictor = Predictor(network, card.preparation, device=device, precision=precision, compile=compile)
         try:
             self.crf_params = densecrf.Params(**card.crf)
         except TypeError as error:
@@ -73,21 +87,6 @@ class Model:
         """Names of the K classes, id order."""
         return self.card.class_names
 
-    def scores(self, photo: np.ndarray) -> np.ndarray:
-        """The network alone: (H, W, 3) uint8 to softmax probabilities (K, H, W) float32.
-
-        The photo is padded at the bottom and right with the mean colour to a size at which scores align with pixels,
-        and its own rectangle is cut out of the scores.
-
-        Source: DeepLab, sections 3.2 and 4; the release's test.prototxt.
-        """
-        height, width = photo.shape[:2]
-        with torch.inference_mode():
-            batch = pad_to_legal(prepare(photo, self.card.mean_bgr), self.network.variant)
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            scores = self.network.full_scores(batch)[0, :, :height, :width]
-            return torch.softmax(scores, dim=0).numpy()
-
     def segment(
         self,
         image: Any,
@@ -95,6 +94,9 @@ class Model:
         crf: bool | densecrf.Params = True,
         iterations: int = 10,
         threads: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        mirror: bool = False,
+        tile: int | None = None,
     ) -> Segmentation:
         """Label every pixel of a photo.
 
@@ -103,25 +105,63 @@ class Model:
             crf: True for the parameters that belong to the weights, False for the network alone, or parameters.
             iterations: mean-field steps.
             threads: for the CRF; by default as many as this process may run on.
+            scales: factors on height and width at which the network looks; probabilities are averaged.
+            mirror: whether it also looks at mirrored copies.
+            tile: pixels that a window answers for; by default windows are used only where memory asks for them.
 
         Returns:
             Labels, probabilities and pictures of them.
 
         Raises:
             PhotoError: if a file cannot be used.
-            ValueError: for another type, shape or dtype.
+            ValueError: for another type, shape or dtype, or scales outside 0.05 to 20.
             MemoryError: if the photo needs more memory than there is.
         """
+        decoding = time.perf_counter()
+        photos = [photo_from_any(image)]
+        decode, views = time.perf_counter() - decoding, Views(tuple(scales), mirror)
+        return next(self._same_size(photos, decode, crf, iterations, threads, views, tile))
+
+    def segment_many(self, images: Iterable[Any], *, batch: int = 8, **options: Any) -> Iterator[Segmentation]:
+        """Label photos in batches, in their order; neighbours in it are looked at together if their sizes are equal.
+
+        A GPU is used better so; on a CPU one photo at a time is as fast and takes less memory.
+
+        Args:
+            images: as ``segment`` takes them; read as they are needed.
+            batch: photos looked at together, at most.
+            options: crf, iterations, threads, scales, mirror, tile: as in ``segment``.
+        """
+        if batch < 1:
+            raise ValueError(f"got batch {batch}, wanted at least 1")
+        crf, tile = options.pop("crf", True), options.pop("tile", None)
+        steps = options.pop("iterations", 10), options.pop("threads", None)
+        views = Views(tuple(options.pop("scales", (1.0,))), options.pop("mirror", False))
+        if options:
+            raise TypeError(f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile")
+        remaining = iter(images)
+        while chunk := list(islice(remaining, batch)):
+            started = time.perf_counter()
+            photos = [photo_from_any(image) for image in chunk]
+            decode = (time.perf_counter() - started) / len(chunk)
+            for _, group in groupby(photos, key=np.shape):
+                yield from self._same_size(list(group), decode, crf, *steps, views, tile)
+
+    def _same_size(
+        self, photos: list[np.ndarray], decode: float, crf: bool | densecrf.Params, iterations: int,
+        threads: int | None, views: Views, tile: int | None,
+    ) -> Iterator[Segmentation]:  # fmt: skip
+        if crf is not False:
+            _require_memory(photos[0])
         started = time.perf_counter()
-        photo = photo_from_any(image)
-        _require_memory(photo, crf=bool(crf))
-        decoded = time.perf_counter()
-        probabilities = self.scores(photo)
-        seconds = {"decode": decoded - started, "network": time.perf_counter() - decoded}
-        result = Segmentation(photo, probabilities, self.class_names, seconds)
-        if crf is False:
-            return result
-        return self.refine(result, params=None if crf is True else crf, iterations=iterations, threads=threads)
+        probabilities = self.predictor.probabilities(photos, views=views, tile=tile)
+        seconds = {"decode": decode, "network": (time.perf_counter() - started) / len(photos)}
+        for photo, mine in zip(photos, probabilities, strict=True):
+            result = Segmentation(photo, mine, self.class_names, dict(seconds))
+            if crf is not False:
+                params = None if crf is True else crf
+                result = self.refine(result, params=params, iterations=iterations, threads=threads)
+            yield result
 
     def refine(
         self,
@@ -132,6 +172,7 @@ class Model:
         threads: int | None = None,
     ) -> Segmentation:
         """The CRF alone, on a segmentation made without it; the CRF sees the raw photo. Arguments as in ``segment``."""
+        _require_memory(result.photo)
         started = time.perf_counter()
         marginals = densecrf.refine(
             result.photo, result.probabilities, params=params or self.crf_params, iterations=iterations, threads=threads
@@ -139,38 +180,29 @@ class Model:
         seconds = result.seconds | {"CRF": time.perf_counter() - started}
         return replace(result, probabilities=marginals, seconds=seconds)
 
+    def rehead(self, class_names: Sequence[str]) -> tuple[Model, Rehead]:
+        """A model for other classes, to be trained further: see ``rehead.rehead``."""
+        network, card, report = rehead(self.network, self.card, class_names)
+        return Model(network, card, device=str(self.predictor.device)), report
 
-def load(variant: str = "deeplab-largefov", *, weights: str | Path | None = None) -> Model:
-    """A model ready to segment.
+    def save(self, path: str | Path) -> None:
+        """Write weights (.safetensors, fp16) and card (.json), each whole or not at all."""
+        save_weights(path, self.network, self.card)
 
-    Args:
-        variant: a name in ``network.VARIANTS``.
-        weights: a .safetensors file with its card beside it; by default the weights that come with the package.
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Publish weights and card on the Hugging Face hub, for ``load(weights="hf-hub:OWNER/NAME")``.
 
-    Raises:
-        FileNotFoundError: if there are no such weights.
-        ValueError: for an unknown variant, or weights that are damaged or of another variant.
-    """
-    if variant not in VARIANTS:
-        raise ValueError(f"got variant {variant!r}, wanted one of: {', '.join(VARIANTS)}")
-    if weights is not None:
-        network, card = load_weights(weights)
-    else:
-        with resources.as_file(resources.files("deeplab") / "pretrained") as folder:
-            file = folder / f"{variant}-voc.safetensors"
-            if not file.is_file():
-                known = ", ".join(sorted(path.stem.removesuffix("-voc") for path in folder.glob("*.safetensors")))
-                raise FileNotFoundError(
-                    f"no weights of {variant} come with the package, only of {known}; give a file of them as weights=…"
-                )
-            network, card = load_weights(file)
-    if card.variant != variant:
-        raise ValueError(f"{weights}: got weights of {card.variant}, wanted {variant}; load({card.variant!r}, …) works")
-    return Model(network, card)
+        Args:
+            repository: "owner/name"; made if it is not there.
+            options: of huggingface_hub's ``ModelHubMixin.push_to_hub``: ``private``, ``token``, ``commit_message`` …
+
+        Returns:
+            The address of the commit.
+        """
+        return str(published(self.network, self.card).push_to_hub(repository, **options))
 
 
-def _require_memory(photo: np.ndarray, *, crf: bool) -> None:
+def _require_memory(photo: np.ndarray) -> None:
     """Refuse at once what the system would kill the process for later."""
     height, width = photo.shape[:2]
-    needed = height * width * max(NETWORK_BYTES_A_PIXEL, CRF_BYTES_A_PIXEL * crf)
-    memory.require(needed, f"a photo of {width}×{height}")
+    memory.require(height * width * CRF_BYTES_A_PIXEL, f"the CRF of a photo of {width}×{height}")

@@ -23,12 +23,13 @@ from torch import nn
 from tqdm import tqdm
 
 from deeplab.classes import IGNORE, VOC_CLASSES
+from deeplab.conversion import fill as fill_from_vgg
 from deeplab.datasets import voc
 from deeplab.evaluation import evaluate
 from deeplab.feature_cache import FeatureCache, fill
 from deeplab.network import POOL4, TRUNK, Convolution, DeepLab, build, upsample
-from deeplab.transforms import pad_to_stride, prepare
-from deeplab.weights import IMAGENET_MEAN, Card, load_imagenet_trunk, save_weights, write_whole
+from deeplab.transforms import Preparation, pad_to_stride, prepare
+from deeplab.weights import Card, save_weights, write_whole
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -151,11 +152,11 @@ def train(recipe: Recipe, out: str | Path) -> Path:
     _require_same_recipe(out, recipe)
     torch.manual_seed(recipe.seed)
     network = build(recipe.variant, classes=len(VOC_CLASSES), dropout=recipe.dropout)
-    load_imagenet_trunk(network, recipe.imagenet)
+    fill_from_vgg(network, recipe.imagenet)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (out / "cache" / "views.json").is_file():
         fill(
-            out / "cache", network, voc(recipe.data, recipe.train_split), mean=IMAGENET_MEAN, views=recipe.views,
+            out / "cache", network, voc(recipe.data, recipe.train_split), preparation=Preparation(), views=recipe.views,
             scales=(recipe.scale_low, recipe.scale_high), crop=recipe.crop, seed=recipe.seed,
         )  # fmt: skip
     cache = FeatureCache(out / "cache")
@@ -252,7 +253,7 @@ def _validate(network: DeepLab, recipe: Recipe) -> dict[str, float]:
     network.eval()
 
     def predict(photo: np.ndarray) -> np.ndarray:
-        batch = pad_to_stride(prepare(photo, IMAGENET_MEAN)).contiguous(memory_format=torch.channels_last)
+        batch = pad_to_stride(prepare(photo)).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             scores = upsample(network(batch).float())
         return scores[0, :, : photo.shape[0], : photo.shape[1]].argmax(0).numpy()

@@ -1,6 +1,8 @@
-"""From a photo to what the network takes: channel order, mean, padding."""
+"""From a photo to what the network takes: channel order, mean, scale, padding."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,21 +10,52 @@ import torch.nn.functional as F
 
 from deeplab.network import OUTPUT_STRIDE, Variant
 
+Triple = tuple[float, float, float]
 
-def prepare(photo: np.ndarray, mean: tuple[float, float, float]) -> torch.Tensor:
+
+@dataclass(frozen=True)
+class Preparation:
+    """What weights were trained to see: (photo in this channel order − mean) · scale."""
+
+    channels: str = "BGR"
+    """"BGR" or "RGB"; mean and scale are in this order."""
+    mean: Triple = (103.939, 116.779, 123.68)
+    """In 0–255 levels; by default of the ImageNet VGG-16."""
+    scale: Triple = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("BGR", "RGB"):
+            raise ValueError(f"got channels {self.channels!r}, wanted 'BGR' or 'RGB'")
+        for name in ("mean", "scale"):
+            values = np.asarray(getattr(self, name), float)
+            if values.shape != (3,) or not np.isfinite(values).all():
+                raise ValueError(f"got {name} {getattr(self, name)}, wanted three finite numbers")
+
+
+RELEASE = Preparation(mean=(104.008, 116.669, 122.675))
+"""Of the authors' release of DeepLab: data transformer and train.prototxt files."""
+TORCHVISION = Preparation(
+    "RGB", (0.485 * 255, 0.456 * 255, 0.406 * 255), (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255))
+)
+"""Of the ImageNet weights of torchvision and timm: levels from 0 to 1, less a mean, divided by a standard deviation."""
+
+
+def prepare(photo: np.ndarray, preparation: Preparation = Preparation()) -> torch.Tensor:
     """A photo as a batch of one.
 
     Args:
         photo: (H, W, 3) uint8, R, G, B.
-        mean: of the channels B, G, R, in 0–255 levels; subtracted, nothing is divided.
+        preparation: channel order, mean and scale that belong to the weights.
 
     Returns:
-        (1, 3, H, W) float32, channels B, G, R.
+        (1, 3, H, W) float32.
 
     Source: DeepLab release, data transformer.
     """
-    bgr = torch.from_numpy(np.ascontiguousarray(photo[:, :, ::-1])).permute(2, 0, 1)[None]
-    return bgr.float() - torch.tensor(mean)[:, None, None]
+    ordered = photo if preparation.channels == "RGB" else photo[:, :, ::-1]
+    levels = torch.from_numpy(np.ascontiguousarray(ordered)).permute(2, 0, 1)[None].float()
+    mean, scale = (torch.tensor(v)[:, None, None] for v in (preparation.mean, preparation.scale))
+    return levels.sub_(mean).mul_(scale)
 
 
 def padded_size(length: int, least: int = 1) -> int:

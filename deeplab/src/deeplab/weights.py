@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
-
-IMAGENET_MEAN = (103.939, 116.779, 123.68)
-"""Mean B, G, R of the ImageNet VGG-16 weights, in 0–255 levels."""
+from deeplab.transforms import Preparation
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Card:
 
     variant: str
     class_names: tuple[str, ...]
-    mean_bgr: tuple[float, float, float] = IMAGENET_MEAN
+    preparation: Preparation = field(default_factory=Preparation)
     crf: dict[str, Any] = field(default_factory=dict)
     """Fields of ``densecrf.Params`` that suit these weights; empty for the defaults."""
     story: dict[str, Any] = field(default_factory=dict)
@@ -95,34 +92,14 @@ def read_card(path: Path) -> Card:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         names = tuple(str(name) for name in raw["class_names"])
-        blue, green, red = (float(level) for level in raw["mean_bgr"])
         if len(names) > IGNORE:
             raise ValueError(f"{len(names)} classes, wanted at most {IGNORE}, as label maps have 8 bits")
+        how: dict[str, Any] = dict(raw["preparation"])
+        how |= {key: tuple(map(float, how[key])) for key in ("mean", "scale") if key in how}
         crf, story = dict(raw.get("crf", {})), dict(raw.get("story", {}))
-        return Card(str(raw["variant"]), names, (blue, green, red), crf, story)
-    except (ValueError, KeyError, TypeError) as error:
+        return Card(str(raw["variant"]), names, Preparation(**how), crf, story)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a card of weights: {type(error).__name__}: {error}") from None
-
-
-def load_imagenet_trunk(network: DeepLab, path: str | Path) -> None:
-    """Set the 13 convolutions of the trunk from an ImageNet VGG-16 in an .npz file.
-
-    Args:
-        network: a DeepLab; its fc6, fc7 and fc8 stay as they are.
-        path: arrays ``conv1_1_W`` (O, I, 3, 3), ``conv1_1_b`` … for input in B, G, R, 0–255 levels minus the mean.
-
-    Raises:
-        ValueError: if an array is missing or has the wrong shape.
-    """
-    own = {name: value for name, value in network.state_dict().items() if name.startswith("conv")}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name, tensor in own.items():
-            layer, kind = name.split(".")
-            key = f"{layer}_{'W' if kind == 'weight' else 'b'}"
-            if key not in arrays or arrays[key].shape != tuple(tensor.shape):
-                found = arrays[key].shape if key in arrays else "nothing"
-                raise ValueError(f"{path}: {key}: found {found}, wanted {tuple(tensor.shape)}")
-            tensor.copy_(torch.from_numpy(arrays[key].astype(np.float32)))
 
 
 def write_whole(path: Path, content: bytes) -> None:

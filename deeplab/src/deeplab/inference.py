@@ -1,0 +1,160 @@
+"""The network at work on photos: device, precision, batches, several scales, mirrored copies, windows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from deeplab.network import DeepLab
+from deeplab.precision import choose, reduced
+from deeplab.tiles import margin_of, windows
+from deeplab.transforms import Preparation, pad_to_legal, prepare
+from densecrf import memory
+
+NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
+LEAST_CORE = 256  # of a window that memory forces: smaller ones would mostly look at their margins
+SHARE_OF_MEMORY = 0.5  # of what is free, that windows chosen here may take
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often the network looks at a photo; probabilities are averaged over all combinations."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on height and width."""
+    mirror: bool = False
+    """Whether it also looks at a copy mirrored left to right."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0.05 <= scale <= 20 for scale in self.scales):
+            raise ValueError(f"got scales {self.scales}, wanted at least one, each from 0.05 to 20")
+
+
+def device_from(name: str) -> torch.device:
+    """A torch device; "auto" is a GPU if torch sees one, and else the CPU.
+
+    Raises:
+        ValueError: for a name that torch does not know, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"got device {name!r}, which cannot be used here ({reason}); 'cpu' always works") from None
+    return device
+
+
+class Predictor:
+    """A network with the preparation of its weights, on a device."""
+
+    def __init__(
+        self, network: DeepLab, preparation: Preparation, *, device: str = "auto", precision: str = "auto",
+        compile: bool = False,
+    ):  # fmt: skip
+        self.preparation, self.device = preparation, device_from(device)
+        self.dtype = choose(precision, self.device)
+        self.network = reduced(network) if self.dtype == torch.bfloat16 else network.eval()
+        self.network = self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._full_scores = torch.compile(self.network.full_scores) if compile else self.network.full_scores
+        self._margin = margin_of(network.variant.name)
+
+    def probabilities(
+        self, photos: Sequence[np.ndarray], *, views: Views = Views(), tile: int | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """Class probabilities at every pixel of photos of one size, in one batch.
+
+        A photo is padded at the bottom and right with the mean colour to a size at which scores align with pixels, and
+        its own rectangle is cut out of the scores, on which the softmax is taken.
+
+        Args:
+            photos: each (H, W, 3) uint8, R, G, B.
+            views: scales and mirrored copies to average over.
+            tile: look at the photo in windows that answer for so many pixels in each direction and see half a field of
+                view more; None for windows only where the whole does not fit into memory. Either way the scores are
+                those of the whole photo.
+
+        Returns:
+            (B, K, H, W) float32.
+
+        Raises:
+            MemoryError: if even windows do not fit.
+
+        Source: DeepLab, sections 3.2 and 4; the release's test.prototxt.
+        """
+        height, width = photos[0].shape[:2]
+        total: torch.Tensor | None = None
+        for scale in views.scales:
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            scaled = [_resized(photo, size) for photo in photos]
+            for mirror in (False, True)[: 1 + views.mirror]:
+                shown = [photo[:, ::-1] for photo in scaled] if mirror else scaled
+                found = self._look(shown, tile)
+                found = found.flip(-1) if mirror else found
+                if found.shape[-2:] != (height, width):
+                    found = F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+                total = found if total is None else total.add_(found)
+        assert total is not None
+        count = len(views.scales) * (1 + views.mirror)
+        return (total if count == 1 else total.div_(count)).numpy()
+
+    @torch.inference_mode()
+    def _look(self, photos: Sequence[np.ndarray], tile: int | None) -> torch.Tensor:
+        """One look at photos of one size: (B, K, H, W) probabilities in main memory."""
+        height, width = photos[0].shape[:2]
+        classes = self.network.classes
+        core = tile or self._affordable_core(len(photos), height, width)
+        if core is None:
+            return self._window(photos, slice(0, height), slice(0, width)).cpu()
+        whole = torch.empty(len(photos), classes, height, width)
+        for rows, columns in windows(height, width, core, self._margin):
+            found = self._window(photos, slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            whole[..., rows.first : rows.last, columns.first : columns.last] = found[
+                ...,
+                rows.first - rows.start : rows.last - rows.start,
+                columns.first - columns.start : columns.last - columns.start,
+            ]
+        return whole
+
+    def _window(self, photos: Sequence[np.ndarray], rows: slice, columns: slice) -> torch.Tensor:
+        batch = torch.cat([prepare(photo[rows, columns], self.preparation) for photo in photos])
+        height, width = batch.shape[-2:]
+        batch = pad_to_legal(batch.to(self.device), self.network.variant)
+        scores = self._full_scores(batch.contiguous(memory_format=torch.channels_last))
+        return torch.softmax(scores[..., :height, :width], dim=1)
+
+    def _affordable_core(self, photos: int, height: int, width: int) -> int | None:
+        """How many pixels a window may answer for in each direction; None if the whole photo fits."""
+        free = _free(self.device)
+        pixels = photos * height * width
+        if free is None or pixels * NETWORK_BYTES_A_PIXEL <= free:
+            return None
+        kept = pixels * self.network.classes * 4
+        side = int((max(0.0, SHARE_OF_MEMORY * free - kept) / (photos * NETWORK_BYTES_A_PIXEL)) ** 0.5)
+        core = side - 2 * self._margin
+        if core < LEAST_CORE:
+            least = photos * (LEAST_CORE + 2 * self._margin) ** 2 * NETWORK_BYTES_A_PIXEL + kept
+            needed = min(pixels * NETWORK_BYTES_A_PIXEL, int(least / SHARE_OF_MEMORY))
+            memory.require(needed, f"{'a photo' if photos == 1 else f'{photos} photos'} of {width}×{height}")
+        return max(core, LEAST_CORE)
+
+
+def _resized(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if size == photo.shape[1::-1]:
+        return photo
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where it does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory.available() if device.type == "cpu" and os.name == "posix" else None
