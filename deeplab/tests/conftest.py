@@ -35,7 +35,7 @@ def narrow():
         variant = replace(variant, head=replace(variant.head, channels=2 * channels))
         torch.manual_seed(0)
         network = DeepLab(variant, classes).eval()
-        torch.nn.init.normal_(network.fc8.weight, std=1.0)
+        torch.nn.init.normal_(network.fc8.weight, std=0.05)
         for parameter in network.branches.parameters() if variant.multi_scale else ():
             torch.nn.init.normal_(parameter, std=0.05)
         return network

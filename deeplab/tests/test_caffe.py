@@ -1,12 +1,12 @@
 import random
 import tracemalloc
 
-import caffe_file
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import caffe_file
 from deeplab.caffe import read_caffemodel
 
 LAYERS = {
@@ -51,7 +51,7 @@ def test_numbers_one_by_one_and_in_parts(tmp_path):
     ("blob", "message"),
     [
         (caffe_file.field(5, b"\0" * 6), r"layer 'fc6': 6 bytes of numbers, wanted a multiple of 4"),
-        (caffe_file.field(5, bytes(8)) + caffe_file.field(1, 2**40), r"2 numbers for the shape \(1099511627776, 0, 0, 0\)"),
+        (caffe_file.field(5, bytes(8)) + caffe_file.field(1, 2**40), r"2 numbers for the shape \(1099511627776, 0"),
         (caffe_file.field(7, caffe_file.field(1, bytes(range(1, 10)))), "more than 8 axes"),
         (caffe_file.varint(5 << 3 | 2) + caffe_file.varint(2**40), r"a field of 1099511627776 bytes where 0 are left"),
         (caffe_file.varint(3 << 3 | 3), "wire type 3"),

@@ -1,12 +1,12 @@
 import warnings
 import zipfile
 
-import caffe_file
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import caffe_file
 import deeplab
 from deeplab.classes import VOC_CLASSES
 from deeplab.conversion import convert, decimate, fill

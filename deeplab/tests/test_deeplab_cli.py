@@ -1,11 +1,13 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import caffe_file
 import deeplab.loading
 from deeplab.cli import main
 from deeplab.jobs import plan
@@ -123,3 +125,43 @@ def test_help_and_import_do_not_load_torch():
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert run.stdout.strip() == "False"
+
+
+def test_convert_writes_weights_that_segment_takes(model, photo_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    layers = {}
+    for name, value in model.network.state_dict().items():
+        layers.setdefault(name.rpartition(".")[0], []).append(value.numpy())
+    Path("net.caffemodel").write_bytes(caffe_file.model(layers, age="layers"))
+    assert main(["convert", "net.caffemodel", "--out", "net.safetensors"]) == 0
+    assert "deeplab-largefov, 21 classes; every layer fits" in capsys.readouterr().out
+    assert names(tmp_path) == ["net.caffemodel", "net.json", "net.safetensors", "photo.png"]
+    for weights in ("net.safetensors", "net.caffemodel"):
+        assert main(["segment", "photo.png", "--weights", weights, "--out", weights + ".out", "--no-crf"]) == 0
+    ids = [np.asarray(Image.open(f"{weights}.out/photo.png")) for weights in ("net.safetensors", "net.caffemodel")]
+    assert (ids[0] == ids[1]).mean() > 0.99  # one is stored as fp16
+    assert main(["convert", "net.caffemodel", "--out", "net.pth"]) == 1
+    assert capsys.readouterr().err.endswith("got net.pth, wanted a file ending in .safetensors\n")
+
+
+def test_options_of_the_network_reach_it(photo_file, tmp_path, monkeypatch, model):
+    asked = {}
+
+    def load(**options):
+        asked.update(options)
+        return model
+
+    monkeypatch.setattr(deeplab.loading, "load", load)
+    looks = ["--scales", "0.5", "1", "--mirror", "--tile", "64"]
+    engine = ["--device", "cpu", "--precision", "fp32", "--variant", "deeplab-largefov"]
+    assert main(["segment", str(photo_file), "--out", str(tmp_path / "out"), "--no-crf", *looks, *engine]) == 0
+    assert asked == {
+        "weights": None, "variant": "deeplab-largefov", "device": "cpu", "precision": "fp32", "compile": False
+    }  # fmt: skip
+    wanted = model.segment(photo_file, crf=False, scales=(0.5, 1), mirror=True, tile=64).labels
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/photo.png")), wanted)
+
+
+def test_a_device_that_is_not_there(photo_file, capsys):
+    assert main(["segment", str(photo_file), "--device", "cuda:77"]) == 1
+    assert "'cpu' always works" in capsys.readouterr().err

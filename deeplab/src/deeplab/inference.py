@@ -67,6 +67,7 @@ class Predictor:
         self._full_scores = torch.compile(self.network.full_scores) if compile else self.network.full_scores
         self._margin = margin_of(network.variant.name)
 
+    @torch.inference_mode()
     def probabilities(
         self, photos: Sequence[np.ndarray], *, views: Views = Views(), tile: int | None = None
     ) -> np.ndarray:  # fmt: skip
@@ -106,7 +107,6 @@ class Predictor:
         count = len(views.scales) * (1 + views.mirror)
         return (total if count == 1 else total.div_(count)).numpy()
 
-    @torch.inference_mode()
     def _look(self, photos: Sequence[np.ndarray], tile: int | None) -> torch.Tensor:
         """One look at photos of one size: (B, K, H, W) probabilities in main memory."""
         height, width = photos[0].shape[:2]

@@ -87,4 +87,4 @@ def _file(weights: str | Path) -> tuple[Path, bool]:
         fetch(repository, CARD_FILE)
         return fetch(repository, WEIGHTS_FILE), True
     path = Path(weights)
-    return path, card_path(path).is_file()
+    return path, path.suffix == ".safetensors" and card_path(path).is_file()

@@ -53,7 +53,7 @@ def prepare(photo: np.ndarray, preparation: Preparation = Preparation()) -> torc
     Source: DeepLab release, data transformer.
     """
     ordered = photo if preparation.channels == "RGB" else photo[:, :, ::-1]
-    levels = torch.from_numpy(np.ascontiguousarray(ordered)).permute(2, 0, 1)[None].float()
+    levels = torch.from_numpy(np.array(ordered, order="C")).permute(2, 0, 1)[None].float()
     mean, scale = (torch.tensor(v)[:, None, None] for v in (preparation.mean, preparation.scale))
     return levels.sub_(mean).mul_(scale)
 
