@@ -25,7 +25,26 @@ def test_imports_go_one_way():
     assert {path.stem for path in FOLDER.glob("*.py")} == {"__init__", *LADDER}
     for place, name in enumerate(LADDER):
         used = {module.split(".")[1] for module in imported(name) if module.startswith("deeplab.")}
+        used -= {"commands"} if name == "cli" else set()
         assert used <= set(LADDER[:place]), f"{name}.py imports {used - set(LADDER[:place])}"
+
+
+def test_commands_are_above_everything_and_light():
+    for path in (FOLDER / "commands").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        heads = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in heads}
+        light = {
+            "__future__",
+            "dataclasses",
+            "json",
+            "pathlib",
+            "sys",
+            "typing",
+            "tyro.conf",
+            "deeplab.commands.engine",
+        }
+        assert modules <= light, f"{path.name} imports {modules - light} at its head; heavy modules load when needed"
 
 
 def test_evaluation_knows_neither_torch_nor_the_network():

@@ -5,6 +5,8 @@ The kind of a file is told from its first bytes. Pickles (.pth, .pt) are never o
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -117,7 +119,11 @@ def _zipped(path: Path) -> dict[str, Array]:
     return arrays
 
 
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, OverflowError)
+# What zipfile and the readers beneath it raise on damaged files.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, IndexError, OSError,
+    NotImplementedError, RuntimeError, OverflowError, SyntaxError, MemoryError,
+)  # fmt: skip
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
