@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import caffe_file
 import deeplab
 from deeplab.classes import VOC_CLASSES
-from deeplab.conversion import convert, decimate, fill
+from deeplab.conversion import convert, decimate
 from deeplab.network import build
 from deeplab.transforms import RELEASE, TORCHVISION, Preparation
 
@@ -185,14 +185,15 @@ def test_misfits_name_the_layer_and_both_shapes(tmp_path, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_trunk_alone_sets_a_network_in_place(vgg, tmp_path):
+def test_a_trunk_alone(vgg, tmp_path):
     names = {name: f"{name.split('.')[0]}_{'W' if 'weight' in name else 'b'}" for name in vgg if name[:4] == "conv"}
     np.savez(tmp_path / "vgg.npz", **{mine: vgg[name] for name, mine in names.items()})
-    network = build(classes=3)
-    before = network.fc6.weight.clone()
-    assert fill(network, tmp_path / "vgg.npz") == ("fc6", "fc7")
-    np.testing.assert_array_equal(network.conv3_2.weight.detach().numpy(), vgg["conv3_2.weight"].astype(np.float32))
-    assert torch.equal(network.fc6.weight, before)
+    found = convert(tmp_path / "vgg.npz")
+    assert found.untrained == ("fc6", "fc7", "fc8")
+    own = found.network.state_dict()["conv3_2.weight"].numpy()
+    np.testing.assert_array_equal(own, vgg["conv3_2.weight"].astype(np.float32))
+    again = convert(tmp_path / "vgg.npz").network
+    assert torch.equal(again.fc6.weight, found.network.fc6.weight)  # random, but the same in every run
 
 
 def test_decimation_by_hand():

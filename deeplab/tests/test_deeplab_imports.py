@@ -6,7 +6,8 @@ import deeplab
 LADDER = [  # a module imports only from those before it
     "classes", "photos", "network", "description", "transforms", "weights", "caffe", "checkpoints", "conversion", "hub",
     "rehead", "precision", "tiles", "inference", "report", "segment", "loading", "jobs", "datasets", "metrics",
-    "evaluation", "scoreboard", "feature_cache", "training", "cli",
+    "evaluation", "scoreboard", "recipes", "losses", "augmentation", "batches", "optimisation", "feature_cache",
+    "head_norm", "snapshots", "runs", "study", "training", "cli", "__main__",
 ]  # fmt: skip
 FOLDER = Path(deeplab.__file__).parent
 

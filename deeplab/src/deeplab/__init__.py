@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from deeplab.loading import load
     from deeplab.network import build
     from deeplab.photos import PhotoError
+    from deeplab.recipes import Recipe, read_recipe
     from deeplab.segment import Model, Segmentation
-    from deeplab.training import Recipe, read_recipe, train
+    from deeplab.training import train
 
 __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
     "Segmentation": "segment", "load": "loading", "convert": "conversion", "Scores": "evaluation",
-    "evaluate": "evaluation", "Recipe": "training", "read_recipe": "training", "train": "training",
+    "evaluate": "evaluation", "Recipe": "recipes", "read_recipe": "recipes", "train": "training",
 }  # fmt: skip
 __all__ = [
     "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "convert", "evaluate",

@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
     try:
         return run(options)
-    except KeyboardInterrupt:
-        complain("stopped; what was written is whole")
+    except KeyboardInterrupt as stop:
+        complain(str(stop) or "stopped; what was written is whole")
         return INTERRUPTED
     except (ValueError, OSError, MemoryError, FloatingPointError, ModuleNotFoundError) as error:
         complain(str(error) or "out of memory")

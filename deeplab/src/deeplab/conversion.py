@@ -101,21 +101,6 @@ def convert(
     return Conversion(network.eval(), card, reduced, untrained, dropped)
 
 
-def fill(network: DeepLab, path: str | Path, *, seed: int = 0) -> tuple[str, ...]:
-    """Set a network's trunk, fc6 and fc7 in place from a VGG-16; fc8 and branches stay as they are.
-
-    Returns:
-        The layers among fc6 and fc7 that the file lacks.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``convert``.
-    """
-    checkpoint = open_checkpoint(path)
-    arrays = {name: array for name, array in _canonical(checkpoint)[0].items() if name[:3] in ("con", "fc6", "fc7")}
-    _, untrained = _fill(network, checkpoint, arrays, seed)
-    return tuple(name for name in untrained if name in ("fc6", "fc7"))
-
-
 def decimate(weight: np.ndarray, kernel: int) -> np.ndarray:
     """Taps of fc6 at even steps, first and last among them: (O, I, 7, 7) to (O, I, kernel, kernel).
 

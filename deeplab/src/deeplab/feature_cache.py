@@ -8,14 +8,16 @@ training crops windows of features and labels out of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
+from deeplab.augmentation import resized
+from deeplab.batches import Example, draws
 from deeplab.classes import IGNORE
 from deeplab.datasets import Pair
 from deeplab.network import OUTPUT_STRIDE, DeepLab
@@ -63,8 +65,32 @@ class FeatureCache:
         return torch.from_numpy(features).view(torch.bfloat16).permute(2, 0, 1), torch.from_numpy(targets)
 
 
+class CachedBatches:
+    """Batches of windows of cached views, in the order of ``batches.draws``.
+
+    Args:
+        caches: one or two; the second gives ``extra`` places of each batch.
+        crop: side of a window in pixels of the photo, 8m + 1.
+    """
+
+    def __init__(self, caches: Sequence[FeatureCache], *, crop: int, batch: int, extra: int, seed: int):
+        self._caches, self._size = caches, (crop - 1) // OUTPUT_STRIDE + 1
+        self._batch, self._extra, self._seed = batch, extra, seed
+
+    def from_step(self, step: int) -> Iterator[Example]:
+        """Features (B, 512, h, w) bf16 and targets (B, h, w) uint8 from a step on, without end."""
+        while True:
+            chosen = draws(step, self._batch, [len(cache) for cache in self._caches], self._extra, self._seed)
+            crops = [
+                self._caches[draw.source].crop(draw.index, self._size, np.random.default_rng(draw.seed))
+                for draw in chosen
+            ]
+            yield torch.stack([features for features, _ in crops]), torch.stack([targets for _, targets in crops])
+            step += 1
+
+
 def fill(
-    folder: Path, network: DeepLab, pairs: list[Pair], *, preparation: Preparation, views: int,
+    folder: Path, network: DeepLab, pairs: Sequence[Pair], *, preparation: Preparation, views: int,
     scales: tuple[float, float], crop: int, seed: int,
 ) -> None:  # fmt: skip
     """Write the cache of all pairs; its table of contents comes last, so a cache without one is not complete."""
@@ -91,9 +117,7 @@ def _show(
     photo: np.ndarray, labels: np.ndarray, view: View, preparation: Preparation, crop: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     """One view as a prepared batch (1, 3, H, W), and its targets at every 8th pixel."""
-    size = (max(1, round(photo.shape[1] * view.scale)), max(1, round(photo.shape[0] * view.scale)))
-    photo = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
-    labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    photo, labels = resized(photo, labels, view.scale)
     if view.mirror:
         photo, labels = photo[:, ::-1], labels[:, ::-1]
     batch = pad_to_stride(prepare(photo, preparation), least=crop)

@@ -83,6 +83,16 @@ class Variant:
             return -(-max(length - 2, 0) // 16) * 16 + 2
         return -(-(length - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1
 
+    def legal_crop(self, length: int) -> int:
+        """The smallest size of a training crop from ``length`` up: 8m + 2 for the plain variants, else 8m + 1."""
+        first = self.first_target + 1
+        return -(-max(length - first, OUTPUT_STRIDE) // OUTPUT_STRIDE) * OUTPUT_STRIDE + first
+
+    @property
+    def first_target(self) -> int:
+        """The first row and column of a crop that a training score stands for; every 8th after it is the next."""
+        return 1 if self.trunk == PLAIN_TRUNK else 0
+
 
 _SMALL = Head(kernel=4, atrous_rate=4, channels=4096)
 _LARGE_FOV = Head(kernel=3, atrous_rate=12, channels=1024)

@@ -1,284 +1,291 @@
-"""Train the network on a folder of photos and masks with the lower trunk frozen.
-
-The head starts from random numbers (no ImageNet fc6/fc7 at hand), so it is trained with batch normalisation, which is
-folded into the convolutions at the end: what is saved is the paper's network, nothing added.
-"""
+"""Train a network by a recipe, on a CPU, a GPU, or many of them; stopped at any moment, a run goes on where it was."""
 
 from __future__ import annotations
 
-import difflib
-import json
+import copy
+import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from deeplab.classes import IGNORE, VOC_CLASSES
-from deeplab.conversion import fill as fill_from_vgg
-from deeplab.datasets import voc
+from deeplab.batches import Example
 from deeplab.evaluation import evaluate
-from deeplab.feature_cache import FeatureCache, fill
-from deeplab.network import POOL4, TRUNK, Convolution, DeepLab, build, upsample
-from deeplab.transforms import Preparation, pad_to_stride, prepare
-from deeplab.weights import Card, save_weights, write_whole
+from deeplab.head_norm import add_batch_norm, fold_batch_norm
+from deeplab.inference import Predictor
+from deeplab.losses import class_weights_of, cross_entropy_sum, dice_loss, weight_of
+from deeplab.network import DeepLab
+from deeplab.optimisation import RunningMean, freeze, optimizer_of, rate_at, set_rates
+from deeplab.precision import choose
+from deeplab.recipes import Recipe, read_recipe
+from deeplab.report import overlay
+from deeplab.runs import Run, memory_gigabytes
+from deeplab.snapshots import Progress, load_snapshot, save_snapshot
+from deeplab.study import Study, study_of
+from deeplab.weights import Card, save_weights
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-UPPER_TRUNK = tuple(layer.name for layer in TRUNK[POOL4 + 1 :] if isinstance(layer, Convolution))
-NORMALISED = ("fc6", "fc7")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole training run; the only definition of its options."""
-
-    data: str
-    """A folder in the layout of PASCAL VOC."""
-    imagenet: str
-    """ImageNet VGG-16 convolutions, .npz."""
-    train_split: str = "train_aug"
-    val_split: str = "val"
-    variant: str = "deeplab-largefov"
-    views: int = 3
-    """How often each photo enters the feature cache: as it is, then mirrored and plain by turns, scaled."""
-    scale_low: float = 0.7
-    scale_high: float = 1.4
-    crop: int = 321
-    batch: int = 16
-    head_steps: int = 400
-    """Steps with the whole trunk frozen."""
-    steps: int = 1300
-    """All steps; after ``head_steps`` conv5 learns too."""
-    head_rate: float = 1e-3
-    head_rate_late: float = 3e-4
-    trunk_rate: float = 5e-5
-    """Learning rates of AdamW; the last two decay with poly 0.9 to zero."""
-    weight_decay: float = 0.01
-    dropout: float = 0.5
-    validate_every: int = 150
-    seed: int = 0
+WEIGHTS = "weights.safetensors"
+_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def read_recipe(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
-    """A recipe from a TOML file.
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and did, between two steps, with everything on disk."""
+
+
+class _Trainee(nn.Module):
+    """The network as steps call it: on photos, or on pool4 features that were computed before."""
+
+    def __init__(self, network: DeepLab, *, cached: bool):
+        super().__init__()
+        self.network, self.cached = network, cached
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.network.scores_from_pool4(batch.float()) if self.cached else self.network(batch)
+        return scores
+
+
+def train(recipe: Recipe | str | Path, out: str | Path, *, resume: bool = False) -> Path:
+    """Train, validate now and then, and keep the best weights.
+
+    A run that was stopped goes on from its last checkpoint in ``out``, and on a CPU ends with the very numbers of a run
+    that was not. Several processes, started by torchrun, share each batch.
 
     Args:
-        path: the file; its keys are the fields of ``Recipe``.
-        changes: "key=value" strings that go before the file's.
-
-    Raises:
-        ValueError: for a key that is unknown (the nearest known one is named), a value of the wrong type, or a
-            missing key.
-    """
-    values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    known = {field.name: str(field.type) for field in fields(Recipe)}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"got {change!r}, wanted key=value")
-        values[key] = text if known.get(key) == "str" else _number(text)
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0)[0]
-            raise ValueError(f"{path}: unknown key {key!r}; did you mean {near!r}? Known: {', '.join(known)}")
-        wanted: tuple[type, ...] = {"str": (str,), "int": (int,), "float": (int, float)}[known[key]]
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise ValueError(f"{path}: got {key} = {value!r}, wanted {known[key]}")
-    lacking = [field.name for field in fields(Recipe) if field.default is MISSING and field.name not in values]
-    if lacking:
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}; give it as --set {lacking[0]}=VALUE")
-    recipe = Recipe(**values)
-    if recipe.variant != "deeplab-largefov":
-        raise ValueError(f"{path}: got variant {recipe.variant!r}; only deeplab-largefov can be trained as yet")
-    return recipe
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def add_batch_norm(network: DeepLab) -> None:
-    """Put batch normalisation behind fc6 and fc7, for training."""
-    for name in NORMALISED:
-        convolution = getattr(network, name)
-        setattr(network, name, nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels)))
-
-
-def fold_batch_norm(network: DeepLab) -> None:
-    """Take the normalisation behind fc6 and fc7 away by scaling the convolutions: same function in evaluation mode."""
-    for name in NORMALISED:
-        convolution, norm = getattr(network, name)
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        with torch.no_grad():
-            convolution.weight *= scale[:, None, None, None]
-            convolution.bias.copy_((convolution.bias - norm.running_mean) * scale + norm.bias)
-        setattr(network, name, convolution)
-
-
-def train(recipe: Recipe, out: str | Path) -> Path:
-    """Train and write the weights; a run that was stopped goes on from its last checkpoint in ``out``.
-
-    Args:
-        recipe: the experiment.
-        out: folder for the cache, the log (log.jsonl), the checkpoint and the weights.
+        recipe: the experiment, or the TOML file it is in.
+        out: folder for recipe, log, checkpoint and weights.
+        resume: insist that there is a run to go on with.
 
     Returns:
-        The weights, ``out/weights.safetensors``, with their card beside them.
+        The best weights, ``out/weights.safetensors``, with their card beside them.
 
     Raises:
-        FileNotFoundError: if data or ImageNet weights are missing.
-        ValueError: if ``out`` holds a run of another recipe.
-        FloatingPointError: if the loss is no longer finite.
+        FileNotFoundError: if data or weights are missing, or there is nothing to resume.
+        ValueError: if ``out`` holds a run of another recipe, or data cannot be used.
+        FloatingPointError: if the loss is no longer finite; nothing of that step is kept.
+        ModuleNotFoundError: if Lightning Fabric is not installed.
+        KeyboardInterrupt: once the checkpoint of the last whole step is on disk.
+
+    Source: DeepLab, sections 4.1 and 5.1; the release's train and solver prototxt files.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _require_same_recipe(out, recipe)
-    torch.manual_seed(recipe.seed)
-    network = build(recipe.variant, classes=len(VOC_CLASSES), dropout=recipe.dropout)
-    fill_from_vgg(network, recipe.imagenet)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not (out / "cache" / "views.json").is_file():
-        fill(
-            out / "cache", network, voc(recipe.data, recipe.train_split), preparation=Preparation(), views=recipe.views,
-            scales=(recipe.scale_low, recipe.scale_high), crop=recipe.crop, seed=recipe.seed,
-        )  # fmt: skip
-    cache = FeatureCache(out / "cache")
-    add_batch_norm(network)
-    network.requires_grad_(False)
-    trunk = [parameter for name in UPPER_TRUNK for parameter in getattr(network, name).parameters()]
-    head = [parameter for name in ("fc6", "fc7", "fc8") for parameter in getattr(network, name).parameters()]
-    for parameter in head:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW([{"params": head}, {"params": trunk}], lr=0.0, weight_decay=recipe.weight_decay)
-    step, earlier = _resume(out, network, optimizer)
-    batches = _batches(cache, recipe, skip=step)
-    scores: dict[str, float] = {}
-    started, bar = time.time() - earlier, tqdm(total=recipe.steps, initial=step, desc="train", unit="step")
-    while step < recipe.steps:
-        for parameter in trunk:
-            parameter.requires_grad_(step >= recipe.head_steps)
-        rates = _rates(recipe, step)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        features, targets = next(batches)
-        network.train()
-        torch.manual_seed(recipe.seed * 2**32 + step)  # so that a resumed run drops out what the whole one would have
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = network.scores_from_pool4(features)
-        loss = F.cross_entropy(outputs.float(), targets.long(), ignore_index=IGNORE)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower the learning rates and resume")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        step += 1
-        bar.update()
-        bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rates[0]:.0e}")
-        if step % 10 == 0:
-            _log(out, {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.time() - started, 1)})
-        if step % recipe.validate_every == 0 or step == recipe.steps:
-            _save_checkpoint(out, network, optimizer, step, time.time() - started)
-            scores = _validate(network, recipe)
-            _log(out, {"step": step, **scores})
-    bar.close()
-    network.eval()
-    fold_batch_norm(network)
-    story = {
-        "data": f"{len(voc(recipe.data, recipe.train_split))} pairs of {recipe.train_split}",
-        "recipe": asdict(recipe) | {"data": Path(recipe.data).name, "imagenet": Path(recipe.imagenet).name},
-        "time": f"{(time.time() - started) / 60:.0f} minutes of training on {torch.get_num_threads()} threads",
-        "scores": {"network": scores or _validate(network, recipe)},
-    }
-    save_weights(out / "weights.safetensors", network, Card(recipe.variant, VOC_CLASSES, story=story))
-    return out / "weights.safetensors"
+    if resume and not (out / "recipe.json").is_file():
+        raise FileNotFoundError(f"{out} holds no run to go on with; leave --resume out to begin one")
+    fabric = _fabric(recipe)
+    if recipe.batch % (fabric.world_size * recipe.accumulate):
+        raise ValueError(
+            f"got batch = {recipe.batch} for {fabric.world_size} processes × accumulate = {recipe.accumulate}; "
+            "wanted a multiple of their product"
+        )
+    if recipe.frozen_for and fabric.world_size > 1:
+        raise ValueError(
+            "frozen_for needs a single process; train in two runs, the second with init = the first's weights"
+        )
+    run = Run(out, recipe) if fabric.is_global_zero else None
+    try:
+        return _train(recipe, out, fabric, run)
+    finally:
+        if run is not None:
+            run.close()
 
 
-def _rates(recipe: Recipe, step: int) -> tuple[float, float]:
-    """Learning rates of head and trunk: constant while the trunk is frozen, then poly to zero."""
-    if step < recipe.head_steps:
-        return recipe.head_rate, 0.0
-    remaining = 1 - (step - recipe.head_steps) / (recipe.steps - recipe.head_steps)
-    return recipe.head_rate_late * remaining**0.9, recipe.trunk_rate * remaining**0.9
+def _train(recipe: Recipe, out: Path, fabric: Any, run: Run | None) -> Path:
+    study = study_of(recipe, out, fabric)
+    network = study.network
+    if recipe.head_norm:
+        add_batch_norm(network)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(network, recipe.frozen)
+    optimizer = optimizer_of(network, recipe)
+    trainee, wrapped = fabric.setup(_Trainee(network, cached=recipe.cached_views > 0), optimizer)
+    mean = RunningMean(network, recipe.ema) if recipe.ema else None
+    progress = load_snapshot(out, network, optimizer, mean) or Progress()
+    if recipe.frozen_for and progress.step >= recipe.frozen_for:
+        freeze(network, ())
+    if run is not None:
+        run.go_on_from(progress.step)
+    weights = class_weights_of(study.class_counts, recipe.class_weights) if recipe.class_weights != "none" else None
+    class_weights = None if weights is None else torch.from_numpy(weights).to(fabric.device)
+    batches = study.batches.from_step(progress.step)
+    begun, entered = progress.step, time.time()
+    started = entered - progress.seconds
+    bar = tqdm(total=recipe.steps, initial=progress.step, desc="train", unit="step", disable=None if run else True)
+    stopped = False
+    with _asked_to_stop() as asked, bar:
+        while progress.step < recipe.steps and not stopped:
+            if recipe.frozen_for and progress.step == recipe.frozen_for:
+                freeze(network, ())
+            rate = rate_at(recipe, progress.step)
+            set_rates(optimizer, rate)
+            trainee.train()
+            torch.manual_seed((recipe.seed << 32) + progress.step * fabric.world_size + fabric.global_rank)
+            loss = _step(fabric, trainee, wrapped, next(batches), recipe, class_weights, progress.step)
+            if mean is not None:
+                mean.update(network, progress.step)
+            progress.step += 1
+            progress.seconds = time.time() - started
+            bar.update()
+            speed = recipe.batch * (progress.step - begun) / (time.time() - entered)
+            bar.set_postfix(
+                loss=f"{loss:.3f}", lr=f"{rate:.1e}", images=f"{speed:.1f}/s", GB=f"{memory_gigabytes():.1f}"
+            )
+            if run is not None and (progress.step % 10 == 0 or progress.step == recipe.steps):
+                run.log(progress.step, loss=loss, rate=rate, seconds=progress.seconds)
+            last = progress.step == recipe.steps
+            if progress.step % recipe.validate_every == 0 or last:
+                _validate(recipe, study, network, mean, progress, run, fabric)
+                stopped = bool(recipe.patience) and progress.worse >= recipe.patience
+            asked_now = _any(fabric, bool(asked))
+            if run is not None and (progress.step % recipe.checkpoint_every == 0 or last or stopped or asked_now):
+                save_snapshot(out, network, optimizer, mean, progress)
+            if asked_now and not last:
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {recipe.steps}; the same command goes on there"
+                )
+    fabric.barrier()
+    return out / WEIGHTS
 
 
-def _require_same_recipe(out: Path, recipe: Recipe) -> None:
-    """Keep the recipe beside its run, and refuse to go on with another one."""
-    path = out / "recipe.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key, value in asdict(recipe).items() if before.get(key) != value]
-        if changed:
-            raise ValueError(f"{out} holds a run with other {', '.join(changed)}; choose another folder or remove it")
+def _step(
+    fabric: Any, trainee: Any, optimizer: Any, batch: Example, recipe: Recipe, class_weights: torch.Tensor | None,
+    step: int,
+) -> float:  # fmt: skip
+    """One step of all processes: the mean loss over the valid positions of the whole batch goes down."""
+    inputs, targets = (tensor.to(fabric.device, non_blocking=True) for tensor in batch)
+    total = fabric.all_reduce(weight_of(targets, class_weights), reduce_op="sum").clamp(min=1)
+    parts = recipe.accumulate
+    spent = torch.zeros((), device=fabric.device)
+    for part, (photos, ids) in enumerate(zip(inputs.chunk(parts), targets.chunk(parts), strict=True)):
+        with fabric.no_backward_sync(trainee, enabled=True) if part < parts - 1 else nullcontext():
+            scores = trainee(photos.contiguous(memory_format=torch.channels_last)).float()
+            loss = cross_entropy_sum(scores, ids, class_weights=class_weights, focal=recipe.focal)
+            loss = loss * (fabric.world_size / total)  # processes' gradients are averaged, not added
+            if recipe.dice:
+                loss = loss + recipe.dice / parts * dice_loss(scores, ids)
+            spent += loss.detach()
+            fabric.backward(loss)
+    mean_loss = float(fabric.all_reduce(spent, reduce_op="mean"))
+    if not math.isfinite(mean_loss):
+        raise FloatingPointError(
+            f"the loss is {mean_loss} at step {step + 1}; nothing of this step was kept. Begin anew with a lower rate, "
+            "a warm-up, or clip = 10 (--set rate=…, --set warmup=…, --set clip=10)"
+        )
+    if recipe.clip:
+        fabric.clip_gradients(trainee, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return mean_loss
+
+
+def _validate(
+    recipe: Recipe, study: Study, network: DeepLab, mean: RunningMean | None, progress: Progress, run: Run | None,
+    fabric: Any,
+) -> None:  # fmt: skip
+    """Score the network, or its running mean, and keep it if it is the best so far."""
+    score = torch.zeros(())
+    if run is not None:
+        scored = copy.deepcopy(network)
+        if mean is not None:
+            scored.load_state_dict(mean.tensors)
+        if recipe.head_norm:
+            fold_batch_norm(scored)
+        scored = scored.float().eval()
+        device = str(fabric.device)
+        predictor = Predictor(scored, study.preparation, device=device)
+        pairs = study.val[: recipe.validate_photos] if recipe.validate_photos else study.val
+        seen: list[tuple[str, np.ndarray]] = []
+
+        def predict(photo: np.ndarray) -> np.ndarray:
+            labels = predictor.probabilities([photo])[0].argmax(0).astype(np.uint8)
+            if len(seen) < 4:
+                seen.append((f"val/{len(seen)}", overlay(photo, labels)))
+            return labels
+
+        bar = tqdm(pairs, desc="validate", unit="photo", leave=False, disable=None)
+        scores = evaluate(predict, bar, class_names=study.class_names)
+        summary = scores.summary()
+        run.log(progress.step, **{name: value for name, value in summary.items() if np.isfinite(value)})
+        for name, picture in seen:
+            run.show(progress.step, name, picture)
+        value = scores.mean_iou_of() if recipe.score == "mIoU-7" else scores.mean_iou
+        value = value if np.isfinite(value) else 0.0
+        tqdm.write(f"step {progress.step}: {recipe.score} {100 * value:.2f} %", file=sys.stderr)
+        score = torch.tensor(value)
+        if value > progress.best:
+            story = study.story | {
+                "recipe": asdict(recipe)
+                | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")},
+                "step": progress.step,
+                "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
+                "scores": {"network": summary},
+            }
+            card = Card(recipe.variant, study.class_names, study.preparation, story=story)
+            save_weights(run.folder / WEIGHTS, scored.cpu(), card)
+    value = float(fabric.broadcast(score))
+    if value > progress.best:
+        progress.best, progress.best_step, progress.worse = value, progress.step, 0
     else:
-        write_whole(path, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
+        progress.worse += 1
 
 
-def _batches(cache: FeatureCache, recipe: Recipe, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches; every view once an epoch, in an order that the seed and the step decide."""
-    size = (recipe.crop - 1) // 8 + 1
-    epoch_steps = len(cache) // recipe.batch
-    if epoch_steps == 0:
-        raise ValueError(f"got {len(cache)} views of photos, wanted at least one batch of {recipe.batch}")
-    step = skip
-    while True:
-        order = np.random.default_rng((recipe.seed, 1, step // epoch_steps)).permutation(len(cache))
-        for position in range(step % epoch_steps, epoch_steps):
-            rng = np.random.default_rng((recipe.seed, 2, step))
-            chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
-            crops = [cache.crop(int(index), size, rng) for index in chosen]
-            features = torch.stack([f for f, _ in crops]).contiguous(memory_format=torch.channels_last)
-            yield features, torch.stack([t for _, t in crops])
-            step += 1
+def _fabric(recipe: Recipe) -> Any:
+    """Lightning Fabric on what there is: one process alone, or those that torchrun has started."""
+    try:
+        from lightning_fabric import Fabric
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("training needs Lightning Fabric: pip install 'deeplab-crf[train]'") from None
+    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    gpu = torch.cuda.is_available() and recipe.device != "cpu"
+    if recipe.device == "cuda" and not gpu:
+        raise ValueError("got device = 'cuda', but torch sees no GPU here; 'cpu' always works")
+    wanted = recipe.precision
+    if wanted == "auto":
+        best = choose("auto", torch.device("cuda" if gpu else "cpu"))
+        wanted = "bf16" if best == torch.bfloat16 else "fp16" if gpu else "fp32"
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=here,
+        num_nodes=everywhere // here,
+        strategy="ddp" if everywhere > 1 else "auto",
+        precision=_PRECISIONS[wanted],
+    )
+    fabric.launch()
+    return fabric
 
 
-def _validate(network: DeepLab, recipe: Recipe) -> dict[str, float]:
-    """Scores of the network alone on the validation photos, in percent."""
-    network.eval()
-
-    def predict(photo: np.ndarray) -> np.ndarray:
-        batch = pad_to_stride(prepare(photo)).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            scores = upsample(network(batch).float())
-        return scores[0, :, : photo.shape[0], : photo.shape[1]].argmax(0).numpy()
-
-    return evaluate(predict, voc(recipe.data, recipe.val_split)).summary()
+def _any(fabric: Any, mine: bool) -> bool:
+    """Whether it is so in any process."""
+    if fabric.world_size == 1:
+        return mine
+    return bool(fabric.all_reduce(torch.tensor(float(mine), device=fabric.device), reduce_op="sum") > 0)
 
 
-def _log(out: Path, record: dict[str, Any]) -> None:
-    with open(out / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Signals that came in: Ctrl-C or a termination stops the run after the step; a second one at once."""
+    came: list[int] = []
 
+    def note(number: int, _: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
 
-def _save_checkpoint(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    aside = out / "checkpoint.part"
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-    torch.save(state, aside)
-    os.replace(aside, out / "checkpoint.pt")
-
-
-def _resume(out: Path, network: DeepLab, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """The step and the seconds so far of the checkpoint, loaded; zeros if there is none."""
-    path = out / "checkpoint.pt"
-    if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever started it has to stop it
+        before = {}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,20 +13,26 @@ from deeplab.commands.engine import OK
 
 @dataclass(frozen=True)
 class Train:
-    """Train on a folder in VOC's layout; a run that was stopped goes on where it was."""
+    """Train by a recipe on labelled photos; a run that was stopped goes on where it was."""
 
     recipe: Positional[Path]
     """A TOML file, as in recipes/."""
     out: Path
-    """Folder for the cache, the log, checkpoints and weights."""
+    """Folder for the log, checkpoints and weights."""
+    data: str | None = None
+    """Folder of the data, instead of the recipe's."""
+    resume: bool = False
+    """Insist that there is a run to go on with; one that was stopped goes on in any case."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a key of the recipe, e.g. --set data=DIR; may be repeated."""
 
 
 def train(options: Train) -> int:
     """Train by a recipe and say where the weights are."""
-    from deeplab import training
+    from deeplab.recipes import read_recipe
+    from deeplab.training import train as train_by
 
-    weights = training.train(training.read_recipe(options.recipe, options.set), options.out)
+    changes = [*options.set, *([f"data={options.data}"] if options.data else [])]
+    weights = train_by(read_recipe(options.recipe, changes), options.out, resume=options.resume)
     print(f"weights: {weights}, card: {weights.with_suffix('.json')}")
     return OK

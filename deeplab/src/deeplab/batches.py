@@ -1,0 +1,113 @@
+"""Batches of crops without end, in an order that recipe and step alone decide: nothing has to be saved to go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deeplab.augmentation import Augmentation, augment
+from deeplab.datasets import Pair
+from deeplab.network import OUTPUT_STRIDE, Variant
+from deeplab.transforms import Preparation, prepare
+
+AHEAD = 3  # batches that are read before they are asked for
+BAD_SHARE = 0.01  # of the photos, that may be unreadable before the run stops
+
+Example = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which photo one place in a batch is of, and the seed of what happens to it."""
+
+    source: int
+    index: int
+    seed: tuple[int, ...]
+
+
+def draws(step: int, batch: int, sizes: Sequence[int], extra: int, seed: int) -> list[Draw]:
+    """The places of one step's batch: ``extra`` of the second source at the end, all others of the first.
+
+    Each source is gone through in a new random order each time round; no order depends on how many processes share
+    the batch.
+    """
+    found = []
+    for place in range(batch):
+        source = int(place >= batch - extra)
+        share = extra if source else batch - extra
+        position = step * share + (place - (batch - extra) if source else place)
+        rounds, index = divmod(position, sizes[source])
+        order = np.random.default_rng((seed, 1, source, rounds)).permutation(sizes[source])
+        found.append(Draw(source, int(order[index]), (seed, 2, step, place)))
+    return found
+
+
+class Batches:
+    """Reads, augments and prepares crops in threads, ahead of the steps that need them.
+
+    Args:
+        sources: one or two sequences of pairs; the second gives ``extra`` places of each batch.
+        places: which places of each step's batch this process works on.
+        complain: told in one line of a photo that cannot be used; another takes its place.
+    """
+
+    def __init__(
+        self, sources: Sequence[Sequence[Pair]], variant: Variant, preparation: Preparation, how: Augmentation, *,
+        batch: int, extra: int, places: slice, seed: int, workers: int, complain: Callable[[str], None],
+    ):  # fmt: skip
+        if not all(len(source) for source in sources):
+            raise ValueError("got a split without photos, wanted at least one")
+        self._sources, self._variant, self._preparation, self._how = sources, variant, preparation, how
+        self._batch, self._extra, self._places, self._seed = batch, extra, places, seed
+        self._workers, self._complain = workers, complain
+        self._bad: set[str] = set()
+        mean = [round(level) for level in preparation.mean]
+        red, green, blue = mean if preparation.channels == "RGB" else mean[::-1]
+        self._fill = (red, green, blue)
+
+    def from_step(self, step: int) -> Iterator[Example]:
+        """Batches from a step on: (b, 3, crop, crop) float32 and targets (b, h, w) uint8."""
+        waiting: deque[list[Future[Example]]] = deque()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="photos") as pool:
+            try:
+                while True:
+                    while len(waiting) < AHEAD:
+                        chosen = draws(step, self._batch, [len(s) for s in self._sources], self._extra, self._seed)
+                        waiting.append([pool.submit(self._example, draw) for draw in chosen[self._places]])
+                        step += 1
+                    examples = [future.result() for future in waiting.popleft()]
+                    yield torch.cat([photo for photo, _ in examples]), torch.stack([t for _, t in examples])
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _example(self, draw: Draw) -> Example:
+        """One crop with its targets; where a photo cannot be used, of the next one."""
+        pairs = self._sources[draw.source]
+        for offset in range(len(pairs)):
+            pair = pairs[(draw.index + offset) % len(pairs)]
+            try:
+                photo, labels = pair.read_photo(), pair.read_labels()
+                crop, ids = augment(photo, labels, self._how, np.random.default_rng(draw.seed), self._fill)
+            except (ValueError, OSError) as error:
+                self._note(pair.name, " ".join(str(error).split()))
+                continue
+            first = self._variant.first_target
+            targets = torch.from_numpy(ids[first::OUTPUT_STRIDE, first::OUTPUT_STRIDE].copy())
+            return prepare(crop, self._preparation), targets
+        raise ValueError("not one photo of the split can be used; deeplab check-data names each fault")
+
+    def _note(self, name: str, reason: str) -> None:
+        if name in self._bad:
+            return
+        self._bad.add(name)
+        if len(self._bad) > max(3, BAD_SHARE * sum(len(source) for source in self._sources)):
+            raise ValueError(
+                f"{name}: {reason}; {len(self._bad)} photos cannot be used by now, so the run stops: "
+                "deeplab check-data names each fault"
+            )
+        self._complain(f"{name}: {reason}; another photo takes its place")

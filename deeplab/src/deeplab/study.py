@@ -1,0 +1,148 @@
+"""What a recipe trains on: the data it names, the network it starts from, and the batches that come of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from deeplab.augmentation import Augmentation
+from deeplab.batches import Batches, Example
+from deeplab.classes import IGNORE
+from deeplab.conversion import convert
+from deeplab.datasets import Dataset, Pair, open_dataset
+from deeplab.feature_cache import CachedBatches, FeatureCache, fill
+from deeplab.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
+from deeplab.network import DeepLab, build
+from deeplab.recipes import Recipe
+from deeplab.rehead import rehead
+from deeplab.transforms import Preparation
+from deeplab.weights import card_path, load_weights, write_whole
+
+CACHED_LAYERS = ("conv1", "conv2", "conv3", "conv4")
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def from_step(self, step: int) -> Iterator[Example]:
+        """Batches from a step on, without end."""
+        ...
+
+
+@dataclass
+class Study:
+    """All that a run needs to begin."""
+
+    network: DeepLab
+    preparation: Preparation
+    class_names: tuple[str, ...]
+    batches: Source
+    val: Sequence[Pair]
+    class_counts: np.ndarray
+    """(K, 2) pixels of each class, and of the photos that have it; zeros where the recipe does not ask."""
+    story: dict[str, Any] = field(default_factory=dict)
+
+
+def study_of(recipe: Recipe, out: Path, fabric: Any) -> Study:
+    """Open the data, build the network from the recipe's ``init``, and line up this process's share of the batches.
+
+    Raises:
+        FileNotFoundError, ValueError: for data or weights that cannot be used.
+    """
+    train, val = (open_dataset(recipe.data, split) for split in (recipe.train_split, recipe.val_split))
+    sources: list[Dataset] = [train]
+    if recipe.extra_data:
+        sources.append(open_dataset(recipe.extra_data, recipe.extra_split))
+    for other in (val, *sources[1:]):
+        if other.class_names != train.class_names:
+            raise ValueError(
+                f"got classes {', '.join(other.class_names)} in one part of the data and "
+                f"{', '.join(train.class_names)} in another, wanted the same"
+            )
+    network, preparation, told = _start(recipe, train.class_names)
+    if fabric.is_global_zero:
+        tqdm.write(f"{recipe.variant} from {recipe.init or 'random numbers'}: {told}", file=sys.stderr)
+    batches = _batches(recipe, out, fabric, sources, network, preparation)
+    counts = np.zeros((len(train.class_names), 2), np.int64)
+    if recipe.class_weights != "none":
+        counts = _class_counts(out, train)
+    story = {"data": " + ".join(f"{len(source)} pairs of {split}" for source, split in
+                                zip(sources, (recipe.train_split, recipe.extra_split), strict=False)),
+             "start": told}  # fmt: skip
+    return Study(network, preparation, train.class_names, batches, val, counts, story)
+
+
+def _start(recipe: Recipe, class_names: tuple[str, ...]) -> tuple[DeepLab, Preparation, str]:
+    """The network before its first step, how its photos are prepared, and what there is to say of it."""
+    torch.manual_seed(recipe.seed)
+    fresh = build(recipe.variant, classes=len(class_names), dropout=recipe.dropout)
+    if not recipe.init:
+        return fresh, Preparation(), "every layer random"
+    path = fetch(IMAGENET_REPOSITORY, IMAGENET_FILE) if recipe.init == "imagenet" else Path(recipe.init)
+    if path.suffix == ".safetensors" and card_path(path).is_file():
+        network, card = load_weights(path)
+        told = f"weights of {card.variant}"
+    else:
+        found = convert(path, recipe.variant, seed=recipe.seed)
+        network, card, told = found.network, found.card, found.summary()
+    if card.class_names != class_names:
+        network, card, report = rehead(network, card, class_names)
+        told = f"{told}; classes {report.summary()}"
+    taken = {
+        n: v for n, v in network.state_dict().items() if n in (own := fresh.state_dict()) and own[n].shape == v.shape
+    }
+    fresh.load_state_dict(taken, strict=False)
+    random = sorted({name.rpartition(".")[0] for name in fresh.state_dict()} - {n.rpartition(".")[0] for n in taken})
+    return fresh, card.preparation, f"{told}; not in the file: {', '.join(random)}" if random else told
+
+
+def _batches(
+    recipe: Recipe, out: Path, fabric: Any, sources: list[Dataset], network: DeepLab, preparation: Preparation
+) -> Source:
+    extra = round(recipe.extra_share * recipe.batch) if len(sources) > 1 else 0
+    if recipe.cached_views:
+        if fabric.world_size > 1 or network.variant.multi_scale or not set(CACHED_LAYERS) <= set(recipe.frozen):
+            raise ValueError(
+                f"cached_views = {recipe.cached_views} needs one process, a variant without branches, and "
+                f"frozen = {', '.join(CACHED_LAYERS)} (conv5 may learn)"
+            )
+        caches = []
+        for number, source in enumerate(sources):
+            folder = out / f"cache-{number}"
+            if not (folder / "views.json").is_file():
+                fill(
+                    folder, network, source, preparation=preparation, views=recipe.cached_views,
+                    scales=(recipe.scale_low, recipe.scale_high), crop=recipe.crop, seed=recipe.seed + number,
+                )  # fmt: skip
+            caches.append(FeatureCache(folder))
+        return CachedBatches(caches, crop=recipe.crop, batch=recipe.batch, extra=extra, seed=recipe.seed)
+    share = recipe.batch // fabric.world_size
+    how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
+    return Batches(
+        sources, network.variant, preparation, how, batch=recipe.batch, extra=extra,
+        places=slice(fabric.global_rank * share, (fabric.global_rank + 1) * share), seed=recipe.seed,
+        workers=recipe.workers, complain=lambda line: tqdm.write(f"deeplab: note: {line}", file=sys.stderr),
+    )  # fmt: skip
+
+
+def _class_counts(out: Path, train: Dataset) -> np.ndarray:
+    """Pixels by class over all labels; kept in the run's folder."""
+    path, classes = out / "class-counts.json", len(train.class_names)
+    if path.is_file():
+        return np.array(json.loads(path.read_text()), np.int64)
+    counts = np.zeros((classes, 2), np.int64)
+    for pair in tqdm(train, desc="count classes", unit="mask", disable=None):
+        labels = pair.read_labels()
+        pixels = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes]
+        counts[:, 0] += pixels
+        counts[:, 1] += (pixels > 0) * pixels.sum()
+    write_whole(path, json.dumps(counts.tolist()).encode())
+    return counts
