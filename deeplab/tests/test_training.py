@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import deeplab
 from deeplab import training
+from deeplab.cli import main
 from deeplab.head_norm import add_batch_norm, fold_batch_norm
 from deeplab.network import build
 from deeplab.recipes import Recipe
@@ -296,3 +297,18 @@ def test_folding_changes_nothing():
         fold_batch_norm(network)
         torch.testing.assert_close(network.scores_from_pool4(features), wanted, rtol=1e-3, atol=1e-4)
     assert network.state_dict().keys() == build(classes=3).state_dict().keys()
+
+
+def test_the_tutorial_from_drawn_photos_to_a_labelled_one(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, root / "examples/draw_shapes.py", "shapes", "--photos", "8"], check=True)
+    assert main(["check-data", "shapes"]) == 0
+    short = ["--set", "steps=2", "--set", "validate_every=2", "--set", "batch=2"]
+    smoke = str(root / "deeplab/recipes/smoke.toml")
+    assert main(["train", smoke, "--data", "shapes", "--out", "run", *short]) == 0
+    weights = ["--weights", "run/weights.safetensors"]
+    assert main(["segment", "shapes/images/val", *weights, "--out", "labelled"]) == 0
+    assert np.asarray(Image.open("labelled/000.png")).shape == (96, 128)
+    assert main(["evaluate", "--data", "shapes", "--split", "val", *weights, "--out", "scores.json"]) == 0
+    assert set(json.loads(Path("scores.json").read_text())["scores"]) == {"network", "network + CRF"}

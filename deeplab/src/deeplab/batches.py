@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class Batches:
         red, green, blue = mean if preparation.channels == "RGB" else mean[::-1]
         self._fill = (red, green, blue)
 
-    def from_step(self, step: int) -> Iterator[Example]:
+    def from_step(self, step: int) -> Generator[Example, None, None]:
         """Batches from a step on: (b, 3, crop, crop) float32 and targets (b, h, w) uint8."""
         waiting: deque[list[Future[Example]]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="photos") as pool:

@@ -47,7 +47,7 @@ def load(
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"got variant {variant!r}, wanted one of: {', '.join(VARIANTS)}")
     if weights is None:
-        return Model(*_shipped(variant or DEFAULT), device=device, precision=precision, compile=compile)
+        return Model(*shipped(variant or DEFAULT), device=device, precision=precision, compile=compile)
     file, own = _file(weights)
     if not own:
         found = convert(file, variant, class_names=class_names)
@@ -65,7 +65,8 @@ def convert_named(weights: str | Path, variant: str | None = None, **options: An
     return convert(_file(weights)[0], variant, **options)
 
 
-def _shipped(variant: str) -> tuple[DeepLab, Card]:
+def shipped(variant: str = DEFAULT) -> tuple[DeepLab, Card]:
+    """The network that comes with the package, and its card; FileNotFoundError if there is none of this variant."""
     with resources.as_file(resources.files("deeplab") / "pretrained") as folder:
         file = folder / f"{variant}-voc.safetensors"
         if file.is_file():

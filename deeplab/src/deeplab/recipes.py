@@ -39,7 +39,8 @@ class Recipe:
     extra_share: float = 0.0
     """Share of each batch that comes from the second folder."""
     init: str = ""
-    """Where weights start: "imagenet" (hub), or a file of ours, Caffe, torchvision, timm or Keras; "" random."""
+    """Where weights start: "shipped" (this package's), "imagenet" (from the hub), or a file of ours, Caffe,
+    torchvision, timm or Keras; "" for random numbers. Classifiers are kept by the names of their classes."""
 
     crop: int = 321
     batch: int = 30

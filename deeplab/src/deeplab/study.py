@@ -20,6 +20,7 @@ from deeplab.conversion import convert
 from deeplab.datasets import Dataset, Pair, open_dataset
 from deeplab.feature_cache import CachedBatches, FeatureCache, fill
 from deeplab.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
+from deeplab.loading import shipped
 from deeplab.network import DeepLab, build
 from deeplab.recipes import Recipe
 from deeplab.rehead import rehead
@@ -87,7 +88,10 @@ def _start(recipe: Recipe, class_names: tuple[str, ...]) -> tuple[DeepLab, Prepa
     if not recipe.init:
         return fresh, Preparation(), "every layer random"
     path = fetch(IMAGENET_REPOSITORY, IMAGENET_FILE) if recipe.init == "imagenet" else Path(recipe.init)
-    if path.suffix == ".safetensors" and card_path(path).is_file():
+    if recipe.init == "shipped":
+        network, card = shipped()
+        told = f"the package's weights of {card.variant}"
+    elif path.suffix == ".safetensors" and card_path(path).is_file():
         network, card = load_weights(path)
         told = f"weights of {card.variant}"
     else:
