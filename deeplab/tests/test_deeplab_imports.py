@@ -4,10 +4,11 @@ from pathlib import Path
 import deeplab
 
 LADDER = [  # a module imports only from those before it
-    "classes", "photos", "network", "description", "transforms", "weights", "caffe", "checkpoints", "conversion", "hub",
-    "rehead", "precision", "tiles", "inference", "report", "segment", "loading", "jobs", "datasets", "metrics",
-    "evaluation", "scoreboard", "recipes", "losses", "augmentation", "batches", "optimisation", "feature_cache",
-    "head_norm", "snapshots", "runs", "study", "training", "cli", "__main__",
+    "classes", "photos", "network", "description", "transforms", "weights", "claims", "caffe", "checkpoints", "conversion",
+    "hub", "rehead", "precision", "tiles", "inference", "report", "segment", "loading", "jobs", "datasets", "metrics",
+    "contours", "calibration", "evaluation", "predictions", "scoreboard", "score_tables", "charts", "evaluation_page",
+    "evaluation_report", "score_cache", "trials", "search", "search_report", "recipes", "losses", "augmentation", "batches",
+    "optimisation", "feature_cache", "head_norm", "snapshots", "runs", "study", "training", "cli", "__main__",
 ]  # fmt: skip
 FOLDER = Path(deeplab.__file__).parent
 
@@ -49,7 +50,7 @@ def test_commands_are_above_everything_and_light():
 
 
 def test_evaluation_knows_neither_torch_nor_the_network():
-    for name in ("datasets", "metrics", "evaluation", "photos", "classes"):
+    for name in ("datasets", "metrics", "evaluation", "contours", "calibration", "predictions", "photos", "classes"):
         assert not {module.split(".")[0] for module in imported(name)} & {"torch", "densecrf"}
     assert "deeplab.network" not in set(imported("evaluation"))
     assert not {"densecrf", "deeplab.segment"} & set(imported("network"))

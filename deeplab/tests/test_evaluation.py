@@ -6,7 +6,8 @@ from PIL import Image
 
 import deeplab
 from deeplab.cli import main
-from deeplab.datasets import voc
+from deeplab.datasets import Dataset, voc
+from deeplab.evaluation import Scorer
 from deeplab.weights import Card, save_weights
 
 
@@ -45,6 +46,54 @@ def test_scores_by_hand(voc_folder):
         scores.boundary(2)
 
 
+def test_further_measures_by_hand(voc_folder):
+    def upper_half_cat(photo):
+        ids = np.zeros(photo.shape[:2], np.uint8)
+        ids[:20] = 8
+        return ids
+
+    scores = deeplab.evaluate(upper_half_cat, voc(voc_folder, "val"), boundary_f1=True)
+    cat, ring = 20 * 30, 22 * 32 - 20 * 30
+    above, upper_ring = 20 * 70, 11 * 32 - 10 * 30  # pixels called cat, and those of them that are void
+    false = above - cat // 2 - upper_ring
+    assert scores.recall["cat"] == pytest.approx(1 / 2)
+    background = 45 * 70 - cat - ring
+    assert scores.mean_recall == pytest.approx((1 / 2 + (background - false) / background) / 2)
+    iou = {"cat": cat / 2 / (cat + false), "background": (background - false) / (background + cat / 2)}
+    assert scores.mean_iou == pytest.approx(sum(iou.values()) / 2)
+    assert scores.mean_iou_with("counted as zero") == pytest.approx(sum(iou.values()) / 21)
+    assert scores.classes_scored == 2
+    weighted = (cat * iou["cat"] + background * iou["background"]) / (cat + background)
+    assert scores.frequency_weighted_iou == pytest.approx(weighted)
+    assert 0 < scores.boundary_f1 < 1
+    with pytest.raises(ValueError, match="ask for it with boundary_f1=True"):
+        scores.boundary(10).boundary_f1  # noqa: B018
+    with pytest.raises(ValueError, match=r"got classes \['unicorn'\], wanted some of background"):
+        scores.mean_iou_of(["cat", "unicorn"])
+
+
+def test_names_are_those_of_the_data_set(voc_folder):
+    pairs = tuple(voc(voc_folder, "val"))
+    names = (*(f"class {place}" for place in range(8)), "cat")
+    scores = deeplab.evaluate(lambda photo: np.zeros(photo.shape[:2], np.uint8), Dataset(pairs, names), boundary=())
+    assert scores.class_names == names
+    assert set(scores.summary()) == {"mIoU-9", "pixel accuracy"}  # no mIoU-7 without its seven classes
+    assert deeplab.evaluate(lambda photo: np.zeros(photo.shape[:2], int), pairs).class_names == deeplab.VOC_CLASSES
+
+
+def test_a_photo_added_gives_its_own_scores():
+    scorer = Scorer(("sky", "tree"), (1,), boundary_f1=True)
+    alone = scorer.add(np.array([[0, 0, 255], [1, 1, 255]]), np.array([[0, 1, 0], [1, 1, 1]]))
+    assert alone.confusion.tolist() == [[1, 1], [0, 2]]
+    assert alone.boundary(1).confusion.tolist() == [[0, 1], [0, 1]]
+    same = scorer.add(np.array([[1, 1, 1, 0]]), np.array([[1, 1, 1, 0]]))
+    assert same.mean_iou == 1
+    assert same.boundary_f1 == 1
+    assert scorer.scores().confusion.tolist() == [[2, 1], [0, 5]]
+    assert scorer.scores().boundary_f1 == pytest.approx((alone.boundary_f1 + 1) / 2)
+    assert np.isnan(Scorer(("sky", "tree")).scores().mean_iou)
+
+
 def test_a_prediction_that_does_not_fit_names_the_photo(voc_folder):
     with pytest.raises(ValueError, match="a: got labels"):
         deeplab.evaluate(lambda photo: np.zeros((3, 4), int), voc(voc_folder, "val"))
@@ -78,4 +127,6 @@ def test_command_writes_both_rows(voc_folder, network, capsys):
     assert "| mIoU-7 |" in out.with_suffix(".md").read_text()
     assert "mIoU-21" in capsys.readouterr().out
     assert main(["evaluate", "--data", str(voc_folder / "nowhere")]) == 1
-    assert "deeplab: error: no list" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("deeplab: error:")
+    assert "nowhere" in complaint

@@ -12,12 +12,13 @@ from deeplab.commands.convert import Convert, convert
 from deeplab.commands.describe import Describe, describe
 from deeplab.commands.engine import FAILED, INTERRUPTED, complain
 from deeplab.commands.evaluate import Evaluate, evaluate
+from deeplab.commands.search import Search, search
 from deeplab.commands.segment import Segment, segment
 from deeplab.commands.train import Train, train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "segment": (Segment, segment), "evaluate": (Evaluate, evaluate), "train": (Train, train),
-    "convert": (Convert, convert), "describe": (Describe, describe),
+    "search": (Search, search), "convert": (Convert, convert), "describe": (Describe, describe),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from deeplab.photos import PHOTO_ENDINGS
 from deeplab.report import png, side_by_side, with_legend
 from deeplab.segment import Model, Segmentation
 from deeplab.weights import write_whole
+from densecrf import Params
 
 MOST_ROWS = 40
 
@@ -68,22 +69,22 @@ def plan(inputs: Sequence[Path], out: Path) -> tuple[list[Job], list[str]]:
 KINDS = ("", "_overlay", "_compare")
 
 
-def write_results(job: Job, model: Model, *, crf: bool, compare: bool, **looks: Any) -> Segmentation:
+def write_results(job: Job, model: Model, *, crf: bool | Params, compare: bool, **looks: Any) -> Segmentation:
     """Segment one photo and write TARGET.png (ids), TARGET_overlay.png and, if asked, TARGET_compare.png.
 
-    ``looks`` are ``Model.segment``'s scales, mirror and tile.
+    ``crf`` is as in ``Model.segment``, ``looks`` are its scales, mirror and tile.
 
     Raises:
         PhotoError, ValueError, MemoryError: as ``Model.segment``; OSError if a file cannot be written.
     """
     plain = model.segment(job.photo, crf=False, **looks)
-    result = model.refine(plain) if crf else plain
+    result = plain if crf is False else model.refine(plain, params=None if crf is True else crf)
     result.save(_file(job.target, ""))
     picture = with_legend(result.overlay(), result.shares(), result.class_names)
     write_whole(_file(job.target, "_overlay"), png(picture))
     if compare:
         pictures = {"photo": plain.photo, "network": plain.overlay()}
-        sheet = side_by_side(pictures | ({"network + CRF": result.overlay()} if crf else {}))
+        sheet = side_by_side(pictures | ({"network + CRF": result.overlay()} if crf is not False else {}))
         write_whole(_file(job.target, "_compare"), png(sheet))
     return result
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import numpy as np
 
 import densecrf
 from densecrf import _native
+from densecrf.params import read_params
 from densecrf.threads import thread_count
 
 if TYPE_CHECKING:
@@ -116,19 +115,6 @@ def read_scores(path: Path, size: tuple[int, int], confidence: float, ignore: in
     known = ids[ids != ignore]
     count = max(2, int(known.max()) + 1) if known.size else 2
     return np.exp(-densecrf.unary_from_labels(ids, count, confidence=confidence, ignore=ignore))
-
-
-def read_params(path: Path) -> densecrf.Params:
-    """Parameters from a JSON file; ValueError names a key that is unknown, or a value that is unusable."""
-    known = [field.name for field in fields(densecrf.Params)]
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(known)}")
-        return densecrf.Params(**values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of parameters: {error}") from None
 
 
 def doctor() -> int:

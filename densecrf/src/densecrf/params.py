@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
@@ -46,3 +48,26 @@ class Params:
                     raise ValueError(f"got {field.name} = {value}, wanted a finite number of at least 0")
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f"got {field.name} = {value}, wanted a finite number above 0")
+
+
+def read_params(path: str | Path) -> Params:
+    """Parameters from a file.
+
+    Args:
+        path: JSON, an object with fields of ``Params``; those that it lacks have their defaults.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no such file; names a key that is unknown, or a value that is unusable.
+    """
+    known = [field.name for field in fields(Params)]
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"got a {type(values).__name__}, wanted an object with keys {', '.join(known)}")
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(known)}")
+        return Params(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a file of parameters: {error}") from None

@@ -21,6 +21,8 @@ class Segment:
     engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
+    crf_params: Path | None = None
+    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default those of the weights."""
     scales: tuple[float, ...] = (1.0,)
     """Factors on height and width at which the network looks; their probabilities are averaged."""
     mirror: bool = False
@@ -37,7 +39,11 @@ def segment(options: Segment) -> int:
     from tqdm import tqdm
 
     from deeplab.jobs import ClassTable, plan, write_results
+    from densecrf.params import read_params
 
+    if options.crf_params is not None and not options.crf:
+        raise ValueError("got --crf-params and --no-crf, wanted one of them")
+    crf = options.crf if options.crf_params is None else read_params(options.crf_params)
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
         complain(line)
@@ -52,7 +58,7 @@ def segment(options: Segment) -> int:
     try:
         for job in tqdm(jobs, unit="photo", disable=None):
             try:
-                table.add(job.photo, write_results(job, model, crf=options.crf, compare=options.compare, **looks))
+                table.add(job.photo, write_results(job, model, crf=crf, compare=options.compare, **looks))
                 done += 1
             except (ValueError, OSError, MemoryError) as error:
                 text = str(error) or "out of memory"

@@ -1,0 +1,230 @@
+"""Class scores for the CRF's search: a network's, computed once and kept on disk, or those of a file from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import densecrf
+from deeplab.claims import claim
+from deeplab.datasets import Dataset, Pair
+from deeplab.inference import NETWORK_BYTES_A_PIXEL
+from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
+from deeplab.segment import Model
+from deeplab.transforms import pad_to_legal, prepare
+from deeplab.weights import write_whole
+from densecrf import memory
+
+CANVAS = 513
+"""Height and width in pixels of the square that a file's score maps cover."""
+LEAST_SCORE = -60000.0  # of fp16
+
+
+class ScoreSource(Protocol):
+    """Where photos' class probabilities come from."""
+
+    identity: str
+    """What the scores are of: the same text means the same scores."""
+    defaults: densecrf.Params
+    """The CRF's parameters where nobody searches."""
+
+    def fill(self, pairs: Sequence[Pair]) -> None:
+        """Make sure that there are scores of these photos."""
+
+    def probabilities(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+        """(K, H, W) float32 of one photo of a size (H, W); may be called from several threads at a time."""
+
+
+class CachedScores:
+    """A network's scores: as fp16 at stride 8 of single-scale networks, at every pixel of multi-scale ones.
+
+    They are less each position's highest score, so that what matters in the softmax keeps its bits. A photo that is in
+    the folder is not run again; photos are looked at once, whole, at their own scale.
+
+    Args:
+        model: whose scores they are.
+        dataset: its photos.
+        split: the data set's name.
+        folder: where they lie: a file a photo, and scores.json, which says what they are of.
+
+    Raises:
+        ValueError: if the folder holds scores of other weights or another split, or the classes are not the model's.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, split: str, folder: Path):
+        if model.class_names != dataset.class_names:
+            raise ValueError(
+                f"got weights for {len(model.class_names)} classes ({', '.join(model.class_names[:3])} …) and data of "
+                f"{len(dataset.class_names)} ({', '.join(dataset.class_names[:3])} …), wanted weights trained on them"
+            )
+        self._predictor, self._folder = model.predictor, folder
+        self.defaults = model.crf_params
+        digest = _digest_of(model)
+        precision = str(model.predictor.dtype).removeprefix("torch.")
+        self.identity = f"{model.card.variant}, weights {digest}, {precision}"
+        names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode()).hexdigest()[:16]
+        claim(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": names})
+
+    def fill(self, pairs: Sequence[Pair]) -> None:
+        """Run the network on those photos that the folder lacks.
+
+        Raises:
+            PhotoError, MemoryError: for a photo that cannot be used.
+            ValueError: for scores that are not finite.
+        """
+        missing = [pair for pair in pairs if not self._file(pair).is_file()]
+        for pair in tqdm(missing, desc="class scores", unit="photo", disable=None if missing else True):
+            photo = pair.read_photo()
+            height, width = photo.shape[:2]
+            memory.require(height * width * NETWORK_BYTES_A_PIXEL, f"{pair.photo}: the network on {width}×{height}")
+            scores, stride, start = self._scores(photo)
+            if not np.isfinite(scores).all():
+                raise ValueError(f"{pair.photo}: got scores that are NaN or infinite; the weights cannot be used")
+            scores = np.maximum(scores - scores.max(axis=0), LEAST_SCORE).astype(np.float16)
+            buffer = io.BytesIO()
+            np.savez(buffer, scores=scores, stride=stride, start=start, size=(height, width))
+            write_whole(self._file(pair), buffer.getvalue())
+
+    def probabilities(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+        """Upsampled, cut and normalised as ``Model`` does: (K, H, W) float32.
+
+        Raises:
+            ValueError: if the photo's scores are damaged, or of another size than the photo is.
+        """
+        file = self._file(pair)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                scores, found = archive["scores"].astype(np.float32), tuple(archive["size"].tolist())
+                stride, start = int(archive["stride"]), int(archive["start"])
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{file}: not scores that can be read ({error}); remove it, and it is made again"
+            ) from None
+        if found != size:
+            raise ValueError(
+                f"{file}: got scores of a photo {found}, but {pair.photo} is {size}; remove it, and it is made again"
+            )
+        return _softmax(upsampled(scores, stride)[:, start : start + size[0], start : start + size[1]])
+
+    @torch.inference_mode()
+    def _scores(self, photo: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """Scores (K, h, w), their stride, and the row and column at which the photo starts once they are upsampled."""
+        network = self._predictor.network
+        batch = pad_to_legal(prepare(photo, self._predictor.preparation).to(self._predictor.device), network.variant)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        if network.variant.multi_scale:  # sums of maps of many strides: no smaller map holds them
+            full = network.full_scores(batch)[0, :, : photo.shape[0], : photo.shape[1]]
+            return full.float().cpu().numpy(), 1, 0
+        start = PLAIN_OFFSET if network.variant.trunk == PLAIN_TRUNK else 0
+        return network(batch)[0].float().cpu().numpy(), OUTPUT_STRIDE, start
+
+    def _file(self, pair: Pair) -> Path:
+        return self._folder / "photos" / f"{pair.name}.npz"
+
+
+class FileScores:
+    """Scores in 8 bits from a file: score maps over a square that each photo fills from its top left.
+
+    Args:
+        path: an .npz file with ``ids`` (n,) the photos' names; ``logits_u8`` (n, h, w, K) uint8, of which a score is
+            (q − ``zero_point``) · ``scale``; ``width_height_canvasw_canvash`` (n, 4): size of the photo, and of the
+            part that it fills of the square of 513×513 pixels.
+        dataset: that the photos are of.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such file, or has not the data's number of classes.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset):
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; wanted class scores as .npz")
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                self._places = {str(name): place for place, name in enumerate(file["ids"])}
+                self._logits, sizes = file["logits_u8"], file["width_height_canvasw_canvash"]
+                self._scale, self._zero = float(file["scale"]), float(file["zero_point"])
+            count, height, width, classes = self._logits.shape
+            if len(self._places) != count or sizes.shape != (count, 4) or height != width or (CANVAS - 1) % (width - 1):
+                raise ValueError(f"shapes {self._logits.shape} and {sizes.shape} for {len(self._places)} photos")
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            ZeroDivisionError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise ValueError(f"{path}: not a file of class scores in 8 bits: {' '.join(str(error).split())}") from None
+        if classes != len(dataset.class_names):
+            raise ValueError(f"{path}: got scores of {classes} classes, wanted the data's {len(dataset.class_names)}")
+        self._path, self._sizes = path, sizes.tolist()
+        self.defaults = densecrf.Params()
+        self.identity = f"{path.name}, {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+    def fill(self, pairs: Sequence[Pair]) -> None:
+        """ValueError if the file lacks one of these photos."""
+        lacking = [pair.name for pair in pairs if pair.name not in self._places]
+        if lacking:
+            raise ValueError(f"{self._path}: lacks scores of {len(lacking)} of {len(pairs)} photos, first {lacking[0]}")
+
+    def probabilities(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+        """Upsampled with corners aligned, cut, resized to the photo and normalised: (K, H, W) float32.
+
+        Raises:
+            ValueError: if the photo has another size than the file says.
+        """
+        place = self._places[pair.name]
+        width, height, canvas_width, canvas_height = self._sizes[place]
+        if (height, width) != size:
+            raise ValueError(f"{self._path}: got scores of a photo {(height, width)}, but {pair.photo} is {size}")
+        scores = (self._logits[place].astype(np.float32) - self._zero) * self._scale
+        stride = (CANVAS - 1) // (scores.shape[1] - 1)
+        full = upsampled(np.moveaxis(scores, 2, 0), stride)[:, :canvas_height, :canvas_width]
+        planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in full]
+        return _softmax(np.stack([np.asarray(plane) for plane in planes]))
+
+
+def upsampled(scores: np.ndarray, stride: int) -> np.ndarray:
+    """Scores (K, h, w) to (K, s(h−1)+1, s(w−1)+1) float32 for stride s: bilinear, corners aligned.
+
+    ``network.upsample`` in one thread: there is one of these in each of the search's workers, and torch would start
+    as many threads again in every one.
+    """
+    for axis in (1, 2):
+        lines = np.moveaxis(scores.astype(np.float32, copy=False), axis, 0)
+        fine = np.empty(((len(lines) - 1) * stride + 1, *lines.shape[1:]), np.float32)
+        fine[::stride] = lines
+        for part in range(1, stride):
+            share = np.float32(part / stride)
+            fine[part::stride] = lines[:-1] * (1 - share) + lines[1:] * share
+        scores = np.moveaxis(fine, 0, axis)
+    return np.ascontiguousarray(scores)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = scores - scores.max(axis=0)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=0)
+    return powers
+
+
+def _digest_of(model: Model) -> str:
+    """Sixteen digits that tell a network's weights and preparation from all others."""
+    digest = hashlib.sha256(repr(sorted(asdict(model.card.preparation).items())).encode())
+    network: DeepLab = model.network
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
