@@ -53,8 +53,8 @@ def main() -> None:
             (options.folder / kind / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             photo, ids = draw(rng, (96, 128))
-            photo.save(options.folder / "images" / split / f"{number:03d}.jpg", quality=92)
-            ids.save(options.folder / "masks" / split / f"{number:03d}.png")
+            photo.save(options.folder / "images" / split / f"{split}_{number:03d}.jpg", quality=92)
+            ids.save(options.folder / "masks" / split / f"{split}_{number:03d}.png")
     (options.folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     print(f"{options.folder}: {options.photos} photos to train on, classes {', '.join(CLASSES)}")
 

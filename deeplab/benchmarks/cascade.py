@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import deeplab
-from deeplab.datasets import voc
+from deeplab.datasets import open_dataset
 from deeplab.description import describe
 from deeplab.transforms import prepare
 
@@ -86,7 +86,7 @@ def agreement(data: Path) -> dict[str, float]:
     models = [deeplab.load(precision=precision) for precision in ("fp32", "bf16")]
     same = {"network": 0, "network + CRF": 0}
     pixels = 0
-    for pair in tqdm(voc(data, "val"), unit="photo", disable=None):
+    for pair in tqdm(open_dataset(data, "val"), unit="photo", disable=None):
         plain = [model.segment(pair.photo, crf=False) for model in models]
         refined = [model.refine(result) for model, result in zip(models, plain, strict=True)]
         pixels += plain[0].labels.size

@@ -309,6 +309,6 @@ def test_the_tutorial_from_drawn_photos_to_a_labelled_one(tmp_path, monkeypatch)
     assert main(["train", smoke, "--data", "shapes", "--out", "run", *short]) == 0
     weights = ["--weights", "run/weights.safetensors"]
     assert main(["segment", "shapes/images/val", *weights, "--out", "labelled"]) == 0
-    assert np.asarray(Image.open("labelled/000.png")).shape == (96, 128)
+    assert np.asarray(Image.open("labelled/val_000.png")).shape == (96, 128)
     assert main(["evaluate", "--data", "shapes", "--split", "val", *weights, "--out", "scores.json"]) == 0
     assert set(json.loads(Path("scores.json").read_text())["scores"]) == {"network", "network + CRF"}

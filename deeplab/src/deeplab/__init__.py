@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deeplab.classes import IGNORE, VOC_CLASSES
     from deeplab.conversion import convert
+    from deeplab.datasets import open_dataset
     from deeplab.evaluation import Scores, evaluate
     from deeplab.loading import load
     from deeplab.network import build
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
-    "Segmentation": "segment", "load": "loading", "convert": "conversion", "Scores": "evaluation",
-    "evaluate": "evaluation", "Recipe": "recipes", "read_recipe": "recipes", "train": "training",
+    "Segmentation": "segment", "load": "loading", "convert": "conversion", "open_dataset": "datasets",
+    "Scores": "evaluation", "evaluate": "evaluation", "Recipe": "recipes", "read_recipe": "recipes", "train": "training",
 }  # fmt: skip
 __all__ = [
     "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "convert", "evaluate",
-    "load", "read_recipe", "train",
+    "load", "open_dataset", "read_recipe", "train",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from deeplab.commands.check_data import CheckData, check_data
 from deeplab.commands.convert import Convert, convert
 from deeplab.commands.describe import Describe, describe
 from deeplab.commands.engine import FAILED, INTERRUPTED, complain
@@ -18,12 +19,16 @@ from deeplab.commands.train import Train, train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "segment": (Segment, segment), "evaluate": (Evaluate, evaluate), "train": (Train, train),
+    "check-data": (CheckData, check_data),
     "search": (Search, search), "convert": (Convert, convert), "describe": (Describe, describe),
 }  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    """Run a command and return the exit code.
+
+    0: all done; 1: something failed; 2: wrong usage; 3: data that only calls for warnings; 130: interrupted.
+    """
     options = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="deeplab",

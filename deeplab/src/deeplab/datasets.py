@@ -1,82 +1,42 @@
-"""Photos with their label maps, in the layout of PASCAL VOC."""
+"""A folder of photos and labels as a data set, whatever its layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
-import numpy as np
-from PIL import Image
+from deeplab.coco import coco
+from deeplab.folder_pairs import folder_pairs, names_found
+from deeplab.labelme import labelme
+from deeplab.pairs import Dataset, Layout, Pair, read_ids
+from deeplab.voc_layout import voc_layout
 
-from deeplab.classes import VOC_CLASSES
-from deeplab.photos import read_photo
+__all__ = ["Dataset", "Layout", "Pair", "find_layout", "open_dataset", "read_ids", "voc"]
 
-MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """Class ids (H, W) uint8 of a palette or grey PNG; a palette's indices, never its colours."""
-    with Image.open(path) as file:
-        if file.mode not in ("P", "L"):
-            raise ValueError(f"{path}: got a {file.mode} mask, wanted a palette or grey PNG of class ids")
-        return np.asarray(file)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One photo and its label map, as files."""
-
-    name: str
-    photo: Path
-    labels: Path
-    reader: Callable[[Path], np.ndarray] = read_ids
-    """Makes class ids, (H, W) uint8 with 255 for void, of the file of labels."""
-
-    def read_photo(self) -> np.ndarray:
-        """(H, W, 3) uint8, R, G, B."""
-        return read_photo(self.photo)
-
-    def read_labels(self) -> np.ndarray:
-        """(H, W) uint8 class ids, 255 void."""
-        return self.reader(self.labels)
-
-
-@dataclass(frozen=True)
-class Dataset(Sequence[Pair]):
-    """The pairs of one split, and the classes their ids stand for."""
-
-    pairs: tuple[Pair, ...]
-    class_names: tuple[str, ...]
-    """K names, id order; 255 is void and has none."""
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @overload
-    def __getitem__(self, place: int) -> Pair: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Pair]: ...
-    def __getitem__(self, place: int | slice) -> Pair | Sequence[Pair]:
-        return self.pairs[place]
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter(self.pairs)
+LAYOUTS = (
+    "PASCAL VOC or CVAT (ImageSets/Segmentation, JPEGImages, SegmentationClass), COCO (images, and "
+    "annotations/instances_SPLIT.json or one .json), folder pairs (images, and masks, labels, annotations or gt), or "
+    "labelme (photos with .json beside them)"
+)
 
 
 def open_dataset(root: str | Path, split: str) -> Dataset:
-    """The pairs of a split, whatever the folder's layout.
+    """The pairs of a split, whatever the folder's layout; opens no photo, and masks only where no file names classes.
+
+    Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco``), folder pairs with a subfolder or a
+    list for each split or with neither (``folder_pairs``), labelme (``labelme``). Where there are neither subfolders
+    nor lists, "all" is everything, and a hash of the file's name puts four photos of five into "train" and the others
+    into "val", the same ones for ever (``deeplab.splits.side``). Photos and labels are matched by stem; hidden files
+    are passed over. Classes come from a class file (``deeplab.class_files``), the annotations, or the masks.
 
     Args:
-        root: a folder in one of the layouts that are known.
-        split: name of the part, e.g. "train" or "val".
+        root: a folder in one of these layouts, or a JSON file of COCO's form.
+        split: name of the part, e.g. "train", "val" or "all".
 
     Raises:
         FileNotFoundError: for a missing folder, list, photo or mask, by name.
-        ValueError: for a layout that is not known; says which are.
+        ValueError: for a layout that is not known, saying which are; a bad class file; files that clash.
     """
-    return voc(root, split)
+    return _dataset(Path(root), find_layout(root), split)
 
 
 def voc(root: str | Path, split: str) -> Dataset:
@@ -90,18 +50,35 @@ def voc(root: str | Path, split: str) -> Dataset:
     Raises:
         FileNotFoundError: for a missing list, photo or mask, by name.
     """
+    return _dataset(Path(root), voc_layout(Path(root)), split)
+
+
+def find_layout(root: str | Path) -> Layout:
+    """How a folder holds its pairs.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the layout is not known; says which are.
+    """
     root = Path(root)
-    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listing.is_file():
-        lists = sorted(p.stem for p in listing.parent.glob("*.txt"))
-        raise FileNotFoundError(f"no list {listing}; lists there: {', '.join(lists) or 'none'}")
-    pairs = []
-    for name in listing.read_text().split():
-        photo = root / "JPEGImages" / f"{name}.jpg"
-        masks = [root / folder / f"{name}.png" for folder in MASK_FOLDERS]
-        labels = next((mask for mask in masks if mask.is_file()), masks[0])
-        for path in (photo, labels):
-            if not path.is_file():
-                raise FileNotFoundError(f"{listing} names {name!r}, but there is no {path}")
-        pairs.append(Pair(name, photo, labels))
-    return Dataset(tuple(pairs), VOC_CLASSES)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder; wanted a data set")
+    if (root / "ImageSets" / "Segmentation").is_dir():
+        return voc_layout(root)
+    layout = coco(root) or (folder_pairs(root) or labelme(root) if root.is_dir() else None)
+    if layout is None:
+        raise ValueError(f"{root}: no layout that is known; wanted {LAYOUTS}")
+    return layout
+
+
+def _dataset(root: Path, layout: Layout, split: str) -> Dataset:
+    listing = layout.listing(split)
+    errors = [fault for fault in listing.faults if fault.severity == "error"]
+    if errors:
+        more = f" ({len(errors) - 1} more faults: deeplab check-data {root})" if len(errors) > 1 else ""
+        kind = FileNotFoundError if errors[0].kind.startswith("missing") else ValueError
+        raise kind(f"{errors[0]}{more}")
+    names = names_found(listing.masks) if listing.class_names is None else listing.class_names
+    if not listing.pairs:
+        raise ValueError(f"{root}: no pairs in split {split!r}; wanted at least one photo with labels")
+    return Dataset(listing.pairs, names)
