@@ -165,3 +165,10 @@ def test_options_of_the_network_reach_it(photo_file, tmp_path, monkeypatch, mode
 def test_a_device_that_is_not_there(photo_file, capsys):
     assert main(["segment", str(photo_file), "--device", "cuda:77"]) == 1
     assert "'cpu' always works" in capsys.readouterr().err
+
+
+def test_doctor_tells_what_runs_and_what_the_weights_know(capsys):
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for word in ("torch", "CRF", "a photo of 500×375", "deeplab-largefov, 21 classes", "poor at", "passed"):
+        assert word in told

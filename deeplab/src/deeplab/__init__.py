@@ -26,7 +26,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "classes", "VOC_CLASSES": "classes", "PhotoError": "photos", "build": "network", "Model": "segment",
     "Segmentation": "segment", "load": "loading", "convert": "conversion", "open_dataset": "datasets",
-    "Scores": "evaluation", "evaluate": "evaluation", "Recipe": "recipes", "read_recipe": "recipes", "train": "training",
+    "Scores": "evaluation", "evaluate": "evaluation", "Recipe": "recipes", "read_recipe": "recipes",
+    "train": "training",
 }  # fmt: skip
 __all__ = [
     "IGNORE", "VOC_CLASSES", "Model", "PhotoError", "Recipe", "Scores", "Segmentation", "build", "convert", "evaluate",

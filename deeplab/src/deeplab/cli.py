@@ -11,6 +11,7 @@ import tyro
 from deeplab.commands.check_data import CheckData, check_data
 from deeplab.commands.convert import Convert, convert
 from deeplab.commands.describe import Describe, describe
+from deeplab.commands.doctor import Doctor, doctor
 from deeplab.commands.engine import FAILED, INTERRUPTED, complain
 from deeplab.commands.evaluate import Evaluate, evaluate
 from deeplab.commands.search import Search, search
@@ -21,6 +22,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "segment": (Segment, segment), "evaluate": (Evaluate, evaluate), "train": (Train, train),
     "check-data": (CheckData, check_data),
     "search": (Search, search), "convert": (Convert, convert), "describe": (Describe, describe),
+    "doctor": (Doctor, doctor),
 }  # fmt: skip
 
 

@@ -1,0 +1,67 @@
+"""``deeplab doctor``: what runs here, how fast, and what the shipped weights can and cannot do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deeplab.commands.engine import FAILED, OK
+
+EXTRAS = {
+    "train": ("lightning_fabric", "tensorboard"), "hub": ("huggingface_hub",), "report": ("matplotlib",),
+    "search": ("optuna",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is installed, what the network runs on here and how fast, and what the shipped weights know."""
+
+
+def doctor(options: Doctor) -> int:
+    """Print a table of facts, run a small photo through network and CRF, and say whether all is well."""
+    import importlib.util
+    import platform
+    import time
+
+    import numpy as np
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    import deeplab
+    import densecrf
+    from densecrf import _native, memory
+
+    model = deeplab.load()
+    rng = np.random.default_rng(0)
+    photo = np.kron(rng.integers(0, 256, (15, 20, 3)), np.ones((25, 25, 1))).astype(np.uint8)
+    model.segment(photo)
+    started = time.perf_counter()
+    result = model.segment(photo)
+    spent = time.perf_counter() - started
+    sums = result.probabilities.sum(axis=0)
+    well = bool(np.isfinite(sums).all() and np.abs(sums - 1).max() < 1e-3)
+
+    table = Table(show_header=False, box=None)
+    free = memory.available()
+    installed = {name: all(importlib.util.find_spec(m) for m in modules) for name, modules in EXTRAS.items()}
+    lacking = [name for name, there in installed.items() if not there]
+    for title, fact in (
+        ("deeplab, densecrf", f"{deeplab.__version__}, {densecrf.__version__}"),
+        ("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
+        ("network", f"{model.predictor.device}, {str(model.predictor.dtype).removeprefix('torch.')}, "
+                    f"{torch.get_num_threads()} threads"),
+        ("CRF", f"{_native.simd_level()}, {densecrf.threads.thread_count(None)} threads"),
+        ("free memory", f"{free / 1e9:.1f} GB" if free else "not known"),
+        ("a photo of 500×375", f"{spent:.2f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in result.seconds.items())),
+        ("extras", ", ".join(name for name, there in installed.items() if there) or "none"),
+        ("not installed", ", ".join(f"pip install 'deeplab-crf[{name}]'" for name in lacking) or "nothing"),
+        ("weights", f"{model.card.variant}, {len(model.class_names)} classes"),
+        ("trained on", str(model.card.story.get("data", "not told"))),
+        ("good at", "background, cat, cow, dog, horse, person, sheep"),
+        ("poor at", "the other fourteen classes of VOC, which had 2 to 105 training photos each"),
+        ("self-test", "passed" if well else "failed: probabilities do not sum to 1"),
+    ):  # fmt: skip
+        table.add_row(title, fact)
+    Console().print(table)
+    return OK if well else FAILED
