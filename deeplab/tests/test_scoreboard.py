@@ -13,7 +13,8 @@ from deeplab.classes import VOC_CLASSES
 from deeplab.cli import main
 from deeplab.contours import contour_f1
 from deeplab.datasets import Dataset, Pair
-from deeplab.score_tables import classes, comma_separated, confusion, figures, headline, markdown, photos, terminal
+from deeplab.rows import comma_separated
+from deeplab.score_tables import classes, confusion, figures, headline, markdown, photos, terminal
 from deeplab.scoreboard import NETWORK, REFINED, require_same_classes, score, score_folder
 from deeplab.segment import Segmentation
 

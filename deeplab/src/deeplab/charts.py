@@ -39,7 +39,7 @@ def confusion_chart(scores: Scores) -> bytes:
     total = counts.sum(1, keepdims=True)
     share = np.divide(100 * counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     side = max(4.6, 0.36 * len(names) + 2)
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     axes.set_facecolor("#e4e4e4")
     for place in np.flatnonzero(total[:, 0] == 0):
@@ -57,7 +57,7 @@ def confusion_chart(scores: Scores) -> bytes:
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=7)
     axes.set_title("Percent of each true class", fontsize=10)
     figure.colorbar(picture, ax=axes, fraction=0.035, pad=0.02)
-    return _png(figure)
+    return png_of(figure)
 
 
 def class_chart(board: Board) -> bytes:
@@ -71,7 +71,7 @@ def class_chart(board: Board) -> bytes:
     order = np.argsort(-np.nan_to_num(values[-1], nan=-1.0), kind="stable")
     order = order[np.isfinite(values).any(axis=0)[order]]
     absent = values.shape[1] - len(order)
-    figure = _figure(8.0, 1.4 + (0.14 + 0.16 * len(ways)) * len(order))
+    figure = new_figure(8.0, 1.4 + (0.14 + 0.16 * len(ways)) * len(order))
     axes = figure.add_subplot()
     thick = 0.8 / len(ways)
     for place, (way, measures) in enumerate(ways.items()):
@@ -88,7 +88,7 @@ def class_chart(board: Board) -> bytes:
     axes.set_xlabel(f"IoU, percent{left_out}")
     _legend(axes, "lower right")
     _tidy(axes, grid="x")
-    return _png(figure)
+    return png_of(figure)
 
 
 def band_chart(board: Board) -> bytes | None:
@@ -101,7 +101,7 @@ def band_chart(board: Board) -> bytes | None:
     widths = [width for width, matrix in sorted(first.bands.items()) if matrix.any()]
     if len(widths) < 2:
         return None
-    figure = _figure(9.0, 3.8)
+    figure = new_figure(9.0, 3.8)
     for place, (title, measure) in enumerate((("Mean IoU", "mean_iou"), ("Pixel accuracy", "pixel_accuracy"))):
         axes = figure.add_subplot(1, 2, place + 1)
         for number, (way, measures) in enumerate(board.ways.items()):
@@ -115,7 +115,7 @@ def band_chart(board: Board) -> bytes | None:
         axes.set_xlim(0, widths[-1] * 1.03)
         _legend(axes, "lower right")
         _tidy(axes, grid="both")
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability_chart(board: Board) -> bytes | None:
@@ -127,7 +127,7 @@ def reliability_chart(board: Board) -> bytes | None:
     ways = {way: measures.reliability for way, measures in board.ways.items() if measures.reliability is not None}
     if not ways:
         return None
-    figure = _figure(4.4 * len(ways), 5.2)
+    figure = new_figure(4.4 * len(ways), 5.2)
     grid = figure.add_gridspec(2, len(ways), height_ratios=(3, 1))
     for place, (way, found) in enumerate(ways.items()):
         count = len(found.pixels)
@@ -155,10 +155,11 @@ def reliability_chart(board: Board) -> bytes | None:
         for part in (axes, below):
             part.set_xlim(0, 1)
             _tidy(part, grid="y")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches; ModuleNotFoundError if matplotlib is not installed."""
     require_matplotlib()
     from matplotlib.figure import Figure  # needs no window, unlike pyplot
 
@@ -175,7 +176,8 @@ def _legend(axes: Any, place: str) -> None:
     axes.legend(loc=place, fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 
 from deeplab import score_tables
 from deeplab.classes import palette
-from deeplab.score_tables import Rows
+from deeplab.rows import Rows
 from deeplab.scoreboard import Board, PhotoScore
 
 STYLE = """

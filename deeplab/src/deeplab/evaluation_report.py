@@ -15,6 +15,7 @@ from deeplab import score_tables
 from deeplab.charts import band_chart, class_chart, confusion_chart, reliability_chart, require_matplotlib
 from deeplab.evaluation_page import GalleryPicture, page
 from deeplab.report import overlay, side_by_side
+from deeplab.rows import comma_separated
 from deeplab.scoreboard import Board, Measures, Shown
 from deeplab.weights import write_whole
 
@@ -40,9 +41,9 @@ def write_report(folder: str | Path, board: Board) -> Path:
     numbers = score_tables.figures(board) | {"reliability": _reliability(board.ways)}
     files = {
         "scores.json": (json.dumps(numbers, indent=2, ensure_ascii=False) + "\n").encode(),
-        "classes.csv": score_tables.comma_separated(score_tables.classes(board)),
-        "confusion.csv": score_tables.comma_separated(score_tables.confusion(board)),
-        "photos.csv": score_tables.comma_separated(score_tables.photos(board)),
+        "classes.csv": comma_separated(score_tables.classes(board)),
+        "confusion.csv": comma_separated(score_tables.confusion(board)),
+        "photos.csv": comma_separated(score_tables.photos(board)),
     }
     charts = {
         "class-iou.png": ("IoU of every class", class_chart(board)),

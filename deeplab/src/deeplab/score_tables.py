@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from typing import Any
 
 import numpy as np
 from rich.console import Group
-from rich.table import Table
 
+from deeplab.rows import NO_VALUE, Rows, markdown_table, terminal_table
 from deeplab.scoreboard import Board, Measures
 
 MOST_WIDTHS = 5  # of the boundary bands, that a short table shows
 MOST_PHOTOS = 5  # of the worst ones, that the terminal shows
-NO_VALUE = "n/a"
-
-Rows = list[list[str]]
-"""The head, then the lines."""
 
 
 def figures(board: Board) -> dict[str, Any]:
@@ -96,20 +90,11 @@ def confusion(board: Board) -> Rows:
     return rows
 
 
-def comma_separated(rows: Rows) -> bytes:
-    """Rows as the bytes of a CSV file; where there is nothing to score, a cell is empty."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(
-        [["" if cell == NO_VALUE else cell for cell in row] for row in rows]
-    )
-    return text.getvalue().encode()
-
-
 def terminal(board: Board) -> Group:
     """The headline figures, the classes and the worst photos; of many boundary bands only some."""
-    tables = [_table(headline(board, short=True)), _table(classes(board))]
+    tables = [terminal_table(headline(board, short=True)), terminal_table(classes(board))]
     if len(board.photos) > 1:
-        tables.append(_table(photos(board, worst=MOST_PHOTOS), "the worst photos"))
+        tables.append(terminal_table(photos(board, worst=MOST_PHOTOS), "the worst photos"))
     return Group(*tables)
 
 
@@ -117,7 +102,7 @@ def markdown(board: Board) -> str:
     """The headline figures and the classes as Markdown, with what was measured above them."""
     about = board.about
     head = f"{about['photos']} photos of `{about.get('split', 'a data set')}`, percent. CRF: {about['crf']}."
-    return "\n\n".join([head, *(_markdown(rows) for rows in (headline(board), classes(board)))]) + "\n"
+    return "\n\n".join([head, *(markdown_table(rows) for rows in (headline(board), classes(board)))]) + "\n"
 
 
 def _further(measures: Measures) -> dict[str, float]:
@@ -155,18 +140,3 @@ def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
 
 def _text(value: float | None) -> str:
     return NO_VALUE if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
-
-
-def _table(rows: Rows, title: str | None = None) -> Table:
-    heads = [head.replace(", ", "\n", 1) for head in rows[0]]
-    table = Table(*heads, box=None, title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def _markdown(rows: Rows) -> str:
-    head, *lines = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *lines))

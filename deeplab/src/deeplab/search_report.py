@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from deeplab.charts import require_matplotlib
+from deeplab.charts import new_figure, png_of
 from deeplab.classes import WELL_POPULATED
 from deeplab.evaluation import Scores
-from deeplab.score_tables import Rows, comma_separated
+from deeplab.rows import Rows, comma_separated
 from deeplab.search import Grid, best_of
 from deeplab.trials import Trials
 from densecrf import Params
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN = 10
 """How many of the best settings the short table has."""
@@ -71,22 +66,6 @@ def short_rows(trials: Trials, defaults: Params, best: Sequence[Params]) -> Rows
     return rows
 
 
-def terminal(rows: Rows, title: str) -> Table:
-    """Rows for the terminal."""
-    table = Table(*rows[0], box=None, title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def markdown(rows: Rows) -> str:
-    """Rows as a Markdown table."""
-    head, *lines = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *lines))
-
-
 def worth(tuned: Sequence[str], split: str, reported: Collection[str], report_split: str) -> str:
     """A sentence on which photos were tuned on and which the scores are of.
 
@@ -128,7 +107,7 @@ def heat_map(grid: Grid, table: Mapping[Params, float], title: str) -> bytes:
     columns = min(len(weights), 3)
     lines = -(-len(weights) // columns)
     wide, tall = 1.2 + 0.48 * len(xy_stds), 1.0 + 0.36 * len(rgb_stds)
-    figure = _figure(max(4.5, wide * columns + 1), max(2.8, tall * lines + 0.6))
+    figure = new_figure(max(4.5, wide * columns + 1), max(2.8, tall * lines + 0.6))
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     low, high = np.nanmin(values), np.nanmax(values)
     best = np.unravel_index(np.nanargmax(values), values.shape)
@@ -159,7 +138,7 @@ def heat_map(grid: Grid, table: Mapping[Params, float], title: str) -> bytes:
             panel.add_patch(_frame(int(best[2]), int(best[1])))
     figure.colorbar(picture, ax=list(panels), label=f"{title}, percent", fraction=0.03, pad=0.02)
     figure.suptitle(f"{title} on the coarse grid; frame: best", fontsize=11)
-    return _png(figure)
+    return png_of(figure)
 
 
 def cloud(table: Mapping[Params, float], title: str) -> bytes:
@@ -172,7 +151,7 @@ def cloud(table: Mapping[Params, float], title: str) -> bytes:
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure = _figure(10.0, 3.6)
+    figure = new_figure(10.0, 3.6)
     best = best_of(table)
     order = np.arange(len(table))
     for place, (key, label) in enumerate((("weight", "w1"), ("xy_std", "σα, pixels"), ("rgb_std", "σβ, levels"))):
@@ -191,7 +170,7 @@ def cloud(table: Mapping[Params, float], title: str) -> bytes:
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
     figure.suptitle("Settings in the order they were tried, from dark to light; ring: best", fontsize=11)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _number(value: Any) -> str:
@@ -202,20 +181,7 @@ def _photos(count: int) -> str:
     return "1 photo" if count == 1 else f"{count} photos"
 
 
-def _figure(width: float, height: float) -> Figure:
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _frame(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2.2, clip_on=False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

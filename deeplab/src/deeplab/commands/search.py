@@ -69,8 +69,9 @@ def search(options: Search) -> int:
     from rich.console import Console
 
     from deeplab.charts import require_matplotlib
+    from deeplab.rows import markdown_table, terminal_table
     from deeplab.search import best_of, outside
-    from deeplab.search_report import cloud, heat_map, markdown, short_rows, table_csv, terminal, worth
+    from deeplab.search_report import cloud, heat_map, short_rows, table_csv, worth
     from deeplab.weights import write_whole
 
     require_matplotlib()  # before an hour's work, not after it
@@ -107,9 +108,9 @@ def search(options: Search) -> int:
     console = Console()
     console = console if console.is_terminal else Console(width=120)
     for title, rows, told in parts:
-        console.print(terminal(rows, title))
+        console.print(terminal_table(rows, title))
         print(told)
-    text = "\n\n".join(f"## {title}\n\n{markdown(rows)}\n\n{told}" for title, rows, told in parts)
+    text = "\n\n".join(f"## {title}\n\n{markdown_table(rows)}\n\n{told}" for title, rows, told in parts)
     write_whole(out / "summary.md", f"{text}\n".encode())
     print(f"written: params.json, table.csv, {picture} and summary.md in {out}/")
     return OK
