@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from deeplab.augmentation import Augmentation
 from deeplab.batches import Batches, Example
-from deeplab.classes import IGNORE
+from deeplab.classes import IGNORE, WELL_POPULATED
 from deeplab.conversion import convert
 from deeplab.datasets import Dataset, Pair, open_dataset
 from deeplab.feature_cache import CachedBatches, FeatureCache, fill
@@ -68,6 +68,8 @@ def study_of(recipe: Recipe, out: Path, fabric: Any) -> Study:
                 f"got classes {', '.join(other.class_names)} in one part of the data and "
                 f"{', '.join(train.class_names)} in another, wanted the same"
             )
+    if recipe.score == "mIoU-7" and not set(WELL_POPULATED) <= set(train.class_names):
+        raise ValueError(f"got score = 'mIoU-7', but the data lacks some of {', '.join(WELL_POPULATED)}; 'mIoU' works")
     network, preparation, told = _start(recipe, train.class_names)
     if fabric.is_global_zero:
         tqdm.write(f"{recipe.variant} from {recipe.init or 'random numbers'}: {told}", file=sys.stderr)
