@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: MIT
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "mean_field.hpp"
+#include "messages.hpp"
 #include "simd.hpp"
 
 namespace nb = nanobind;
@@ -80,6 +83,19 @@ Output filter_by_kernel(const Kernel &kernel, const Matrix &values, int threads)
     return out;
 }
 
+// K x N values to weighted messages K x N, and each kernel's inner product with `beside`.
+std::pair<Output, std::vector<double>> messages(const std::vector<std::shared_ptr<Kernel>> &kernels,
+                                                const std::vector<float> &weights, const Matrix &values,
+                                                const std::optional<Matrix> &beside, bool transposed, int threads) {
+    Output out = make_output(values.shape(0), values.shape(1));
+    std::vector<double> products(beside ? kernels.size() : 0);
+    nb::gil_scoped_release release;
+    const densecrf::Team team(threads);
+    densecrf::messages({kernels.begin(), kernels.end()}, weights, values.data(), beside ? beside->data() : nullptr,
+                       values.shape(0), values.shape(1), transposed, out.data(), products.data(), threads);
+    return {out, products};
+}
+
 // A mean field that keeps the array its unaries live in.
 struct Inference {
     Matrix unaries;
@@ -145,6 +161,8 @@ NB_MODULE(_native, module) {
             self.field.finish(out.data());
             return out;
         });
+    module.def("messages", &messages, nb::arg("kernels"), nb::arg("weights"), nb::arg("values"),
+               nb::arg("beside").none(), nb::arg("transposed"), nb::arg("threads"));
     module.def("empty", &make_output);
     module.def("energies_of", [](const Matrix &probabilities, float floor, int threads) {
         const densecrf::Unaries unaries{probabilities.data(), probabilities.shape(0), probabilities.shape(1), floor};

@@ -51,6 +51,11 @@ public:
         std::visit([&](auto &ties) { ties.scale(before, after, threads); }, *ties_);
     }
 
+    // N: by how much more a point's weights were multiplied on the one side than on the other; null where alike.
+    const float *before_over_after() const {
+        return std::visit([](const auto &ties) { return ties.ratio.empty() ? nullptr : ties.ratio.data(); }, *ties_);
+    }
+
     // For splats of some points only, which are numbered anew from 0.
     AnyTouches select(const Buffer<std::int32_t> &ids, int threads) const {
         return std::visit([&](const auto &ties) -> AnyTouches {
@@ -59,9 +64,10 @@ public:
     }
 
     // Splat and blur: values are rows of `lanes` floats, one for each point, or for those that `some` was selected for if
-    // it is not null. The result is in `rows`; both buffers grow as needed and keep row 0 at zero.
+    // it is not null. The result is in `rows`; both buffers grow as needed and keep row 0 at zero. transposed: the blurs in
+    // reverse order; each is symmetric by itself, but where vertices are missing they do not commute.
     void splat_and_blur(const AnyTouches *some, const float *values, int lanes, Buffer<float> &rows, Buffer<float> &spare,
-                        int threads) const {
+                        int threads, bool transposed = false) const {
         for (Buffer<float> *buffer : {&rows, &spare}) {
             if (buffer->size() < (vertices_ + 1) * lanes) buffer->resize((vertices_ + 1) * lanes);
             std::fill_n(buffer->begin(), lanes, 0.0f);
@@ -81,18 +87,24 @@ public:
         };
         if (some) std::visit(splat_all, *some);
         else std::visit([&](const auto &ties) { splat_all(ties.touches); }, *ties_);
-        for (int axis = 0; axis < first_local_axis_; ++axis) {
+        const auto blur_global = [&](int axis) {
             parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
                 blur(lanes, from, pairs(axis), to, begin, end);
             });
             std::swap(from, to);
-        }
-        parallel_for(threads, local && vertices_ ? blocks_.size() - 1 : 0, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t b = begin; b < end; ++b)  // a block stays in the caches from axis to axis
-                for (int i = 0; i < local; ++i)
-                    blur(lanes, i % 2 ? to : from, pairs(first_local_axis_ + i), i % 2 ? from : to, blocks_[b],
-                         blocks_[b + 1]);
-        }, 1);
+        };
+        const auto blur_local = [&] {
+            parallel_for(threads, local && vertices_ ? blocks_.size() - 1 : 0, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t b = begin; b < end; ++b)  // a block stays in the caches from axis to axis
+                    for (int i = 0; i < local; ++i)
+                        blur(lanes, i % 2 ? to : from, pairs(transposed ? corners_ - 1 - i : first_local_axis_ + i),
+                             i % 2 ? from : to, blocks_[b], blocks_[b + 1]);
+            }, 1);
+            if (local % 2) std::swap(from, to);
+        };
+        if (transposed) blur_local();
+        for (int i = 0; i < first_local_axis_; ++i) blur_global(transposed ? first_local_axis_ - 1 - i : i);
+        if (!transposed) blur_local();
     }
 
     // out[n - begin] += strength x value of point ids[n] (or n, where ids is null), lane by lane, for n in [begin, end).

@@ -16,6 +16,7 @@ LADDER = [
     "crf",
     "cli",
 ]  # a module imports only from those before it
+TORCH_LADDER = ["attention", "lattice", "native", "kernel", "module"]  # densecrf.torch, which imports from all but cli
 
 
 def test_importing_loads_numpy_and_nothing_heavier():
@@ -38,3 +39,25 @@ def test_imports_go_one_way():
                 used = parts[1:2] or [alias.name for alias in node.names]
                 allowed = [*LADDER[: LADDER.index(name)], "_native"]
                 assert set(used) <= set(allowed), f"{name}.py imports {used}"
+
+
+def test_imports_of_the_torch_face_go_one_way():
+    folder = Path(densecrf.__file__).parent / "torch"
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *TORCH_LADDER}
+    for name in TORCH_LADDER:
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("densecrf"):
+                parts = node.module.split(".")
+                if parts[1:2] == ["torch"]:
+                    assert parts[2] in TORCH_LADDER[: TORCH_LADDER.index(name)], f"torch/{name}.py imports {parts[2]}"
+                else:
+                    used = parts[1:2] or [alias.name for alias in node.names]
+                    assert set(used) <= {*LADDER[:-1], "_native"}, f"torch/{name}.py imports {used}"
+
+
+def test_no_other_module_imports_torch():
+    for path in Path(densecrf.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any("torch" in name.split(".") for name in names), f"{path.name} imports torch"

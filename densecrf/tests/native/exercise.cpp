@@ -1,10 +1,12 @@
 // Runs the kernels over many shapes, for the sanitizers (`make sanitize`): points, dimensions, labels, threads,
-// normalisations, compatibilities; checks that marginals sum to one and do not depend on the number of threads.
+// normalisations, compatibilities; checks that marginals sum to one and do not depend on the number of threads, and that
+// messages going back are the transpose of messages going forth.
 // SPDX-License-Identifier: MIT
 #include <cstdio>
 #include <random>
 
 #include "mean_field.hpp"
+#include "messages.hpp"
 
 using namespace densecrf;
 
@@ -41,6 +43,32 @@ std::vector<float> infer(const std::vector<float> &features, std::size_t points,
     return marginals;
 }
 
+// By how much <F a, b> and <a, F^T b> differ, for the size of the numbers that add up to them.
+double transposition_error(const std::vector<float> &features, std::size_t points, int dimensions, std::size_t labels,
+                           int kind, int threads) {
+    std::mt19937 random(2);
+    std::normal_distribution<float> normal;
+    std::vector<float> a(labels * points), b(a.size()), forth(a.size()), back(a.size());
+    for (std::size_t e = 0; e < a.size(); ++e) a[e] = normal(random), b[e] = normal(random);
+    const bool include_self = kind % 3 != 0 || dimensions > 7;  // points far apart have but rounding errors without
+    std::vector<std::shared_ptr<const Kernel>> kernels;
+    for (int m = 0; m < 2; ++m) {
+        Lattice lattice(features.data(), points, dimensions, 0, threads, kind % 4 == 1 ? 0 : 1 << 20);
+        kernels.push_back(std::make_shared<Kernel>(std::move(lattice), Normalization((kind + m) % 4), include_self, threads));
+    }
+    const std::vector<float> weights{2.0f, -1.0f};
+    double products[2], one = 0, other = 0, size = 1e-3;
+    messages(kernels, weights, a.data(), nullptr, labels, points, false, forth.data(), nullptr, threads);
+    messages(kernels, weights, b.data(), a.data(), labels, points, true, back.data(), products, threads);
+    for (std::size_t e = 0; e < a.size(); ++e) {
+        one += double(forth[e]) * b[e];
+        other += double(a[e]) * back[e];
+        size += std::fabs(double(forth[e]) * b[e]) + std::fabs(double(a[e]) * back[e]);
+    }
+    const double sum = weights[0] * products[0] + weights[1] * products[1];
+    return std::max(std::fabs(one - other), std::fabs(sum - other)) / size;
+}
+
 }  // namespace
 
 int main() {
@@ -60,6 +88,8 @@ int main() {
                 const auto one = infer(features, points, dimensions, energies, labels, kind, pool, 1);
                 const auto four = infer(features, points, dimensions, energies, labels, kind, pool, 4);
                 check(one == four, "one thread and four differ", points, dimensions, labels);
+                const double error = transposition_error(features, points, dimensions, labels, kind, 1 + kind % 4);
+                check(error < 1e-3, "the transpose is another one", points, dimensions, labels);
                 for (std::size_t i = 0; i < points; ++i) {
                     float sum = 0;
                     for (std::size_t k = 0; k < labels; ++k) sum += one[k * points + i];
