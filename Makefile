@@ -47,6 +47,7 @@ check: $(VENV)/.checked
 bench: $(VENV)/.tested ## times of both packages, in results/
 	$(BIN)/python -m pip install -q matplotlib
 	$(BIN)/python densecrf/benchmarks/refine.py --out results/bench-densecrf.json --chart docs/images/crf-error-time.png
+	$(BIN)/python densecrf/benchmarks/torch_crf.py --out results/bench-torch.json
 	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json $(if $(wildcard $(VOC)/JPEGImages),--agreement $(VOC))
 	$(BIN)/python deeplab/benchmarks/training_step.py --out results/bench-training.json
 	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/score_maps.py --data $(VOC)/.. --out results/score-maps.json

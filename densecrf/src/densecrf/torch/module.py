@@ -33,7 +33,7 @@ class DenseCRF(nn.Module):
     backend   device, type      logits, weights, compatibility  widths, image                  cost
     ========  ================  ==============================  =============================  =======================
     native    CPU, float32      yes, the lattice's own adjoint  no                             linear in pixels
-    torch     any, float32/64   yes, the lattice's own adjoint  through barycentric weights    linear, about 5 × native
+    torch     any, float32/64   yes, the lattice's own adjoint  through barycentric weights    linear, about 4 × native
     exact     any, float32/64   yes                             yes                            quadratic in pixels
     ========  ================  ==============================  =============================  =======================
 
