@@ -10,15 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deeplab.augmentation import Augmentation, augment
+from deeplab.augmentation import Augmentation, augment, draw_place
 from deeplab.datasets import Pair
 from deeplab.network import OUTPUT_STRIDE, Variant
+from deeplab.teacher import Teacher
 from deeplab.transforms import Preparation, prepare
 
 AHEAD = 3  # batches that are read before they are asked for
 BAD_SHARE = 0.01  # of the photos, that may be unreadable before the run stops
 
-Example = tuple[torch.Tensor, torch.Tensor]
+Example = tuple[torch.Tensor, ...]
+"""Photos or features, targets, and a teacher's probabilities if there is one."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,26 @@ class Batches:
         sources: one or two sequences of pairs; the second gives ``extra`` places of each batch.
         places: which places of each step's batch this process works on.
         complain: told in one line of a photo that cannot be used; another takes its place.
+        teacher: gives soft targets, too.
     """
 
     def __init__(
         self, sources: Sequence[Sequence[Pair]], variant: Variant, preparation: Preparation, how: Augmentation, *,
         batch: int, extra: int, places: slice, seed: int, workers: int, complain: Callable[[str], None],
+        teacher: Teacher | None = None,
     ):  # fmt: skip
         if not all(len(source) for source in sources):
             raise ValueError("got a split without photos, wanted at least one")
         self._sources, self._variant, self._preparation, self._how = sources, variant, preparation, how
         self._batch, self._extra, self._places, self._seed = batch, extra, places, seed
-        self._workers, self._complain = workers, complain
+        self._workers, self._complain, self._teacher = workers, complain, teacher
         self._bad: set[str] = set()
         mean = [round(level) for level in preparation.mean]
         red, green, blue = mean if preparation.channels == "RGB" else mean[::-1]
         self._fill = (red, green, blue)
 
     def from_step(self, step: int) -> Generator[Example, None, None]:
-        """Batches from a step on: (b, 3, crop, crop) float32 and targets (b, h, w) uint8."""
+        """Batches from a step on: (b, 3, crop, crop) float32, targets (b, h, w) uint8, (b, K, h, w) of a teacher."""
         waiting: deque[list[Future[Example]]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="photos") as pool:
             try:
@@ -81,7 +85,7 @@ class Batches:
                         waiting.append([pool.submit(self._example, draw) for draw in chosen[self._places]])
                         step += 1
                     examples = [future.result() for future in waiting.popleft()]
-                    yield torch.cat([photo for photo, _ in examples]), torch.stack([t for _, t in examples])
+                    yield tuple(torch.stack(parts) for parts in zip(*examples, strict=True))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -92,13 +96,18 @@ class Batches:
             pair = pairs[(draw.index + offset) % len(pairs)]
             try:
                 photo, labels = pair.read_photo(), pair.read_labels()
-                crop, ids = augment(photo, labels, self._how, np.random.default_rng(draw.seed), self._fill)
+                rng = np.random.default_rng(draw.seed)
+                place = draw_place(labels.shape, self._how, rng)
+                crop, ids = augment(photo, labels, self._how, rng, self._fill, place)
             except (ValueError, OSError) as error:
                 self._note(pair.name, " ".join(str(error).split()))
                 continue
             first = self._variant.first_target
             targets = torch.from_numpy(ids[first::OUTPUT_STRIDE, first::OUTPUT_STRIDE].copy())
-            return prepare(crop, self._preparation), targets
+            example = prepare(crop, self._preparation)[0], targets
+            if self._teacher is None:
+                return example
+            return *example, self._teacher.targets(pair.name, place, first, len(targets))
         raise ValueError("not one photo of the split can be used; deeplab check-data names each fault")
 
     def _note(self, name: str, reason: str) -> None:

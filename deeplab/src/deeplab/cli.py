@@ -8,12 +8,14 @@ from typing import Any
 
 import tyro
 
+from deeplab.commands.app import App, app
 from deeplab.commands.check_data import CheckData, check_data
 from deeplab.commands.convert import Convert, convert
 from deeplab.commands.describe import Describe, describe
 from deeplab.commands.doctor import Doctor, doctor
 from deeplab.commands.engine import FAILED, INTERRUPTED, complain
 from deeplab.commands.evaluate import Evaluate, evaluate
+from deeplab.commands.export import Export, export
 from deeplab.commands.search import Search, search
 from deeplab.commands.segment import Segment, segment
 from deeplab.commands.train import Train, train
@@ -21,8 +23,8 @@ from deeplab.commands.train import Train, train
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "segment": (Segment, segment), "evaluate": (Evaluate, evaluate), "train": (Train, train),
     "check-data": (CheckData, check_data),
-    "search": (Search, search), "convert": (Convert, convert), "describe": (Describe, describe),
-    "doctor": (Doctor, doctor),
+    "search": (Search, search), "convert": (Convert, convert), "export": (Export, export), "app": (App, app),
+    "describe": (Describe, describe), "doctor": (Doctor, doctor),
 }  # fmt: skip
 
 

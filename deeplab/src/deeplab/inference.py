@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from deeplab.backends import Exported
 from deeplab.network import DeepLab
 from deeplab.precision import choose, reduced
 from deeplab.tiles import margin_of, windows
@@ -54,17 +55,25 @@ def device_from(name: str) -> torch.device:
 
 
 class Predictor:
-    """A network with the preparation of its weights, on a device."""
+    """A network with the preparation of its weights, on a device; an exported one is as it was opened."""
+
+    network: DeepLab | Exported
 
     def __init__(
-        self, network: DeepLab, preparation: Preparation, *, device: str = "auto", precision: str = "auto",
+        self, network: DeepLab | Exported, preparation: Preparation, *, device: str = "auto", precision: str = "auto",
         compile: bool = False,
     ):  # fmt: skip
-        self.preparation, self.device = preparation, device_from(device)
-        self.dtype = choose(precision, self.device)
-        self.network = reduced(network) if self.dtype == torch.bfloat16 else network.eval()
-        self.network = self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._full_scores = torch.compile(self.network.full_scores) if compile else self.network.full_scores
+        self.preparation = preparation
+        if isinstance(network, Exported):
+            self.device, self.dtype, self.network = torch.device("cpu"), network.dtype, network
+            self._full_scores = network.full_scores
+        else:
+            self.device = device_from(device)
+            self.dtype = choose(precision, self.device)
+            network = reduced(network) if self.dtype == torch.bfloat16 else network.eval()
+            network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = network
+            self._full_scores = torch.compile(network.full_scores) if compile else network.full_scores
         self._margin = margin_of(network.variant.name)
 
     @torch.inference_mode()

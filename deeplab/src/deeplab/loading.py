@@ -8,11 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from deeplab.backends import FORMATS, open_exported
 from deeplab.conversion import Conversion, convert
 from deeplab.hub import CARD_FILE, HUB_PREFIX, IMAGENET_FILE, IMAGENET_REPOSITORY, WEIGHTS_FILE, fetch
 from deeplab.network import VARIANTS, DeepLab
 from deeplab.segment import Model
-from deeplab.weights import Card, card_path, load_weights
+from deeplab.weights import Card, card_path, load_weights, read_card
 
 DEFAULT = "deeplab-largefov"
 
@@ -33,7 +34,8 @@ def load(
         weights: None for the weights that come with the package. A .safetensors file with its card beside it.
             "hf-hub:owner/name" for weights that ``Model.push_to_hub`` published. A file of another program, as
             ``conversion.convert`` reads them, the authors' .caffemodel files among them. "imagenet" for ImageNet's
-            VGG-16 from the hub, to be trained: its fc8 is random. What did not carry over is told by a warning.
+            VGG-16 from the hub, to be trained: its fc8 is random. What did not carry over is told by a warning. An
+            .onnx or .xml file that ``deeplab export`` wrote, with its card beside it; such a model only segments.
         class_names: of weights of another program, id order.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
         precision: "auto" (bfloat16 where the device has it in hardware), "fp32" or "bf16".
@@ -41,6 +43,7 @@ def load(
 
     Raises:
         FileNotFoundError: if there are no such weights.
+        ModuleNotFoundError: if an exported file needs a program that is not installed; says how to get it.
         ConnectionError: if the hub cannot be reached; says how to get the file by hand.
         ValueError: for an unknown variant, or weights that are damaged or of another variant.
     """
@@ -48,6 +51,8 @@ def load(
         raise ValueError(f"got variant {variant!r}, wanted one of: {', '.join(VARIANTS)}")
     if weights is None:
         return Model(*shipped(variant or DEFAULT), device=device, precision=precision, compile=compile)
+    if Path(weights).suffix in FORMATS.values():
+        return _exported(Path(weights), variant, device=device, precision=precision, compile=compile)
     file, own = _file(weights)
     if not own:
         found = convert(file, variant, class_names=class_names)
@@ -55,8 +60,7 @@ def load(
             warnings.warn(f"{weights}: {found.summary()}", stacklevel=2)
         return Model(found.network, found.card, device=device, precision=precision, compile=compile)
     network, card = load_weights(file)
-    if variant not in (None, card.variant):
-        raise ValueError(f"{weights}: got weights of {card.variant}, wanted {variant}; load({card.variant!r}, …) works")
+    _require_variant(weights, card, variant)
     return Model(network, card, device=device, precision=precision, compile=compile)
 
 
@@ -75,6 +79,23 @@ def shipped(variant: str = DEFAULT) -> tuple[DeepLab, Card]:
     raise FileNotFoundError(
         f"no weights of {variant} come with the package, only of {known}; give a file of them as weights=…"
     )
+
+
+def _exported(file: Path, variant: str | None, *, device: str, precision: str, compile: bool) -> Model:
+    """A model that an exported file computes."""
+    if compile:
+        raise ValueError(f"{file}: an exported network, which torch cannot compile; leave compile out")
+    for path in (file, card_path(file)):
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; wanted an exported network with its card (.json) beside it")
+    card = read_card(card_path(file))
+    _require_variant(file, card, variant)
+    return Model(open_exported(file, card, device=device, precision=precision), card)
+
+
+def _require_variant(weights: str | Path, card: Card, variant: str | None) -> None:
+    if variant not in (None, card.variant):
+        raise ValueError(f"{weights}: got weights of {card.variant}, wanted {variant}; load({card.variant!r}, …) works")
 
 
 def _file(weights: str | Path) -> tuple[Path, bool]:

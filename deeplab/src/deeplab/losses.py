@@ -39,6 +39,21 @@ def cross_entropy_sum(
     return losses.sum()
 
 
+def soft_cross_entropy_sum(scores: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of softmax scores with given distributions, added up; where those are all 0, nothing is added.
+
+    Args:
+        scores: (B, K, h, w).
+        probabilities: (B, K, h, w), each position's sum 1, or 0 where there is nothing to learn.
+
+    Returns:
+        A number.
+
+    Source: "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
+    """
+    return -(probabilities * torch.log_softmax(scores, dim=1)).sum()
+
+
 def weight_of(targets: torch.Tensor, class_weights: torch.Tensor | None = None) -> torch.Tensor:
     """The sum of the weights of all positions that are not void: their number, where classes have no weights."""
     targets = targets.long()

@@ -85,6 +85,10 @@ class Recipe:
     """Weight of the Dice loss beside cross-entropy."""
     focal: float = 0.0
     """Exponent of the focal loss; 0 is plain cross-entropy."""
+    teacher: tuple[str, ...] = ()
+    """Files of another network's scores of every training photo (``deeplab.score_file.ScoreFile``) to learn from."""
+    teacher_share: float = 0.0
+    """Share of the loss that compares with the teacher's probabilities; the rest compares with the labels."""
     dropout: float = 0.5
     head_norm: bool = False
     """Batch normalisation behind fc6 and fc7 while training, folded into them at the end; for random fc6 and fc7."""
@@ -116,7 +120,7 @@ class Recipe:
                 raise ValueError(f"got {key} = {getattr(self, key)}, wanted at least 1")
         if not 0 < self.scale_low <= self.scale_high:
             raise ValueError(f"got scales {self.scale_low} to {self.scale_high}, wanted 0 < scale_low ≤ scale_high")
-        for key, most in (("dropout", 1.0), ("ema", 1.0), ("jitter", 1.0), ("extra_share", 1.0)):
+        for key, most in (("dropout", 1), ("ema", 1), ("jitter", 1), ("extra_share", 1), ("teacher_share", 1)):
             if not 0 <= getattr(self, key) < most:
                 raise ValueError(f"got {key} = {getattr(self, key)}, wanted 0 or more and less than {most:g}")
         legal = VARIANTS[self.variant].legal_crop(self.crop)
@@ -124,6 +128,8 @@ class Recipe:
             raise ValueError(
                 f"got crop = {self.crop}, which {self.variant} cannot align; the next that it can is {legal}"
             )
+        if bool(self.teacher) != (self.teacher_share > 0):
+            raise ValueError("teacher and teacher_share go together: got one without the other")
         if bool(self.extra_data) != (self.extra_share > 0):
             raise ValueError("extra_data and extra_share go together: got one without the other")
 

@@ -20,13 +20,12 @@ from deeplab.claims import claim
 from deeplab.datasets import Dataset, Pair
 from deeplab.inference import NETWORK_BYTES_A_PIXEL
 from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
+from deeplab.score_file import ScoreFile
 from deeplab.segment import Model
 from deeplab.transforms import pad_to_legal, prepare
 from deeplab.weights import write_whole
 from densecrf import memory
 
-CANVAS = 513
-"""Height and width in pixels of the square that a file's score maps cover."""
 LEAST_SCORE = -60000.0  # of fp16
 
 
@@ -133,51 +132,24 @@ class CachedScores:
 
 
 class FileScores:
-    """Scores in 8 bits from a file: score maps over a square that each photo fills from its top left.
+    """Scores in 8 bits from a file, as ``ScoreFile`` reads them.
 
     Args:
-        path: an .npz file with ``ids`` (n,) the photos' names; ``logits_u8`` (n, h, w, K) uint8, of which a score is
-            (q − ``zero_point``) · ``scale``; ``width_height_canvasw_canvash`` (n, 4): size of the photo, and of the
-            part that it fills of the square of 513×513 pixels.
+        path: the file.
         dataset: that the photos are of.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, or has not the data's number of classes.
+        FileNotFoundError, ValueError: as of ``ScoreFile``.
     """
 
     def __init__(self, path: Path, dataset: Dataset):
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}; wanted class scores as .npz")
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                self._places = {str(name): place for place, name in enumerate(file["ids"])}
-                self._logits, sizes = file["logits_u8"], file["width_height_canvasw_canvash"]
-                self._scale, self._zero = float(file["scale"]), float(file["zero_point"])
-            count, height, width, classes = self._logits.shape
-            if len(self._places) != count or sizes.shape != (count, 4) or height != width or (CANVAS - 1) % (width - 1):
-                raise ValueError(f"shapes {self._logits.shape} and {sizes.shape} for {len(self._places)} photos")
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            ZeroDivisionError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise ValueError(f"{path}: not a file of class scores in 8 bits: {' '.join(str(error).split())}") from None
-        if classes != len(dataset.class_names):
-            raise ValueError(f"{path}: got scores of {classes} classes, wanted the data's {len(dataset.class_names)}")
-        self._path, self._sizes = path, sizes.tolist()
+        self._scores = ScoreFile(path, len(dataset.class_names))
         self.defaults = densecrf.Params()
         self.identity = f"{path.name}, {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
     def fill(self, pairs: Sequence[Pair]) -> None:
         """ValueError if the file lacks one of these photos."""
-        lacking = [pair.name for pair in pairs if pair.name not in self._places]
-        if lacking:
-            raise ValueError(f"{self._path}: lacks scores of {len(lacking)} of {len(pairs)} photos, first {lacking[0]}")
+        self._scores.require([pair.name for pair in pairs])
 
     def probabilities(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
         """Upsampled with corners aligned, cut, resized to the photo and normalised: (K, H, W) float32.
@@ -185,14 +157,9 @@ class FileScores:
         Raises:
             ValueError: if the photo has another size than the file says.
         """
-        place = self._places[pair.name]
-        width, height, canvas_width, canvas_height = self._sizes[place]
-        if (height, width) != size:
-            raise ValueError(f"{self._path}: got scores of a photo {(height, width)}, but {pair.photo} is {size}")
-        scores = (self._logits[place].astype(np.float32) - self._zero) * self._scale
-        stride = (CANVAS - 1) // (scores.shape[1] - 1)
-        full = upsampled(np.moveaxis(scores, 2, 0), stride)[:, :canvas_height, :canvas_width]
-        planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in full]
+        scores, (canvas_height, canvas_width) = self._scores.of(pair.name, size)
+        full = upsampled(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
+        planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in full]
         return _softmax(np.stack([np.asarray(plane) for plane in planes]))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import densecrf
+from deeplab.backends import Exported
 from deeplab.hub import published
 from deeplab.inference import Predictor, Views
 from deeplab.network import DeepLab
@@ -62,7 +63,8 @@ class Model:
     """A trained network with everything needed to label photos.
 
     Args:
-        network: as trained, in fp32; it stays as it is and can be saved or trained further.
+        network: as trained, in fp32; it stays as it is and can be saved or trained further. Or one that was exported,
+            which only labels photos, on the device and in the precision that it was opened with.
         card: that belongs to it.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
         precision: "auto" (bfloat16 where the device has it in hardware), "fp32" or "bf16".
@@ -73,14 +75,25 @@ class Model:
     """
 
     def __init__(
-        self, network: DeepLab, card: Card, *, device: str = "auto", precision: str = "auto", compile: bool = False
-    ):
-        self.network, self.card = network.eval(), card
+        self, network: DeepLab | Exported, card: Card, *, device: str = "auto", precision: str = "auto",
+        compile: bool = False,
+    ):  # fmt: skip
+        self._network, self.card = network if isinstance(network, Exported) else network.eval(), card
         self.predictor = Predictor(network, card.preparation, device=device, precision=precision, compile=compile)
         try:
             self.crf_params = densecrf.Params(**card.crf)
         except TypeError as error:
             raise ValueError(f"the card's CRF parameters {card.crf} cannot be used: {error}") from None
+
+    @property
+    def network(self) -> DeepLab:
+        """The network as trained, in fp32; ValueError for one that was exported."""
+        if isinstance(self._network, Exported):
+            raise ValueError(
+                f"{self._network.path}: an exported network, which can only label photos; for all else give the "
+                "weights it was made from"
+            )
+        return self._network
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from deeplab.loading import shipped
 from deeplab.network import DeepLab, build
 from deeplab.recipes import Recipe
 from deeplab.rehead import rehead
+from deeplab.teacher import Teacher
 from deeplab.transforms import Preparation
 from deeplab.weights import card_path, load_weights, write_whole
 
@@ -114,6 +115,8 @@ def _batches(
     recipe: Recipe, out: Path, fabric: Any, sources: list[Dataset], network: DeepLab, preparation: Preparation
 ) -> Source:
     extra = round(recipe.extra_share * recipe.batch) if len(sources) > 1 else 0
+    if recipe.teacher and recipe.cached_views:
+        raise ValueError("got a teacher and cached_views; soft targets need photos, so wanted cached_views = 0")
     if recipe.cached_views:
         if fabric.world_size > 1 or network.variant.multi_scale or not set(CACHED_LAYERS) <= set(recipe.frozen):
             raise ValueError(
@@ -132,10 +135,13 @@ def _batches(
         return CachedBatches(caches, crop=recipe.crop, batch=recipe.batch, extra=extra, seed=recipe.seed)
     share = recipe.batch // fabric.world_size
     how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
+    names = [pair.name for source in sources for pair in source]
+    teacher = Teacher(recipe.teacher, len(sources[0].class_names), names) if recipe.teacher else None
     return Batches(
         sources, network.variant, preparation, how, batch=recipe.batch, extra=extra,
         places=slice(fabric.global_rank * share, (fabric.global_rank + 1) * share), seed=recipe.seed,
         workers=recipe.workers, complain=lambda line: tqdm.write(f"deeplab: note: {line}", file=sys.stderr),
+        teacher=teacher,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from deeplab.batches import Example
 from deeplab.evaluation import evaluate
 from deeplab.head_norm import add_batch_norm, fold_batch_norm
 from deeplab.inference import Predictor
-from deeplab.losses import class_weights_of, cross_entropy_sum, dice_loss, weight_of
+from deeplab.losses import class_weights_of, cross_entropy_sum, dice_loss, soft_cross_entropy_sum, weight_of
 from deeplab.network import DeepLab
 from deeplab.optimisation import RunningMean, freeze, optimizer_of, rate_at, set_rates
 from deeplab.precision import choose
@@ -161,14 +161,17 @@ def _step(
     step: int,
 ) -> float:  # fmt: skip
     """One step of all processes: the mean loss over the valid positions of the whole batch goes down."""
-    inputs, targets = (tensor.to(fabric.device, non_blocking=True) for tensor in batch)
+    _, targets, *_ = tensors = [tensor.to(fabric.device, non_blocking=True) for tensor in batch]
     total = fabric.all_reduce(weight_of(targets, class_weights), reduce_op="sum").clamp(min=1)
     parts = recipe.accumulate
     spent = torch.zeros((), device=fabric.device)
-    for part, (photos, ids) in enumerate(zip(inputs.chunk(parts), targets.chunk(parts), strict=True)):
+    for part, (photos, ids, *soft) in enumerate(zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)):
         with fabric.no_backward_sync(trainee, enabled=True) if part < parts - 1 else nullcontext():
             scores = trainee(photos.contiguous(memory_format=torch.channels_last)).float()
             loss = cross_entropy_sum(scores, ids, class_weights=class_weights, focal=recipe.focal)
+            for probabilities in soft:
+                taught = soft_cross_entropy_sum(scores, probabilities)
+                loss = (1 - recipe.teacher_share) * loss + recipe.teacher_share * taught
             loss = loss * (fabric.world_size / total)  # processes' gradients are averaged, not added
             if recipe.dice:
                 loss = loss + recipe.dice / parts * dice_loss(scores, ids)

@@ -1,0 +1,362 @@
+"""The page: a photo in, network and CRF to compare, the CRF's parameters under sliders, files out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+import numpy as np
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from PIL import Image
+from starlette.routing import Mount
+
+from deeplab.page_parts import CSS, FILES, HEAD, code, legend, legend_of, links, note, times
+from deeplab.photos import PHOTO_ENDINGS
+from deeplab.refusals import Limits, Refusal
+from deeplab.segment import Model
+from deeplab.shelf import CRF, NETWORK, Archive, Batch, Kept, Shelf
+from deeplab.uploads import photo_from_bytes
+from deeplab.workers import Workers
+from densecrf import Params
+from densecrf.params import NORMALIZATIONS
+
+T = TypeVar("T")
+PAGE_PIXELS = 1_000_000  # larger photos are shrunk: their scores are kept, and sliders should answer at once
+CAMERA_PIXELS = 60_000_000  # that are decoded before they are shrunk
+BATCH, SHOWN, THUMBNAIL = 50, 12, 480
+EXAMPLES = Path(__file__).parents[3] / "examples" / "photos"  # in a checkout; a wheel has none
+PHOTO = "photo"
+PAIRS = {
+    f"{NETWORK} | {CRF}": (NETWORK, CRF), f"{PHOTO} | {CRF}": (PHOTO, CRF), f"{PHOTO} | {NETWORK}": (PHOTO, NETWORK)
+}  # fmt: skip
+KNOBS = {  # field of Params: title, least, most, step
+    "appearance_weight": ("w1 · appearance, weight", 0, 30, 0.5),
+    "appearance_xy_std": ("σα · appearance, pixels", 1, 200, 1),
+    "appearance_rgb_std": ("σβ · appearance, colour levels", 0.5, 60, 0.5),
+    "smoothness_weight": ("w2 · smoothness, weight", 0, 30, 0.5),
+    "smoothness_xy_std": ("σγ · smoothness, pixels", 0.5, 30, 0.5),
+}
+ITERATIONS = 10
+
+
+def mount_page(door: FastAPI, model: Model, limits: Limits, line: Workers) -> Callable[[], None]:
+    """Put the page beside the HTTP door, at /page/; / leads to it.
+
+    Args:
+        door: as ``service`` makes it; its lifespan opens ``line``.
+        model: that labels the photos.
+        limits: of ``door``.
+        line: workers, shared with ``door``.
+
+    Returns:
+        What hangs up on open pages, to be called when the server is to stop; it would wait for them else.
+    """
+    shelf = Shelf()
+
+    @door.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("page/")
+
+    @door.get("/manifest.json", include_in_schema=False)  # browsers ask for it
+    async def manifest() -> JSONResponse:
+        return JSONResponse({"name": "DeepLab"}, media_type="application/manifest+json")
+
+    @door.get("/favicon.ico", include_in_schema=False)  # likewise
+    async def icon() -> Response:
+        return Response(status_code=204)
+
+    @door.get("/kept/{name}/at", include_in_schema=False)
+    async def at(name: str, x: int, y: int) -> PlainTextResponse:
+        thing = shelf.get(name)
+        return PlainTextResponse(thing.at(x, y) if isinstance(thing, Kept) else "")
+
+    @door.get("/kept/{name}/{file}", include_in_schema=False)
+    async def kept(name: str, file: str) -> Response:
+        thing = shelf.get(name)
+        make = thing.files.get(file) if thing else None
+        if make is None:
+            raise Refusal(404, "gone", "no such file, or no longer kept; label the photo again")
+        with line.place() as place:
+            content = await place.run(make, seconds=limits.seconds)
+        headers = {"content-disposition": f'attachment; filename="{file}"', "cache-control": "no-store"}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    gr.mount_gradio_app(
+        door, Page(model, limits, line, shelf).blocks(), "/page", root_path="/page", max_file_size=limits.bytes,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=CSS, head=HEAD, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
+    )  # fmt: skip
+    mounted = next(route.app for route in door.routes if isinstance(route, Mount) and route.path == "/page")
+    return lambda: mounted.stop_event.set()  # type: ignore[attr-defined]
+
+
+def examples() -> list[Path]:
+    """The photos of the repository, if this is a checkout of it."""
+    return sorted(path for path in EXAMPLES.glob("*") if path.suffix in PHOTO_ENDINGS)
+
+
+class Page:
+    """What the page does; arguments as in ``mount_page``, and the shelf for its results."""
+
+    def __init__(self, model: Model, limits: Limits, line: Workers, shelf: Shelf):
+        self._model, self._limits, self._line, self._shelf = model, limits, line, shelf
+
+    def blocks(self) -> gr.Blocks:
+        """The page as Gradio has it."""
+        with gr.Blocks(title="DeepLab", analytics_enabled=False, delete_cache=(600, 1800)) as page:
+            gr.Markdown("# DeepLab\nA photo in, a label for every pixel out. Nothing leaves this machine.")
+            with gr.Tab("One photo"):
+                self._one()
+            with gr.Tab("Several photos"):
+                self._several()
+        return page.queue(default_concurrency_limit=None, max_size=64)
+
+    def _one(self) -> None:
+        name = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                photo = gr.Image(
+                    label="photo", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
+                    height=280, elem_id="photo",
+                )  # fmt: skip
+                if examples():
+                    gr.Examples([[str(path)] for path in examples()], [photo], label="or one of these")
+                summary = gr.HTML(note("drop a photo to begin"), elem_id="times")
+                shares = gr.HTML(elem_id="legend")
+                files = gr.HTML(elem_id="files")
+            with gr.Column(scale=3, min_width=300):
+                pair = gr.Radio(list(PAIRS), value=next(iter(PAIRS)), label="compare left | right", elem_id="pair")
+                slider = gr.ImageSlider(
+                    label="drag the line", format="jpeg", interactive=False, type="numpy", max_height=420,
+                    elem_id="compare",
+                )  # fmt: skip
+                knobs = self._knobs()
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                text = gr.Code(
+                    code(self._model.crf_params, ITERATIONS), language="python", label="copy these as Params",
+                    interactive=False, elem_id="code", lines=2, wrap_lines=True, buttons=["copy"],
+                )  # fmt: skip
+                reset = gr.Button("Back to the standard values", elem_id="reset")
+            with gr.Column(scale=3, min_width=300):
+                probe = gr.Image(
+                    label="class and confidence: point at a pixel", format="jpeg", interactive=False, height=300,
+                    buttons=[], alt_text="the photo with its classes in colour", elem_id="probe",
+                )  # fmt: skip
+                with gr.Row():
+                    x = gr.Number(0, label="x", precision=0, minimum=0, min_width=80, elem_id="x")
+                    y = gr.Number(0, label="y", precision=0, minimum=0, min_width=80, elem_id="y")
+                pixel = gr.HTML(elem_id="pixel")
+        outputs = [slider, probe, shares, summary, files, pixel, text]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        photo.change(
+            self.label, [photo, name, pair, x, y, *knobs], [name, *outputs], api_visibility="private",
+            show_progress_on=[slider],
+        )  # fmt: skip
+        again: dict[str, Any] = {"fn": self.refine, "inputs": [name, pair, x, y, *knobs], "outputs": outputs, **quiet}
+        gr.on([knob.input for knob in knobs], trigger_mode="always_last", **again)
+        reset.click(self.standard, None, knobs, **quiet).then(**again)
+        pair.input(self.compare, [name, pair], slider, **quiet)
+        probe.select(self.click, [name], [x, y, pixel], **quiet)
+        gr.on([x.input, y.input], self.point, [name, x, y], pixel, trigger_mode="always_last", **quiet)
+
+    def _knobs(self) -> list[Any]:
+        """Sliders for the fields of Params, two in a row, and the normalisation."""
+        params, knobs = self._model.crf_params, list[Any]()
+        ranges = [(f"knob-{field}", *KNOBS[field], float(getattr(params, field))) for field in KNOBS]
+        ranges.append(("knob-iterations", "iterations", 0, 30, 1, float(ITERATIONS)))
+        for first in range(0, len(ranges), 2):
+            with gr.Row():
+                for where, title, least, most, step, value in ranges[first : first + 2]:
+                    knobs.append(
+                        gr.Slider(
+                            min(least, value),
+                            max(most, value),
+                            value,
+                            step=step,
+                            label=title,
+                            min_width=220,
+                            elem_id=where,
+                        )
+                    )
+        knobs.append(
+            gr.Radio(
+                list(NORMALIZATIONS), value=params.normalization, label="normalisation", elem_id="knob-normalization"
+            )
+        )
+        return knobs
+
+    def _several(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                photos = gr.File(
+                    label=f"photos, at most {BATCH}",
+                    file_count="multiple",
+                    file_types=list(PHOTO_ENDINGS),
+                    elem_id="photos",
+                )
+                crf = gr.Checkbox(True, label="refine with the CRF")
+                start = gr.Button("Label them", variant="primary", elem_id="start")
+                told = gr.HTML(
+                    note("ids and overlay of each photo, and a table of the classes, in one zip"), elem_id="told"
+                )
+                files = gr.HTML(elem_id="batch-files")
+            with gr.Column(scale=3, min_width=300):
+                gallery = gr.Gallery(
+                    label="overlays", columns=3, format="jpeg", object_fit="contain", elem_id="gallery"
+                )
+                shares = gr.HTML(elem_id="batch-legend")
+        start.click(
+            self.many,
+            [photos, crf],
+            [gallery, shares, told, files],
+            api_visibility="private",
+            show_progress_on=[gallery],
+        )
+
+    async def label(
+        self, path: str | None, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
+    ) -> tuple[Any, ...]:
+        """A new photo: network and CRF."""
+        if path is None:
+            return (gr.skip(),) * 8
+        params, iterations = params_of(values)
+
+        def work() -> tuple[Kept, tuple[int, int] | None]:
+            photo = photo_from_bytes(Path(path).read_bytes(), replace(self._limits, pixels=CAMERA_PIXELS))
+            small = shrunk(photo)
+            plain = self._model.segment(small, crf=False)
+            refined = self._model.refine(plain, params=params, iterations=iterations)
+            return Kept(plain, refined, params), None if small is photo else (photo.shape[0], photo.shape[1])
+
+        kept, before = await self._work(work)
+        name = self._shelf.put(kept, name)
+        return name, *self._shown(kept, name, pair, iterations, x, y, times(kept, before))
+
+    async def refine(
+        self, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
+    ) -> tuple[Any, ...]:
+        """Other parameters: the CRF alone, on kept scores."""
+        params, iterations = params_of(values)
+        before = self._shelf.get(name)
+        if not isinstance(before, Kept) or name is None:
+            if name is not None:
+                gr.Warning("this photo is no longer kept; drop it again")
+            return *(gr.skip() for _ in range(6)), code(params, iterations)
+        after = await self._work(
+            lambda: replace(
+                before, params=params, refined=self._model.refine(before.plain, params=params, iterations=iterations)
+            )
+        )
+        return self._shown(after, self._shelf.put(after, name), pair, iterations, x, y, times(after))
+
+    def standard(self) -> tuple[Any, ...]:
+        """The values that belong to the weights, in the order of the sliders."""
+        params = self._model.crf_params
+        return *(getattr(params, field) for field in KNOBS), ITERATIONS, params.normalization
+
+    def compare(self, name: str | None, pair: str) -> Any:
+        """Other pictures in the before/after slider."""
+        kept = self._shelf.get(name)
+        return pictures(kept, pair) if isinstance(kept, Kept) else gr.skip()
+
+    def point(self, name: str | None, x: float | None, y: float | None) -> Any:
+        """Class and confidence at a pixel."""
+        kept = self._shelf.get(name)
+        return note(kept.at(int(x or 0), int(y or 0))) if isinstance(kept, Kept) else gr.skip()
+
+    def click(self, name: str | None, event: gr.SelectData) -> tuple[Any, ...]:
+        """The pixel that was clicked."""
+        x, y = int(event.index[0]), int(event.index[1])
+        return x, y, self.point(name, x, y)
+
+    async def many(self, paths: list[str] | None, crf: bool, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008 (Gradio's way)
+        """Several photos: pictures, shares over all, what failed, and a zip."""
+        if not paths or len(paths) > BATCH:
+            raise gr.Error(f"got {len(paths or [])} photos, wanted 1 to {BATCH}", print_exception=False)
+        archive, shown, failed, total = Archive(), list[tuple[np.ndarray, str]](), list[str](), dict[str, float]()
+
+        def work(path: Path) -> None:
+            result = self._model.segment(photo_from_bytes(path.read_bytes(), self._limits), crf=crf)
+            stored = archive.add(path.stem, result)
+            if len(shown) < SHOWN:
+                shown.append((shrunk(result.overlay(), THUMBNAIL**2), stored))
+            for label, share in result.shares().items():
+                total[label] = total.get(label, 0.0) + share
+
+        with archive:
+            for path in progress.tqdm(list(map(Path, paths)), unit="photos"):
+                try:
+                    await self._patiently(lambda path=path: work(path))  # type: ignore[misc]
+                except (Refusal, MemoryError) as error:
+                    failed.append(f"{path.name}: {error}")
+        done = len(paths) - len(failed)
+        told = "; ".join([f"{done} of {len(paths)} photos labelled", *failed])
+        if not done:
+            return [], "", note(told), ""
+        name = self._shelf.put(Batch(archive.content()))
+        table = legend({"share": {label: share / done for label, share in total.items()}}, self._model.class_names)
+        return shown, table, note(told), links(name, {"labels.zip": "labels, zip"})
+
+    async def _work(self, job: Callable[[], T]) -> T:
+        """Do a job in line with everybody else's; what goes wrong is shown as a note on the page."""
+        try:
+            with self._line.place() as place:
+                return await place.run(job, seconds=self._limits.seconds)
+        except (Refusal, MemoryError) as error:
+            raise gr.Error(str(error) or "out of memory", print_exception=False) from None
+
+    async def _patiently(self, job: Callable[[], T]) -> T:
+        """Do a job as soon as there is a place in line, for as long as one request may take."""
+        end = time.monotonic() + self._limits.seconds
+        while True:
+            try:
+                with self._line.place() as place:
+                    return await place.run(job, seconds=self._limits.seconds)
+            except Refusal as refusal:
+                if refusal.kind != "busy" or time.monotonic() > end:
+                    raise
+                await asyncio.sleep(0.5)
+
+    def _shown(
+        self, kept: Kept, name: str, pair: str, iterations: int, x: float | None, y: float | None, told: str
+    ) -> tuple[Any, ...]:
+        """What the page shows of a result, in the order of its outputs."""
+        return (
+            pictures(kept, pair), kept.refined.overlay(), legend_of(kept), note(told), links(name, FILES),
+            self.point(name, x, y), code(kept.params, iterations),
+        )  # fmt: skip
+
+
+def params_of(values: tuple[Any, ...]) -> tuple[Params, int]:
+    """Parameters and iterations from the sliders' values; gr.Error tells what cannot be used."""
+    *numbers, iterations, normalization = values
+    try:
+        return Params(**dict(zip(KNOBS, map(float, numbers), strict=True)), normalization=normalization), int(
+            iterations
+        )
+    except (TypeError, ValueError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def pictures(kept: Kept, pair: str) -> tuple[np.ndarray, np.ndarray]:
+    """The two pictures to compare, (H, W, 3) uint8 each."""
+    make = {PHOTO: lambda: kept.plain.photo, NETWORK: kept.plain.overlay, CRF: kept.refined.overlay}
+    left, right = PAIRS[pair]
+    return make[left](), make[right]()
+
+
+def shrunk(photo: np.ndarray, most: int = PAGE_PIXELS) -> np.ndarray:
+    """A photo of at most so many pixels, (H, W, 3) uint8; the same one if it has no more."""
+    height, width = photo.shape[:2]
+    if height * width <= most:
+        return photo
+    factor = (most / (height * width)) ** 0.5
+    size = max(1, int(width * factor)), max(1, int(height * factor))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))

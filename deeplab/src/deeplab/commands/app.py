@@ -1,0 +1,71 @@
+"""``deeplab app``: the page and the HTTP door, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tyro.conf import OmitArgPrefixes
+
+from deeplab.commands.engine import OK, Engine, model_of
+
+MODULES = ("gradio", "fastapi", "uvicorn", "multipart")
+
+
+@dataclass(frozen=True)
+class App:
+    """Serve a page to try photos on, and POST /v1/segment for programs, until Ctrl-C."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on: this machine alone by default, 0.0.0.0 for the network around it."""
+    port: int = 7860
+    """Port to listen on; 0 for a free one."""
+    page: bool = True
+    """Serve the page, too."""
+    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
+    max_megabytes: float = 20.0
+    """Of a request's body."""
+    max_megapixels: float = 4.0
+    """Of a photo; the CRF takes up to 1.2 GB a megapixel."""
+    max_seconds: float = 60.0
+    """From a request's arrival to its answer."""
+    workers: int = 1
+    """Photos worked on at a time; each takes all cores."""
+    waiting: int = 16
+    """Requests that may wait; more are told to come back."""
+
+
+def app(options: App) -> int:
+    """Listen, serve until told to stop, and finish what runs."""
+    import importlib.util
+    import os
+    import tempfile
+
+    if any(importlib.util.find_spec(module) is None for module in MODULES):
+        raise ModuleNotFoundError("the page and the HTTP door need more packages: pip install 'deeplab-crf[app]'")
+
+    from deeplab.refusals import Limits
+    from deeplab.serving import listen, serve
+
+    limits = Limits(
+        bytes=int(options.max_megabytes * 1e6), pixels=int(options.max_megapixels * 1e6), seconds=options.max_seconds,
+        workers=options.workers, waiting=options.waiting,
+    )  # fmt: skip
+    with listen(options.host, options.port) as listener, tempfile.TemporaryDirectory(prefix="deeplab-") as folder:
+        from deeplab.service import service
+        from deeplab.workers import Workers
+
+        model, line = model_of(options.engine), Workers(limits.workers, limits.waiting)
+        door, hang_up = service(model, limits, workers=line), None
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        if options.page:
+            # Gradio reads both when it is imported: what it keeps of a visit goes when the server goes
+            os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+            from deeplab.app import mount_page
+
+            hang_up = mount_page(door, model, limits, line)
+            print(f"page: {address}/")
+        print(f"HTTP: {address}/v1/segment, described in {address}/openapi.json; Ctrl-C stops", flush=True)
+        serve(door, listener, seconds=limits.seconds, hang_up=hang_up or (lambda: None))
+    print("stopped")
+    return OK

@@ -1,0 +1,126 @@
+"""Photos that come over the network: read into memory within limits, decoded by formats that are only pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import warnings
+from collections.abc import AsyncGenerator
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from deeplab.photos import PhotoError, photo_from_image
+from deeplab.refusals import Limits, Refusal
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none runs another program
+FIELD = "file"
+_DECODING = threading.Lock()  # Python's filters of warnings belong to the process, not to a thread
+
+
+async def upload_of(request: Request, limits: Limits, *, seconds: float) -> bytes:
+    """The photo's file in a request: the body itself, or its part ``file`` where it is multipart. All in memory.
+
+    Args:
+        request: whose body has not been read yet.
+        limits: bytes of them are kept at most.
+        seconds: that the upload may take.
+
+    Raises:
+        Refusal: 400 cut off or bad multipart, 408 too slow, 413 too large, 415 another content type, 422 no file.
+    """
+    kind = request.headers.get("content-type", "application/octet-stream").split(";")[0].strip().lower()
+    if not (kind.startswith("image/") or kind in ("application/octet-stream", "multipart/form-data")):
+        raise Refusal(
+            415, "content-type", f"got {kind[:80]}, wanted multipart/form-data with a part {FIELD!r}, or the photo "
+            "itself as image/jpeg, image/png … or application/octet-stream",
+        )  # fmt: skip
+    try:
+        body = await asyncio.wait_for(_body_of(request, limits.bytes), seconds)
+    except asyncio.TimeoutError:
+        raise Refusal(408, "slow-upload", f"the body did not arrive within {seconds:.0f} seconds") from None
+    except ClientDisconnect:
+        raise Refusal(400, "cut-off", "the body ended early") from None
+    if kind == "multipart/form-data":
+        body = await _part_of(request, body)
+    if not body:
+        raise Refusal(422, "no-photo", "got an empty body, wanted a photo")
+    return body
+
+
+async def _body_of(request: Request, most: int) -> bytes:
+    """The whole body; Refusal as soon as it is, or says that it is, larger than ``most`` bytes."""
+    told = request.headers.get("content-length", "")
+    if told.isdigit() and int(told) > most:
+        raise Refusal(413, "too-many-bytes", f"got {told[:20]} bytes, wanted at most {most}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise Refusal(413, "too-many-bytes", f"got more than {most} bytes, wanted at most {most}")
+    return bytes(body)
+
+
+async def _part_of(request: Request, body: bytes) -> bytes:
+    """The part named ``file`` of a multipart body; its file name is not looked at."""
+
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        parser = MultiPartParser(request.headers, once(), max_files=1, max_fields=8, max_part_size=10_000)
+        parser.spool_max_size = len(body) + 1  # never on disk
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "message", error)).split())[:120]
+        raise Refusal(400, "bad-multipart", f"the multipart body cannot be read ({reason})") from None
+    try:
+        part = form.get(FIELD)
+        if not isinstance(part, UploadFile):
+            named = ", ".join(repr(name[:40]) for name in form) or "no part"
+            raise Refusal(422, "no-photo", f"got {named}, wanted a part {FIELD!r} with a file name")
+        return await part.read()
+    finally:
+        await form.close()
+
+
+def photo_from_bytes(content: bytes, limits: Limits) -> np.ndarray:
+    """A photo from the bytes of its file, upright; its size is looked at before it is decoded.
+
+    Returns:
+        (H, W, 3) uint8, R, G, B.
+
+    Raises:
+        Refusal: 413 for too many pixels, 422 for what is no picture, or a damaged one.
+    """
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with _DECODING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked here
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                _require_pixels(image, limits.pixels)
+                photo = photo_from_image(image)
+                _require_pixels(image, limits.pixels)  # some decoders learn the size late
+                return photo
+    except Refusal:
+        raise
+    except Image.DecompressionBombError:
+        raise Refusal(413, "too-many-pixels", f"wanted at most {limits.pixels} pixels") from None
+    except UnidentifiedImageError:
+        raise Refusal(422, "no-photo", f"not a picture that can be read; wanted {', '.join(FORMATS)}") from None
+    except PhotoError as error:
+        raise Refusal(422, "no-photo", str(error)) from None
+    except Exception as error:  # decoders of damaged files raise whatever they like
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Refusal(422, "damaged", f"the picture is damaged and cannot be decoded ({reason})") from None
+
+
+def _require_pixels(image: Image.Image, most: int) -> None:
+    width, height = image.size
+    if width * height > most:
+        raise Refusal(413, "too-many-pixels", f"got {width}×{height} pixels, wanted at most {most}")
