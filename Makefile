@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: demo pictures test check bench evaluate test-pythons sanitize clean
+.PHONY: docs demo pictures test check bench evaluate test-pythons sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -30,6 +30,10 @@ $(VENV)/.checked: $(VENV)/.tested
 	$(BIN)/python -m pip install -q ruff mypy
 	@touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e ./densecrf -e './deeplab[docs]'
+	@touch $@
+
 demo: $(VENV)/.installed ## segment the photos in examples/photos, with pictures in demo/
 	$(BIN)/deeplab segment examples/photos --out demo --compare
 
@@ -43,6 +47,9 @@ check: $(VENV)/.checked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.documented ## the pages in docs/_build/html, with pictures from the examples; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.tested ## times of both packages, in results/
 	$(BIN)/python -m pip install -q matplotlib
@@ -76,4 +83,4 @@ sanitize:
 	densecrf/build/exercise-tsan
 
 clean:
-	rm -rf $(VENV) .venv-test densecrf/build demo
+	rm -rf $(VENV) .venv-test densecrf/build demo docs/_build docs/gallery docs/made

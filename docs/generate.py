@@ -1,0 +1,235 @@
+"""Pages and tables that are made from what they are about, each time the docs are built: they cannot go stale.
+
+From ``results/``: a page for each measurement. From the code: the commands with their options, and the networks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deeplab.cli import COMMANDS
+from deeplab.cli import main as deeplab_main
+from deeplab.description import Layer, describe
+from deeplab.network import VARIANTS
+from deeplab.rows import Rows, markdown_table
+from densecrf.cli import main as densecrf_main
+
+RESULTS = Path(__file__).parents[1] / "results"
+MOST_ROWS, MOST_COLUMNS = 60, 7
+PAPER = {  # field of view and mean IoU before and after the CRF on VOC 2012 val: Table 2, and DeepLab v2's Table 1
+    "deeplab": (128, 59.80, 63.74), "deeplab-4x4": (224, 63.41, 67.14), "deeplab-7x7": (224, 64.38, 67.64),
+    "deeplab-largefov": (224, 62.25, 67.64),
+}  # fmt: skip
+
+
+def write_all(folder: Path, results: Path = RESULTS) -> None:
+    """Write all generated pages; what did not change is left alone, so that Sphinx need not read it again."""
+    wanted = {
+        folder / "commands.md": commands_page(),
+        folder / "parts" / "networks.md": networks(),
+        folder / "parts" / "layers.md": layers("deeplab-largefov"),
+        folder / "parts" / "accuracy.md": accuracy(results),
+        folder / "parts" / "speed.md": crf_speed(results),
+    }
+    for stem, path in measured(results).items():
+        wanted[folder / "results" / f"{stem}.md"] = result_page(path)
+    for path, text in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+    for old in set(folder.rglob("*.md")) - set(wanted):
+        old.unlink()
+
+
+def measured(results: Path = RESULTS) -> dict[str, Path]:
+    """The file of each measurement: its .md where there is one, else its .json, else its .csv."""
+    found: dict[str, Path] = {}
+    for ending in (".csv", ".json", ".md"):
+        found |= {path.stem: path for path in sorted(results.glob(f"*{ending}"))}
+    return dict(sorted(found.items()))
+
+
+def result_page(path: Path) -> str:
+    """A measurement as a page."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        body = re.sub(r"(?m)^#", "##", text) if text.startswith("# ") else text
+        title = re.match(r"# (.+)", text)
+        head = title[1] if title else path.stem
+        body = body.partition("\n")[2] if title else body
+    elif path.suffix == ".json":
+        head, body = path.stem, "\n".join(blocks(json.loads(text)))
+    else:
+        head, body = path.stem, table([row for row in csv.reader(io.StringIO(text)) if row])
+    return f"# {head}\n\nFrom `results/{path.name}`.\n\n{body.strip()}\n"
+
+
+def blocks(content: Any) -> Iterator[str]:
+    """JSON as Markdown: what is single first, then a table for each key that holds more."""
+    if isinstance(content, list):
+        content = {"": content}
+    single = [[key, cell(value)] for key, value in content.items() if is_single(value)]
+    if single:
+        yield table([["", ""], *single]) + "\n"
+    for key, value in content.items():
+        if is_single(value):
+            continue
+        if key:
+            yield f"## {key}\n"
+        yield table(grid(value)) + "\n"
+
+
+def grid(value: Any) -> Rows:
+    """Anything nested as one table: a line for each innermost mapping, a column for each of its keys."""
+    lines = list(leaves(value))
+    columns = list(dict.fromkeys(key for _, leaf in lines for key in leaf))
+    if len(columns) > MOST_COLUMNS or (len(lines) == 1 and not lines[0][0]):  # too wide: a line for each number
+        lines = [((*path, key), {"": item}) for path, leaf in lines for key, item in leaf.items()]
+        columns = [""]
+    depth = max((len(path) for path, _ in lines), default=0)
+    rows = [["", *[""] * (depth - 1), *columns] if depth else columns]
+    for path, leaf in lines:
+        rows.append([*path, *[""] * (depth - len(path)), *(cell(leaf.get(key, "")) for key in columns)])
+    return rows
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The mappings without mappings in them, each with the keys that lead there."""
+    if isinstance(value, list):
+        value = {str(number): item for number, item in enumerate(value, 1)}
+    own = {key: item for key, item in value.items() if is_single(item)}
+    if own:
+        yield path, own
+    for key, item in value.items():
+        if not is_single(item):
+            yield from leaves(item, (*path, key))
+
+
+def is_single(value: Any) -> bool:
+    """Whether a value fits into a cell."""
+    if isinstance(value, list):
+        return all(is_single(item) and not isinstance(item, list) for item in value)
+    return not isinstance(value, Mapping)
+
+
+def cell(value: Any) -> str:
+    """A value as the text of a cell."""
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return {None: "–", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
+
+
+def table(rows: Rows) -> str:
+    """Rows as a Markdown table, the first ones if they are many."""
+    safe = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
+    more = len(safe) - 1 - MOST_ROWS
+    text = markdown_table(safe[: MOST_ROWS + 1])
+    return text + (f"\n\n… and {more} more lines in the file." if more > 0 else "")
+
+
+def accuracy(results: Path = RESULTS) -> str:
+    """The headline figures of everything that ``deeplab evaluate --out`` has written there, in percent."""
+    rows: Rows = []
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = content.get("scores") if isinstance(content, dict) else None
+        if not isinstance(scores, dict) or not all(isinstance(one, dict) and "summary" in one for one in scores.values()):
+            continue
+        ways = list(scores)
+        for figure in scores[ways[0]]["summary"]:
+            rows.append([path.stem, figure, *(f"{scores[way]['summary'][figure]:.2f}" for way in ways)])
+        head = ["measurement", "figure", *ways]
+    if not rows:
+        return "No evaluation has been written to `results/` yet.\n"
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    return table([head + [""] * (width - len(head)), *rows]) + "\n"
+
+
+def crf_speed(results: Path = RESULTS) -> str:
+    """Seconds of the CRF beside another program's, and how many times as fast it is."""
+    path = results / "bench-densecrf.json"
+    if not path.is_file():
+        return "No times have been written to `results/` yet; `make bench` does.\n"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rival = content["rival"]
+    rows: Rows = []
+    for work, programs in content["seconds"].items():
+        theirs = programs[rival]["median s"]
+        ours = {name: times["median s"] for name, times in programs.items() if name != rival}
+        rows.append([work, f"{theirs:.2f} s", *(f"{s:.2f} s ({theirs / s:.1f}×)" for s in ours.values())])
+        head = ["work", rival, *ours]
+    return f"{table([head, *rows])}\n\n{content['processor']}, {content['date']}.\n"
+
+
+def networks() -> str:
+    """The six networks side by side, with the paper's numbers."""
+    rows: Rows = [
+        ["network", "fc6", "hole", "field of view, paper", "field of view, pixels", "parameters",
+         "10⁹ multiplications at 321×321", "paper's mean IoU", "+ CRF"]
+    ]  # fmt: skip
+    for name, variant in VARIANTS.items():
+        all_layers = describe(name)
+        fc8 = next(layer for layer in all_layers if layer.name == "fc8")
+        nominal, before, after = PAPER.get(name, ("", "", ""))
+        rows.append([
+            f"`{name}`", f"{variant.head.kernel}×{variant.head.kernel}", str(variant.head.atrous_rate), str(nominal),
+            str(fc8.field_of_view), f"{sum(layer.parameters for layer in all_layers):,}",
+            f"{sum(layer.multiplications for layer in all_layers) / 1e9:.0f}", *(f"{x:.2f}" if x else "" for x in (before, after)),
+        ])  # fmt: skip
+    return table(rows) + "\n"
+
+
+def layers(variant: str) -> str:
+    """The layers of one network."""
+    head = ["layer", "kernel", "hole", "output stride", "field of view", "channels", "height×width", "parameters"]
+
+    def row(layer: Layer) -> list[str]:
+        return [
+            layer.name, f"{layer.kernel}×{layer.kernel}" + (f", stride {layer.stride}" if layer.stride > 1 else ""),
+            str(layer.atrous_rate), str(layer.output_stride), str(layer.field_of_view), str(layer.channels),
+            f"{layer.height}×{layer.width}", f"{layer.parameters:,}" if layer.parameters else "",
+        ]  # fmt: skip
+
+    return table([head, *map(row, describe(variant))]) + "\n"
+
+
+def commands_page() -> str:
+    """Every command with its options, as ``--help`` shows them."""
+    parts = ["# Commands\n\nWhat `--help` says. Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.\n"]
+    for name in COMMANDS:
+        parts.append(f"## deeplab {name}\n\n```text\n{help_of(deeplab_main, name)}\n```\n")
+    for name in ("refine", "doctor"):
+        parts.append(f"## densecrf {name}\n\n```text\n{help_of(densecrf_main, name)}\n```\n")
+    return "\n".join(parts)
+
+
+def help_of(main: Any, *command: str) -> str:
+    """What a command line prints for ``--help``, without colours and frames, at a width that a page has room for."""
+    shown = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    kept = {key: os.environ.get(key) for key in shown}
+    os.environ.update(shown)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+            main([*command, "--help"])
+    finally:
+        for key, value in kept.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    return "\n".join(line.rstrip() for line in plain.rstrip().splitlines())
+
+
+if __name__ == "__main__":
+    write_all(Path(__file__).parent / "made")
