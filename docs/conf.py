@@ -9,6 +9,7 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS / "extensions")]
 
 import generate  # noqa: E402
+from gallery import arguments, written_pictures  # noqa: E402
 
 import deeplab  # noqa: E402
 
@@ -59,7 +60,8 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "ignore_pattern": r"draw_shapes\.py$",  # the tutorial's first step; it draws files, not a picture
     "within_subsection_order": "ExampleTitleSortKey",
-    "image_scrapers": ("matplotlib",),
+    "image_scrapers": ("matplotlib", written_pictures),
+    "reset_argv": arguments,
     "download_all_examples": False,
     "show_memory": False,
     "min_reported_time": 0,

@@ -145,7 +145,9 @@ def accuracy(results: Path = RESULTS) -> str:
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         scores = content.get("scores") if isinstance(content, dict) else None
-        if not isinstance(scores, dict) or not all(isinstance(one, dict) and "summary" in one for one in scores.values()):
+        if not isinstance(scores, dict) or not all(
+            isinstance(one, dict) and "summary" in one for one in scores.values()
+        ):
             continue
         ways = list(scores)
         for figure in scores[ways[0]]["summary"]:
@@ -187,7 +189,8 @@ def networks() -> str:
         rows.append([
             f"`{name}`", f"{variant.head.kernel}×{variant.head.kernel}", str(variant.head.atrous_rate), str(nominal),
             str(fc8.field_of_view), f"{sum(layer.parameters for layer in all_layers):,}",
-            f"{sum(layer.multiplications for layer in all_layers) / 1e9:.0f}", *(f"{x:.2f}" if x else "" for x in (before, after)),
+            f"{sum(layer.multiplications for layer in all_layers) / 1e9:.0f}",
+            *(f"{iou:.2f}" if iou else "" for iou in (before, after)),
         ])  # fmt: skip
     return table(rows) + "\n"
 
@@ -208,7 +211,10 @@ def layers(variant: str) -> str:
 
 def commands_page() -> str:
     """Every command with its options, as ``--help`` shows them."""
-    parts = ["# Commands\n\nWhat `--help` says. Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.\n"]
+    parts = [
+        "# Commands\n\nWhat `--help` says. Exit codes: 0 all done, 1 something failed, 2 wrong usage, 3 warnings only "
+        "(`check-data`), 130 interrupted.\n"
+    ]
     for name in COMMANDS:
         parts.append(f"## deeplab {name}\n\n```text\n{help_of(deeplab_main, name)}\n```\n")
     for name in ("refine", "doctor"):

@@ -1,11 +1,14 @@
-"""The hole algorithm in one picture: a filter's answers at every fourth pixel, and at every pixel with the same filter.
+"""The hole algorithm in one picture
+==================================
+
+A filter's answers at every fourth pixel, and at every pixel with the same filter.
 
 A filter behind a stride of 4 gives a coarse map, as fc6 does in VGG-16 behind pools 4 and 5. Take the stride away and
 put holes between the filter's taps: it now answers at every pixel, with as many multiplications for each answer. The
 same answers come from the strided filter run at all sixteen shifts of the photo and woven together: there is no
 approximation. Source: DeepLab (arXiv 1412.7062), section 3.1 and figure 1.
 
-    python examples/hole_algorithm.py --out hole.png
+``python examples/hole_algorithm.py --out hole.png``
 """
 
 import argparse

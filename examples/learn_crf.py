@@ -1,8 +1,12 @@
-"""Learn a CRF's weights and label compatibility from cached class scores by gradient descent on the cross-entropy.
+"""Learn a CRF from cached scores
+==============================
 
-The network stays as it is: only its scores are needed, so a step costs a CRF forward and back. Each file of the folder
---scores is a NumPy .npz with ``image`` (H, W, 3) uint8, ``scores`` (K, H, W) float and ``labels`` (H, W) uint8, 255 for
-void. Without it, scenes are made up. Every fourth photo is kept aside, and the lines printed are about those alone.
+Its weights and its label compatibility, by gradient descent on the cross-entropy. The network stays as it is: only
+its scores are needed, so a step costs a CRF forward and back. Each file of the folder --scores is a NumPy .npz with
+``image`` (H, W, 3) uint8, ``scores`` (K, H, W) float and ``labels`` (H, W) uint8, 255 for void. Without it, scenes
+are made up. Every fourth photo is kept aside, and the lines printed are about those alone.
+
+.. code-block:: text
 
     python examples/learn_crf.py --scores FOLDER --out learned
     densecrf refine PHOTO SCORES.npy -o LABELS.png --params learned/params.json    # where it takes weights alone
@@ -12,6 +16,7 @@ parameters a learning rate of their own. Source: Zheng et al. 2015 (CRF as RNN).
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -103,6 +108,22 @@ def learn(crf: DenseCRF, samples: list[Sample], *, epochs: int, rate: float) -> 
                     crf.compatibility.clamp_(min=0)
 
 
+@torch.no_grad()
+def draw(path: Path, one: Sample, ways: dict[str, DenseCRF]) -> None:
+    """Write a photo, its labels, and the labels that each way finds."""
+    from matplotlib.figure import Figure
+
+    image, scores, labels = one
+    pictures = {"photo": image[0].permute(1, 2, 0) / 255, "labels": labels[0]}
+    pictures |= {name: crf(image, scores)[0].argmax(0) for name, crf in ways.items()}
+    figure = Figure(figsize=(10, 2.2), layout="constrained")
+    for panel, (name, picture) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
+        panel.imshow(picture, cmap="magma", vmin=0, vmax=scores.shape[1] - 1)
+        panel.set_title(name)
+        panel.axis("off")
+    figure.savefig(path, dpi=90)
+
+
 def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """Learn, print, write; returns cross-entropy and mean IoU on the photos kept aside, by what they are of."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -115,6 +136,7 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     parser.add_argument(
         "--widths", action="store_true", help="learn the widths, too: slower, by the lattice in PyTorch"
     )
+    parser.add_argument("--picture", type=Path, help="PNG to draw a photo kept aside in; needs matplotlib")
     options = parser.parse_args(arguments)
     samples = [read(p) for p in sorted(options.scores.glob("*.npz"))] if options.scores else made_up(options.photos)
     if len(samples) < 4:
@@ -124,9 +146,9 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     params = densecrf.Params(appearance_rgb_std=10, normalization="after")
     crf = DenseCRF(params, compatibility=1 - torch.eye(labels), iterations=options.iterations)
     crf.log_widths.requires_grad_(options.widths)
-    table = {"scores alone": judge(DenseCRF(iterations=0), aside), "CRF as it comes": judge(crf, aside)}
+    ways = {"scores alone": DenseCRF(iterations=0), "CRF as it comes": copy.deepcopy(crf), "CRF that learned": crf}
     learn(crf, taught, epochs=options.epochs, rate=options.rate)
-    table["CRF that learned"] = judge(crf, aside)
+    table = {name: judge(one, aside) for name, one in ways.items()}
     for name, (loss, iou) in table.items():
         print(f"{name:18s} cross-entropy {loss:.4f}   mean IoU {100 * iou:.2f}")
     print(crf.params())
@@ -134,6 +156,8 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "params.json").write_text(json.dumps(dataclasses.asdict(crf.params()), indent=2) + "\n")
         np.save(options.out / "compatibility.npy", crf.compatibility.detach().numpy())
+    if options.picture:
+        draw(options.picture, aside[0], ways)
     return table
 
 

@@ -1,11 +1,14 @@
-"""A CRF over a video: a disc moves across a textured ground, and its noisy scores flicker from frame to frame.
+"""A CRF over a video
+==================
 
-Once each frame has a CRF of its own, once one CRF joins all frames: then a belief of the frame before counts, too.
+A disc moves across a textured ground, and its noisy scores flicker from frame to frame. Once each frame has a CRF of
+its own, once one CRF joins all frames: then a belief of the frame before counts, too.
 
-    python examples/video_crf.py
+``python examples/video_crf.py --picture video.png``
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -32,10 +35,28 @@ def clip(frames: int, height: int, width: int, seed: int = 0) -> tuple[torch.Ten
     return video.clamp(0, 255)[None], scores[None], labels[None]
 
 
+def draw(path: Path, video: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+    """Write three frames, and the labels of each by each way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axes = figure.subplots(1 + len(found), 3)
+    for column, frame in enumerate((0, video.shape[2] // 2, video.shape[2] - 1)):
+        axes[0, column].imshow(video[0, :, frame].permute(1, 2, 0) / 255)
+        axes[0, column].set_title(f"frame {frame + 1}")
+        for row, (name, scores) in enumerate(found.items(), 1):
+            axes[row, column].imshow(scores[0].argmax(0)[frame], cmap="magma")
+            axes[row, column].set_title(name)
+    for panel in axes.flat:
+        panel.axis("off")
+    figure.savefig(path, dpi=90)
+
+
 def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
     """Print and return the shares of pixels that are wrong: without CRF, with one a frame, with one over all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, nargs=3, default=(8, 48, 72), metavar=("T", "H", "W"))
+    parser.add_argument("--picture", type=Path, help="PNG to draw some of the frames in; needs matplotlib")
     options = parser.parse_args(arguments)
     video, scores, labels = clip(*options.size)
     params = densecrf.Params(appearance_weight=6, appearance_xy_std=8, appearance_rgb_std=15)
@@ -45,6 +66,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
     found = (scores, frames.transpose(0, 1)[None], joined)
     shares = [float((one.argmax(1) != labels).float().mean()) for one in found]
     print("pixels that are wrong: {:.2%} without, {:.2%} frame by frame, {:.2%} over all frames".format(*shares))
+    if options.picture:
+        draw(options.picture, video, dict(zip(("scores alone", "frame by frame", "all frames"), found, strict=True)))
     return shares[0], shares[1], shares[2]
 
 

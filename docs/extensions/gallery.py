@@ -1,0 +1,32 @@
+"""How the gallery runs examples that are commands: with which options, and where their pictures come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sphinx_gallery.scrapers import figure_rst
+
+WRITTEN = Path(__file__).parents[1] / "made" / "pictures"
+OPTIONS = {"hole_algorithm.py": "--out", "learn_crf.py": "--picture", "video_crf.py": "--picture",
+           "volume_crf.py": "--picture"}  # fmt: skip
+
+
+def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
+    """What an example finds on its command line: where to write its picture."""
+    script = Path(script_vars["src_file"])
+    if script.name not in OPTIONS:
+        return []
+    WRITTEN.mkdir(parents=True, exist_ok=True)
+    return [OPTIONS[script.name], str(WRITTEN / f"{script.stem}.png")]
+
+
+def written_pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+    """Move the picture that an example has written to where the gallery keeps its own; return how it is shown."""
+    picture = WRITTEN / f"{Path(block_vars['src_file']).stem}.png"
+    if not picture.is_file():
+        return ""
+    place = Path(next(block_vars["image_path_iterator"]))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    picture.replace(place)
+    return str(figure_rst([str(place)], gallery_conf["src_dir"]))
