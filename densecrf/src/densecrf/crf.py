@@ -199,7 +199,8 @@ class DenseCRF:
         """One prepared kernel, or one for each image of a batch."""
         if isinstance(kernel, Gaussian) and self._backend != "exact" and math.prod(kernel.shape) <= GRID_POINTS_KEPT:
             self._check_size(math.prod(kernel.shape), None)
-            return [_grid_kernel(kernel.shape, kernel.xy_std, normalization, include_self, self._rings, self._threads)]
+            plan = Gaussian(kernel.shape, kernel.xy_std, origin=kernel.origin)  # whatever its weight
+            return [_grid_kernel(plan, normalization, include_self, self._rings, self._threads)]
         features = kernel.features()
         self._check_size(features.shape[-2], len(features) if features.ndim == 3 else None)
         images = features if features.ndim == 3 else features[None]
@@ -320,6 +321,7 @@ def refine(
     iterations: int = 10,
     threads: int | None = None,
     backend: str = "lattice",
+    origin: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
     """Class probabilities made consistent with the edges of the photo they belong to.
 
@@ -331,6 +333,8 @@ def refine(
         threads: how many to use; by default as many as this process may run on.
         backend: "lattice" (permutohedral, linear in pixels), "accurate" (the same, half the error, two to five times
             the time) or "exact" (quadratic: for small images and for checks).
+        origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then the whole's, so
+            that far from the window's edges marginals are the whole's, too.
 
     Returns:
         Marginals of probabilities' shape, float32, that sum to 1 over K; ``.argmax(0)`` is the label map.
@@ -356,14 +360,15 @@ def refine(
         out = np.empty(scores.shape, np.float32)
         for one, its_photo, its_scores in zip(out, photo, scores, strict=True):
             one[...] = refine(
-                its_photo, its_scores, params=params, iterations=iterations, threads=threads, backend=backend
-            )
+                its_photo, its_scores, params=params, iterations=iterations, threads=threads, backend=backend,
+                origin=origin,
+            )  # fmt: skip
         return out
     kernels = [
         kernel
         for kernel in (
-            Gaussian((size[0], size[1]), params.smoothness_xy_std, params.smoothness_weight),
-            Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight),
+            Gaussian((size[0], size[1]), params.smoothness_xy_std, params.smoothness_weight, origin),
+            Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight, origin),
         )
         if kernel.weight > 0
     ]
@@ -383,13 +388,7 @@ def refine(
 
 @lru_cache(maxsize=2)
 def _grid_kernel(
-    shape: tuple[int, ...],
-    xy_std: float | tuple[float, ...],
-    normalization: str,
-    include_self: bool,
-    rings: int,
-    threads: int,
-) -> lattice.Kernel:
+    grid: Gaussian, normalization: str, include_self: bool, rings: int, threads: int
+) -> lattice.Kernel:  # fmt: skip
     """A smoothness kernel; the last two are kept, as photos of a set often share their size."""
-    features = Gaussian(shape, xy_std).features()
-    return lattice.Kernel(features, normalization, include_self, rings=rings, threads=threads)
+    return lattice.Kernel(grid.features(), normalization, include_self, rings=rings, threads=threads)

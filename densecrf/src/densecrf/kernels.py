@@ -25,6 +25,8 @@ class Gaussian:
         shape: (H, W), or more axes for volumes.
         xy_std: σ in pixels, one for all axes or one for each in the order of ``shape``.
         weight: w, dimensionless.
+        origin: position of the first point, in pixels, in the order of ``shape``; None for zeros. A window with its
+            place in a larger picture has the same lattice as the whole.
 
     Source: DeepLab, section 3.3, second kernel of equation 3.
     """
@@ -32,6 +34,7 @@ class Gaussian:
     shape: tuple[int, ...]
     xy_std: float | tuple[float, ...]
     weight: float = 1.0
+    origin: tuple[int, ...] | None = None
 
     def features(self) -> np.ndarray:
         """(N, axes) float32: positions divided by their standard deviations, the last axis (x) first."""
@@ -40,9 +43,10 @@ class Gaussian:
             raise ValueError(
                 f"got xy_std = {self.xy_std} for shape {self.shape}, wanted one number, or one for each axis"
             )
+        origin = _checked_origin(self.origin, len(self.shape))
         require_room(math.prod(self.shape), len(self.shape))
         out = _native.empty(math.prod(self.shape), len(self.shape))
-        _fill_positions(out.reshape(*self.shape, len(self.shape)), stds)
+        _fill_positions(out.reshape(*self.shape, len(self.shape)), stds, origin)
         return out
 
 
@@ -55,6 +59,7 @@ class Bilateral:
         xy_std: σα in pixels, for both axes or (σ_y, σ_x).
         channel_std: σβ in the image's units (0–255 levels for uint8), for all channels or one for each.
         weight: w, dimensionless.
+        origin: (y, x) of the first pixel in a larger picture; None for (0, 0). See ``Gaussian``.
 
     Source: DeepLab, section 3.3, first kernel of equation 3.
     """
@@ -63,6 +68,7 @@ class Bilateral:
     xy_std: float | tuple[float, ...]
     channel_std: float | tuple[float, ...]
     weight: float = 1.0
+    origin: tuple[int, ...] | None = None
 
     def features(self) -> np.ndarray:
         """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard deviation."""
@@ -70,7 +76,9 @@ class Bilateral:
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers")
         if image.ndim == 4:
-            return np.stack([Bilateral(one, self.xy_std, self.channel_std).features() for one in image])
+            return np.stack(
+                [Bilateral(one, self.xy_std, self.channel_std, origin=self.origin).features() for one in image]
+            )
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
         stds = self.channel_std if isinstance(self.channel_std, tuple) else (self.channel_std,) * channels
@@ -83,7 +91,7 @@ class Bilateral:
             raise ValueError(f"got xy_std = {self.xy_std}, wanted one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
         pixels = out.reshape(height, width, 2 + channels)
-        _fill_positions(pixels[..., :2], stds_y_x)
+        _fill_positions(pixels[..., :2], stds_y_x, _checked_origin(self.origin, 2))
         levels = image if image.dtype == np.uint8 else real_array("image levels", image)
         with np.errstate(over="ignore"):
             np.divide(levels.reshape(height, width, channels), scale, out=pixels[..., 2:])
@@ -110,11 +118,19 @@ class Features:
         return array
 
 
-def _fill_positions(out: np.ndarray, stds: tuple[float, ...]) -> None:
+def _fill_positions(out: np.ndarray, stds: tuple[float, ...], origin: tuple[int, ...]) -> None:
     """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes' order."""
-    for axis, std in enumerate(stds):
-        positions = (np.arange(out.shape[axis]) / checked_std("xy_std", std)).astype(np.float32)
+    for axis, (std, first) in enumerate(zip(stds, origin, strict=True)):
+        positions = ((first + np.arange(out.shape[axis])) / checked_std("xy_std", std)).astype(np.float32)
         out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
+
+
+def _checked_origin(origin: tuple[int, ...] | None, axes: int) -> tuple[int, ...]:
+    if origin is None:
+        return (0,) * axes
+    if len(origin) != axes or not np.isfinite(np.asarray(origin, np.float64)).all():
+        raise ValueError(f"got origin = {origin}, wanted None, or one finite number for each of {axes} axes")
+    return origin
 
 
 def require_room(points: int, dimensions: int) -> None:

@@ -157,7 +157,7 @@ class DenseCRF(nn.Module):
         stds = tuple(self._width(2) / step for step in self._steps(size))
         options = (self.normalization, self.include_self)
         if math.prod(size) <= face.GRID_POINTS_KEPT:  # as photos of a set often share their size
-            return face._grid_kernel(size, stds, *options, 0, self.threads)
+            return face._grid_kernel(Gaussian(size, stds), *options, 0, self.threads)
         return lattice.Kernel(Gaussian(size, stds).features(), *options, threads=self.threads)
 
     def _appearance(self, size: tuple[int, ...], colours: torch.Tensor, backend: str) -> list[AnyKernel]:
