@@ -22,6 +22,7 @@ from densecrf.threads import thread_count
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 EXTRAS = {
     "onnxruntime": "export", "onnx": "export", "onnxscript": "export", "openvino": "openvino", "nncf": "openvino",
+    "tifffile": "mosaic", "imagecodecs": "mosaic",
 }  # fmt: skip
 
 Run = Callable[[np.ndarray], np.ndarray]

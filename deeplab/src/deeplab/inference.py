@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from deeplab.backends import Exported
-from deeplab.network import DeepLab
+from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
 from deeplab.precision import choose, reduced
 from deeplab.tiles import margin_of, windows
 from deeplab.transforms import Preparation, pad_to_legal, prepare
@@ -115,6 +115,31 @@ class Predictor:
         assert total is not None
         count = len(views.scales) * (1 + views.mirror)
         return (total if count == 1 else total.div_(count)).numpy()
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a window must see beyond those it answers for, so that its scores are those of the whole."""
+        return self._margin
+
+    @torch.inference_mode()
+    def scores(self, photo: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """Class scores before they are upsampled.
+
+        Args:
+            photo: (H, W, 3) uint8, R, G, B; looked at once, whole.
+
+        Returns:
+            (K, h, w) float32; their stride, 8, or 1 of the multi-scale variants, whose scores are sums of maps of many
+            strides; and the row and column at which the photo starts once they are upsampled.
+        """
+        variant = self.network.variant
+        batch = pad_to_legal(prepare(photo, self.preparation).to(self.device), variant)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        if variant.multi_scale:
+            full = self.network.full_scores(batch)[0, :, : photo.shape[0], : photo.shape[1]]
+            return full.float().cpu().numpy(), 1, 0
+        start = PLAIN_OFFSET if variant.trunk == PLAIN_TRUNK else 0
+        return self.network(batch)[0].float().cpu().numpy(), OUTPUT_STRIDE, start
 
     def _look(self, photos: Sequence[np.ndarray], tile: int | None) -> torch.Tensor:
         """One look at photos of one size: (B, K, H, W) probabilities in main memory."""

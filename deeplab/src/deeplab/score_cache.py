@@ -6,12 +6,10 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -19,10 +17,8 @@ import densecrf
 from deeplab.claims import claim
 from deeplab.datasets import Dataset, Pair
 from deeplab.inference import NETWORK_BYTES_A_PIXEL
-from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
 from deeplab.score_file import ScoreFile
 from deeplab.segment import Model
-from deeplab.transforms import pad_to_legal, prepare
 from deeplab.weights import write_whole
 from densecrf import memory
 
@@ -68,9 +64,8 @@ class CachedScores:
             )
         self._predictor, self._folder = model.predictor, folder
         self.defaults = model.crf_params
-        digest = _digest_of(model)
         precision = str(model.predictor.dtype).removeprefix("torch.")
-        self.identity = f"{model.card.variant}, weights {digest}, {precision}"
+        self.identity = f"{model.card.variant}, weights {model.digest}, {precision}"
         names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode()).hexdigest()[:16]
         claim(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": names})
 
@@ -86,7 +81,7 @@ class CachedScores:
             photo = pair.read_photo()
             height, width = photo.shape[:2]
             memory.require(height * width * NETWORK_BYTES_A_PIXEL, f"{pair.photo}: the network on {width}×{height}")
-            scores, stride, start = self._scores(photo)
+            scores, stride, start = self._predictor.scores(photo)
             if not np.isfinite(scores).all():
                 raise ValueError(f"{pair.photo}: got scores that are NaN or infinite; the weights cannot be used")
             scores = np.maximum(scores - scores.max(axis=0), LEAST_SCORE).astype(np.float16)
@@ -114,18 +109,6 @@ class CachedScores:
                 f"{file}: got scores of a photo {found}, but {pair.photo} is {size}; remove it, and it is made again"
             )
         return _softmax(upsampled(scores, stride)[:, start : start + size[0], start : start + size[1]])
-
-    @torch.inference_mode()
-    def _scores(self, photo: np.ndarray) -> tuple[np.ndarray, int, int]:
-        """Scores (K, h, w), their stride, and the row and column at which the photo starts once they are upsampled."""
-        network = self._predictor.network
-        batch = pad_to_legal(prepare(photo, self._predictor.preparation).to(self._predictor.device), network.variant)
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        if network.variant.multi_scale:  # sums of maps of many strides: no smaller map holds them
-            full = network.full_scores(batch)[0, :, : photo.shape[0], : photo.shape[1]]
-            return full.float().cpu().numpy(), 1, 0
-        start = PLAIN_OFFSET if network.variant.trunk == PLAIN_TRUNK else 0
-        return network(batch)[0].float().cpu().numpy(), OUTPUT_STRIDE, start
 
     def _file(self, pair: Pair) -> Path:
         return self._folder / "photos" / f"{pair.name}.npz"
@@ -185,13 +168,3 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=0)
     return powers
-
-
-def _digest_of(model: Model) -> str:
-    """Sixteen digits that tell a network's weights and preparation from all others."""
-    digest = hashlib.sha256(repr(sorted(asdict(model.card.preparation).items())).encode())
-    network: DeepLab = model.network
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -99,6 +100,19 @@ class Model:
     def class_names(self) -> tuple[str, ...]:
         """Names of the K classes, id order."""
         return self.card.class_names
+
+    @property
+    def digest(self) -> str:
+        """Sixteen digits that tell these weights and their preparation from all others."""
+        digest = hashlib.sha256(repr(sorted(asdict(self.card.preparation).items())).encode())
+        if isinstance(self._network, Exported):
+            for file in (self._network.path, self._network.path.with_suffix(".bin")):
+                digest.update(file.read_bytes() if file.is_file() else b"")
+            return digest.hexdigest()[:16]
+        for name, tensor in self._network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def segment(
         self,

@@ -333,8 +333,8 @@ def refine(
         threads: how many to use; by default as many as this process may run on.
         backend: "lattice" (permutohedral, linear in pixels), "accurate" (the same, half the error, two to five times
             the time) or "exact" (quadratic: for small images and for checks).
-        origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then the whole's, so
-            that far from the window's edges marginals are the whole's, too.
+        origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then the whole's,
+            so that far from the window's edges marginals are the whole's, too.
 
     Returns:
         Marginals of probabilities' shape, float32, that sum to 1 over K; ``.argmax(0)`` is the label map.
