@@ -114,10 +114,11 @@ def augment(
 
 def resized(photo: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Photo (bilinear) and labels (nearest) with both sides times ``scale``, at least one pixel."""
-    return _resized_to(photo, labels, tuple(max(1, round(length * scale)) for length in labels.shape))
+    height, width = (max(1, round(length * scale)) for length in labels.shape)
+    return _resized_to(photo, labels, (height, width))
 
 
-def _resized_to(photo: np.ndarray, labels: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _resized_to(photo: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return (
         np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)),
         np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)),
