@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,18 @@ def read_photo(path: str | Path) -> np.ndarray:
     Raises:
         PhotoError: if there is no such file, it is no image, is damaged, or is too large.
     """
-    path = Path(path)
+    with opened(Path(path)) as image:
+        return photo_from_image(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked below
-            with Image.open(path) as file:
-                return photo_from_image(file)
+            with Image.open(path) as image:
+                yield image
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -66,19 +74,29 @@ def photo_from_image(image: Image.Image) -> np.ndarray:
     Raises:
         PhotoError: if it has no pixels, too many, or levels that are not finite.
     """
+    check_size(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # Pillow would clip these levels to 0–255 instead of scaling them
+        return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
+    if has_alpha(image):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def check_size(image: Image.Image) -> None:
+    """PhotoError for a Pillow image without pixels, or with too many to be decoded whole."""
     width, height = image.size
     if width < 1 or height < 1:
         raise PhotoError(f"has no pixels ({width}×{height})")
     if width * height > MAX_PIXELS:
         raise PhotoError(f"has {width}×{height} pixels, wanted at most {MAX_PIXELS // 10**6} megapixels")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these levels to 0–255 instead of scaling them
-        return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether pixels of a Pillow image may be transparent."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def photo_from_any(image: Any) -> np.ndarray:
