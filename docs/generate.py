@@ -61,10 +61,8 @@ def result_page(path: Path) -> str:
     """A measurement as a page."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        body = re.sub(r"(?m)^#", "##", text) if text.startswith("# ") else text
-        title = re.match(r"# (.+)", text)
-        head = title[1] if title else path.stem
-        body = body.partition("\n")[2] if title else body
+        title = re.match(r"# (.+)\n", text)
+        head, body = (title[1], text[title.end() :]) if title else (path.stem, text)
     elif path.suffix == ".json":
         head, body = path.stem, "\n".join(blocks(json.loads(text)))
     else:

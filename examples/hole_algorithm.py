@@ -1,5 +1,5 @@
 """The hole algorithm in one picture
-==================================
+=================================
 
 A filter's answers at every fourth pixel, and at every pixel with the same filter.
 

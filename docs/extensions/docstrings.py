@@ -20,8 +20,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def prepare(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
     """Change a docstring in place.
 
-    ``Source: where`` becomes a section like Args, and signs that mean something to reStructuredText, as the bars of
-    ‖x‖, stand for themselves outside of literals.
+    ``Source: where`` becomes a section like Args, and bars outside of literals, which would be substitutions, become
+    the mathematical sign that looks like them and is as wide.
     """
     done, in_source = [], False
     for line in map(plain, lines):
@@ -35,6 +35,6 @@ def prepare(app: Sphinx, what: str, name: str, it: object, options: object, line
 
 
 def plain(line: str) -> str:
-    """A line whose bars and stars are no markup."""
+    """A line whose bars are no markup."""
     parts = LITERAL.split(line)
-    return "".join(part if number % 2 else re.sub(r"([|*])", r"\\\1", part) for number, part in enumerate(parts))
+    return "".join(part if number % 2 else part.replace("|", "∣") for number, part in enumerate(parts))
