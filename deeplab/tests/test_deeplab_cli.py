@@ -27,7 +27,9 @@ def names(folder):
 
 def test_results_of_one_photo(command, photo_file, photo, tmp_path, capsys):
     assert command(photo_file, "--compare") == 0
-    assert names(tmp_path / "out") == ["classes.csv", "photo.png", "photo_compare.png", "photo_overlay.png"]
+    assert names(tmp_path / "out") == [
+        "classes.csv", "manifest.jsonl", "photo.png", "photo_compare.png", "photo_overlay.png",
+    ]  # fmt: skip
     with Image.open(tmp_path / "out/photo.png") as ids, Image.open(tmp_path / "out/photo_overlay.png") as overlay:
         assert (ids.mode, ids.size) == ("P", (70, 45))
         assert overlay.height > 45  # the legend lies below
@@ -63,9 +65,10 @@ def test_one_bad_file_does_not_stop_the_others(command, photo, tmp_path, capsys)
     assert command(folder, tmp_path / "missing.jpg") == 1
     assert names(tmp_path / "out") == [
         "a.png", "a_overlay.png", "c.png", "c_overlay.png", "classes.csv", "e.png", "e_overlay.png",
+        "manifest.jsonl",
     ]  # fmt: skip
     errors = capsys.readouterr().err.strip().splitlines()
-    assert [line.split(":")[2].split("/")[-1] for line in errors] == ["b.jpg", "d.png", "missing.jpg"]
+    assert sorted(line.split(":")[2].split("/")[-1] for line in errors) == ["b.jpg", "d.png", "missing.jpg"]
     assert all(line.startswith("deeplab: error: ") for line in errors)
 
 

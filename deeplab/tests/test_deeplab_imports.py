@@ -6,7 +6,9 @@ import deeplab
 LADDER = [  # a module imports only from those before it
     "classes", "photos", "network", "description", "transforms", "weights", "claims", "caffe", "checkpoints",
     "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment", "loading",
-    "export", "refusals", "workers", "uploads", "service", "shelf", "page_parts", "app", "serving", "jobs",
+    "export", "refusals", "workers", "uploads", "service", "shelf", "page_parts", "comparison", "several", "app",
+    "serving", "jobs",
+    "share_table", "manifest", "pipeline", "ray_job",
     "faults", "splits", "pairs", "partners", "label_colours", "class_files", "outlines", "voc_layout",
     "folder_pairs", "labelme", "coco", "datasets", "inspection", "checking", "metrics", "contours", "calibration",
     "evaluation", "predictions", "rows", "scoreboard", "score_tables", "charts", "evaluation_page",

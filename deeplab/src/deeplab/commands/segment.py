@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from deeplab.commands.engine import FAILED, OK, Engine, complain, model_of
+
+if TYPE_CHECKING:
+    from deeplab.jobs import Job, Settings
+    from deeplab.manifest import Manifest
+    from deeplab.segment import Model
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class Segment:
     """Label every pixel of photos: ids as a palette PNG, an overlay with a legend, and a table of classes."""
 
     photos: Positional[tuple[Path, ...]]
-    """Photos and folders of photos."""
+    """Photos, folders of photos, and patterns in quotes such as 'photos/**/*.jpg'."""
     out: Path = Path("segmented")
     """Folder for the results."""
     engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
@@ -31,19 +37,32 @@ class Segment:
     """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
+    redo: bool = False
+    """Label also those photos anew that the manifest in the folder of results has as done."""
+    lanes: int | None = None
+    """Photos in work at a time; by default one for each processor, eight at most."""
+    shard: str | None = None
+    """I/N: only the I-th of N parts of the photos, for N machines that know nothing of each other."""
+    ray: tuple[str, ...] | None = None
+    """Do the work on a Ray cluster (last on the line): its address, or local, or nothing for the one that is found."""
 
 
 def segment(options: Segment) -> int:
-    """Segment photos; one that fails is reported and the others go on."""
+    """Segment photos in lanes or on a cluster; one that fails is reported and the others go on."""
     from rich.console import Console
-    from tqdm import tqdm
 
-    from deeplab.jobs import ClassTable, plan, write_results
+    from deeplab.jobs import Settings, Shard, plan
+    from deeplab.manifest import Manifest
+    from deeplab.share_table import ShareTable
     from densecrf.params import read_params
 
     if options.crf_params is not None and not options.crf:
         raise ValueError("got --crf-params and --no-crf, wanted one of them")
+    if options.ray is not None and (len(options.ray) > 1 or options.lanes is not None):
+        raise ValueError("got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]")
     crf = options.crf if options.crf_params is None else read_params(options.crf_params)
+    settings = Settings(crf, options.scales, options.mirror, options.tile, options.compare)
+    shard = None if options.shard is None else Shard.parse(options.shard)
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
         complain(line)
@@ -51,21 +70,54 @@ def segment(options: Segment) -> int:
         if not complaints:
             complain("no photos given; wanted photos or folders of photos")
         return FAILED
+    jobs = jobs if shard is None else list(shard.of(jobs, options.out))
     model = model_of(options.engine)
-    looks = {"scales": options.scales, "mirror": options.mirror, "tile": options.tile}
     options.out.mkdir(parents=True, exist_ok=True)
-    table, done = ClassTable(), 0
-    try:
-        for job in tqdm(jobs, unit="photo", disable=None):
-            try:
-                table.add(job.photo, write_results(job, model, crf=crf, compare=options.compare, **looks))
-                done += 1
-            except (ValueError, OSError, MemoryError) as error:
-                text = str(error) or "out of memory"
-                complain(text if text.startswith(str(job.photo)) else f"{job.photo}: {text}")
-    finally:
-        table.write(options.out / "classes.csv")
-    if done:
+    table, csv = ShareTable(), "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv"
+    with Manifest(options.out, settings.facts(model), shard=shard) as manifest:
+        todo = [job for job in jobs if options.redo or not manifest.finished(job, settings.kinds)]
+        there = len(jobs) - len(todo)
+        if there:
+            print(f"{there} of {len(jobs)} were there; --redo would label them anew")
+        try:
+            failed = _work(options, model, settings, todo, manifest)
+        finally:
+            for job, row in manifest.rows(jobs):
+                table.add(job.photo, row["shares"], row["seconds"])
+            table.write(options.out / csv)
+    if table.photos:
         Console().print(table.render())
-    print(f"{done} of {len(jobs)} photos labelled; ids, overlays and classes.csv are in {options.out}/")
-    return OK if done == len(jobs) and not complaints else FAILED
+    print(f"{len(jobs) - failed} of {len(jobs)} photos labelled; ids, overlays and {csv} are in {options.out}/")
+    return OK if not failed and not complaints else FAILED
+
+
+def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], manifest: Manifest) -> int:
+    """Do the jobs here or on a cluster, with a progress bar; returns how many failed."""
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from deeplab.jobs import Outcome, attempt
+    from deeplab.pipeline import Lanes, run
+    from deeplab.ray_job import run_on_ray
+
+    failed = 0
+    with tqdm(total=len(todo), unit="photo", disable=None if todo else True) as bar:
+
+        def note(outcome: Outcome) -> None:
+            nonlocal failed
+            manifest.add(outcome, settings.kinds)
+            bar.update()
+            if outcome.error is not None:
+                failed += 1
+                complain(outcome.error)
+
+        if options.ray is None:
+
+            def work(job: Job, threads: int) -> Outcome:
+                return attempt(job, model, settings, threads=threads)
+
+            run(todo, work, note, lanes=Lanes.of(len(todo), count=options.lanes))
+        else:
+            run_on_ray(todo, asdict(options.engine), settings, note, address=next(iter(options.ray), None))
+    return failed
