@@ -12,6 +12,7 @@ approximation. Source: DeepLab (arXiv 1412.7062), section 3.1 and figure 1.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from deeplab.photos import read_photo
 from deeplab.report import png, side_by_side
 
 STRIDE = 4
-PHOTO = Path(__file__).parent / "photos" / "cameraman.jpg"
+PHOTO = Path(sys.argv[0]).parent / "photos" / "cameraman.jpg"
 
 
 def edge_filter(size: int = 5) -> torch.Tensor:
@@ -41,7 +42,7 @@ def shown(response: torch.Tensor) -> np.ndarray:
 
 def main() -> None:
     """Filter the photo in the three ways, print the largest difference, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The hole algorithm in one picture.")
     parser.add_argument("--out", type=Path, default=Path("hole-algorithm.png"))
     options = parser.parse_args()
 

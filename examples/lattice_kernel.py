@@ -10,6 +10,7 @@ not quite a Gaussian. Here is what it is, and what that does to a CRF.
 # made of triangles; three blurs along its directions make a bell. It is a little wider in some directions than in
 # others, and it depends on where in its triangle the point lies.
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from PIL import Image
 import densecrf
 from densecrf.exact import gaussian_filter
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(sys.argv[0]).parent
 WIDTH = 41  # places along an axis
 STEP = 0.2  # standard deviations between two of them
 

@@ -126,7 +126,7 @@ def draw(path: Path, one: Sample, ways: dict[str, DenseCRF]) -> None:
 
 def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """Learn, print, write; returns cross-entropy and mean IoU on the photos kept aside, by what they are of."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Learn a CRF from cached scores.")
     parser.add_argument("--scores", type=Path, help="folder of .npz files; scenes are made up without")
     parser.add_argument("--out", type=Path, help="folder for params.json and compatibility.npy")
     parser.add_argument("--photos", type=int, default=16, help="how many scenes to make up")

@@ -9,6 +9,7 @@ where the cat is and where it is not, and the CRF finds the outline.
 # The strokes as a map of labels: 0 is not the cat, 1 is, 255 is not known. :func:`densecrf.unary_from_labels`
 # makes energies of it.
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw
 
 import densecrf
 
-PHOTO = Path(__file__).parent / "photos" / "cat.jpg"
+PHOTO = Path(sys.argv[0]).parent / "photos" / "cat.jpg"
 GROUND, CAT, UNKNOWN = 0, 1, 255
 
 photo = np.asarray(Image.open(PHOTO).convert("RGB"))

@@ -8,13 +8,14 @@ The weights that come with the package label a photo; first by the network alone
 # The network looks at the photo and gives each pixel a probability for each class. Its scores come at every
 # eighth pixel and are interpolated in between, so the outlines are soft and cut corners.
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import deeplab
 
-PHOTO = Path(__file__).parent / "photos" / "cameraman.jpg"
+PHOTO = Path(sys.argv[0]).parent / "photos" / "cameraman.jpg"
 
 model = deeplab.load(precision="fp32")
 coarse = model.segment(PHOTO, crf=False)

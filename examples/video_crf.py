@@ -54,7 +54,7 @@ def draw(path: Path, video: torch.Tensor, found: dict[str, torch.Tensor]) -> Non
 
 def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
     """Print and return the shares of pixels that are wrong: without CRF, with one a frame, with one over all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="A CRF over a video.")
     parser.add_argument("--size", type=int, nargs=3, default=(8, 48, 72), metavar=("T", "H", "W"))
     parser.add_argument("--picture", type=Path, help="PNG to draw some of the frames in; needs matplotlib")
     options = parser.parse_args(arguments)

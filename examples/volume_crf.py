@@ -49,7 +49,7 @@ def draw(path: Path, volumes: dict[str, torch.Tensor]) -> None:
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
     """Print and return the shares of voxels that are wrong before the CRF and after."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="A CRF over a volume.")
     parser.add_argument("--size", type=int, nargs=3, default=(16, 48, 56), metavar=("D", "H", "W"))
     parser.add_argument("--picture", type=Path, help="PNG to draw two cuts in; needs matplotlib")
     options = parser.parse_args(arguments)
