@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import csv
 import io
 import json
@@ -16,12 +17,15 @@ gr = pytest.importorskip("gradio", reason="needs pip install 'deeplab-crf[app]'"
 httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
 
 from deeplab import app as page_module  # noqa: E402  (after the skip)
-from deeplab.app import KNOBS, PAIRS, Page, mount_page, params_of, pictures, shrunk  # noqa: E402
+from deeplab.app import KNOBS, Page, mount_page, params_of  # noqa: E402
+from deeplab.comparison import PAIRS, both, refined, uri  # noqa: E402
 from deeplab.page_parts import code, legend, legend_of  # noqa: E402
 from deeplab.refusals import Limits  # noqa: E402
 from deeplab.segment import Model, Segmentation  # noqa: E402
 from deeplab.service import service  # noqa: E402
+from deeplab.several import Several, photos_of  # noqa: E402
 from deeplab.shelf import CRF, NETWORK, Archive, Batch, Kept, Shelf  # noqa: E402
+from deeplab.uploads import shrunk  # noqa: E402
 from deeplab.weights import Card  # noqa: E402
 from deeplab.workers import Workers  # noqa: E402
 from densecrf import Params  # noqa: E402
@@ -60,13 +64,14 @@ def kept_of(small, photo):
 
 
 def test_a_photo_is_labelled_and_kept(page, shelf, small, photo, photo_file):
-    name, slider, probe, _, summary, links, pixel, text = asyncio.run(
+    name, compare, _, summary, links, pixel, text = asyncio.run(
         page.label(str(photo_file), None, PAIR, 69, 44, *STANDARD)
     )
     wanted, without = small.segment(photo), small.segment(photo, crf=False)
-    assert np.array_equal(slider[0], without.overlay())
-    assert np.array_equal(slider[1], wanted.overlay())
-    assert np.array_equal(probe, wanted.overlay())
+    assert compare["left"] == uri(without.overlay())
+    assert compare["right"] == uri(wanted.overlay())
+    assert (compare["kept"], compare["ratio"]) == (name, 70 / 45)
+    assert (compare["left_title"], compare["right_title"]) == (NETWORK, CRF)
     assert np.array_equal(shelf.get(name).refined.labels, wanted.labels)
     assert "70×45 · network" in summary
     assert f"../kept/{name}/ids.png" in links
@@ -81,18 +86,19 @@ def test_sliders_run_the_crf_alone(page, shelf, small, photo, photo_file, monkey
     plain = shelf.get(name).plain
     monkeypatch.setattr(small.predictor, "probabilities", None)  # the network is not asked again
     params = Params(appearance_weight=0.0, smoothness_weight=9.0, normalization="symmetric")
-    slider, *_, text = asyncio.run(page.refine(name, PAIR, 0, 0, 0, 50, 3, 9, 3, 4, "symmetric"))
+    compare, *_, text = asyncio.run(page.refine(name, PAIR, 0, 0, 0, 50, 3, 9, 3, 4, "symmetric"))
     wanted = small.refine(plain, params=params, iterations=4)
     assert shelf.get(name).params == params
     assert np.array_equal(shelf.get(name).refined.probabilities, wanted.probabilities)
-    assert np.array_equal(slider[1], wanted.overlay())
+    assert compare["right"] == uri(wanted.overlay())
+    assert "left" not in compare  # it is as it was
     assert text == code(params, 4)
 
 
 def test_without_a_photo_sliders_still_tell_the_params(page):
     *skipped, text = asyncio.run(page.refine(None, PAIR, 0, 0, 6, 50, 3, 3, 3, 10, "after"))
     assert "appearance_weight=6.0" in text
-    assert len(skipped) == 6
+    assert len(skipped) == 5
 
 
 def test_the_standard_values_are_those_of_the_weights(page):
@@ -152,9 +158,20 @@ def test_pairs_to_compare(small, photo):
     kept = kept_of(small, photo)
     shown = {"photo": photo, NETWORK: kept.plain.overlay(), CRF: kept.refined.overlay()}
     for pair, (left, right) in PAIRS.items():
-        found = pictures(kept, pair)
-        assert np.array_equal(found[0], shown[left])
-        assert np.array_equal(found[1], shown[right])
+        found = both(kept, "abc", pair)
+        assert found["kept"] == "abc"
+        assert found["left"] == uri(shown[left])
+        assert found["right"] == uri(shown[right])
+        again = refined(kept, pair)
+        assert again.get("right") == (uri(shown[CRF]) if right == CRF else None)
+
+
+def test_a_picture_as_text_is_that_picture(photo):
+    head, text = uri(photo).split(",")
+    assert head == "data:image/jpeg;base64"
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
+    assert found.shape == photo.shape
+    assert np.abs(found - photo).mean() < 12
 
 
 def test_the_copied_code_is_the_params():
@@ -192,13 +209,24 @@ def test_the_shelf_keeps_the_last_ones():
     assert [shelf.get(name) for name in (a, b, c, None, "x")] == [Batch(b"A"), None, Batch(b"c"), None, None]
 
 
-def test_several_photos(page, shelf, small, photo, tmp_path):
+@pytest.fixture
+def several(small, line, shelf):
+    return Several(small, Limits(seconds=30), line, shelf)
+
+
+def test_photos_of_a_folder():
+    files = ["/a/2/b.JPG", "/a/1/c.png", "/a/1/notes.txt", "/a/1/a.webp"]
+    assert photos_of(files) == ["/a/1/a.webp", "/a/2/b.JPG", "/a/1/c.png"]
+    assert photos_of(None) == []
+
+
+def test_several_photos(several, shelf, small, photo, tmp_path):
     for folder, name in (("a", "one.png"), ("b", "one.png"), ("a", "one_overlay.png"), ("a", "bad.png")):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(photo[: 45 if folder == "a" else 30]).save(tmp_path / folder / name)
     (tmp_path / "a/bad.png").write_text("no photo")
     paths = [str(tmp_path / name) for name in ("a/one.png", "a/bad.png", "b/one.png", "a/one_overlay.png")]
-    shown, table, told, link = asyncio.run(page.many(paths, True))
+    shown, table, told, link = asyncio.run(several.label(paths, True))
     assert "3 of 4 photos labelled; bad.png: not a picture" in told
     assert [name for _, name in shown] == ["one", "one-2", "one_overlay-2"]
     assert "background" in table
@@ -216,12 +244,12 @@ def test_several_photos(page, shelf, small, photo, tmp_path):
         assert sum(float(row["share"]) for row in rows if row["photo"] == name) == pytest.approx(1, abs=1e-5)
 
 
-def test_too_few_and_too_many_photos(page, tmp_path):
+def test_too_few_and_too_many_photos(several, tmp_path):
     for paths in ([], None, ["a.png"] * 51):
         with pytest.raises(gr.Error, match=f"got {len(paths or [])} photos, wanted 1 to 50"):
-            asyncio.run(page.many(paths, True))
+            asyncio.run(several.label(paths, True))
     (tmp_path / "bad.png").write_text("no photo")
-    shown, table, told, link = asyncio.run(page.many([str(tmp_path / "bad.png")], False))
+    shown, table, told, link = asyncio.run(several.label([str(tmp_path / "bad.png")], False))
     assert (shown, table, link) == ([], "", "")
     assert "0 of 1 photos" in told
 
@@ -233,15 +261,15 @@ def test_names_in_an_archive_are_kept_apart(photo):
 
 
 def test_large_photos_are_shrunk_and_small_ones_are_not(photo):
-    assert shrunk(photo) is photo
+    assert shrunk(photo, 45 * 70) is photo
     small = shrunk(photo, 1000)
     assert small.shape == (25, 39, 3)
     assert abs(float(small.mean()) - float(photo.mean())) < 3
 
 
 def test_a_shrunk_photo_says_so(page, photo_file, monkeypatch):
-    monkeypatch.setattr(page_module, "shrunk", lambda photo: photo[:30, :40])
-    _, _, _, _, summary, *_ = asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
+    monkeypatch.setattr(page_module, "shrunk", lambda photo, most: photo[:30, :40])
+    _, _, _, summary, *_ = asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
     assert "shrunk from 70×45 to 40×30" in summary
 
 

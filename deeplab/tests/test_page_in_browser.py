@@ -40,7 +40,7 @@ SERVER = "import sys; from deeplab.commands.app import App, app; sys.exit(app(Ap
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    "--window-size=1280,900",
+    "--window-size=1280,900", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a camera
 )  # fmt: skip
 
 
@@ -125,13 +125,19 @@ def screenshot(browser, name, *, scale=1.0):
 
 @pytest.fixture
 def labelled(browser, address):
-    """The page at 1280×900 with the cat labelled."""
+    """The page at 1280×900 with the cat labelled; what an earlier test left is taken over."""
     size(browser, 1280, 900)
-    browser.get(address)
-    wait(browser, lambda: one(browser, "#photo input[type=file]")).send_keys(str(CAT))
-    wait(browser, lambda: "network" in text(browser, "#times") and "451×300" in text(browser, "#times"))
-    wait(browser, lambda: len(sources(browser, "#compare img")) == 2 and all(sources(browser, "#compare img")))
+    if not browser.current_url.startswith(address) or "451×300" not in text(browser, "#times"):
+        give(browser, address, CAT)
+        wait(browser, lambda: "network" in text(browser, "#times") and "451×300" in text(browser, "#times"))
+    wait(browser, lambda: all(sources(browser, "#compare img")))
     return browser
+
+
+def give(browser, address, photo):
+    """Open the page and drop a photo."""
+    browser.get(address)
+    wait(browser, lambda: one(browser, "#photo input[type=file]")).send_keys(str(photo))
 
 
 def downloaded(browser, downloads, selector, name):
@@ -161,6 +167,18 @@ def foreign(browser):
     return [url for url in asked if not url.startswith(local)]
 
 
+def cut(browser):
+    """Where the line of the comparison stands, in percent of the width, by what is drawn."""
+    script = (
+        "const box = e => document.querySelector(e).getBoundingClientRect(), stage = box('#compare .stage');"
+        "return 100 * (box('#compare .cut').left + 2 - stage.left) / stage.width"
+    )
+    shown = browser.execute_script("return getComputedStyle(document.querySelector('#compare .right')).clipPath")
+    percent = browser.execute_script(script)
+    assert abs(float(shown.removesuffix("%)").split()[-1]) - percent) < 1  # the right picture begins at the line
+    return percent
+
+
 def test_upload_compare_slide_and_download(labelled, downloads):
     browser, model = labelled, deeplab.load()
     plain = model.segment(CAT, crf=False)
@@ -169,16 +187,18 @@ def test_upload_compare_slide_and_download(labelled, downloads):
     assert "cat" in text(browser, "#legend")
     share = 100 * model.refine(plain).shares()["cat"]
     assert f"{share:.1f} %" in text(browser, "#legend")
-    line = "#compare [data-testid=slider]"
-    before = one(browser, line).get_attribute("style")
-    ActionChains(browser).drag_and_drop_by_offset(one(browser, f"{line} .icon-wrap"), 90, 0).perform()
-    assert wait(browser, lambda: one(browser, line).get_attribute("style") != before)
-    shown = one(browser, "#compare img.fixed").get_attribute("style")
-    assert float(shown.split("0px 0px 0px ")[1].split("%")[0]) > 55  # the right picture now begins there
+    assert cut(browser) == pytest.approx(50, abs=1)
+    stage = one(browser, "#compare .stage")
+    ActionChains(browser).drag_and_drop_by_offset(stage, stage.size["width"] // 4, 0).perform()
+    assert wait(browser, lambda: cut(browser) == pytest.approx(75, abs=2))
+    press(browser, "#compare input", *[Keys.ARROW_LEFT] * 10)
+    assert wait(browser, lambda: cut(browser) == pytest.approx(65, abs=2))
 
     press(browser, "#knob-smoothness_weight input[type=range]", *[Keys.ARROW_RIGHT] * 6)
     wait(browser, lambda: "smoothness_weight=6.0" in text(browser, "#code"))
     wait(browser, lambda: all(sources(browser, "#compare img")) and sources(browser, "#compare img")[1] != first[1])
+    assert sources(browser, "#compare img")[0] == first[0]
+    assert cut(browser) == pytest.approx(65, abs=2)
 
     ids = downloaded(browser, downloads, "#files a[download='ids.png']", "ids.png")
     params = json.loads(downloaded(browser, downloads, "#files a[download='params.json']", "params.json"))
@@ -199,16 +219,18 @@ def test_upload_compare_slide_and_download(labelled, downloads):
 
 
 def test_class_and_confidence_by_pointing_by_click_and_by_keyboard(labelled):
-    browser = labelled
-    image = wait(browser, lambda: all(sources(browser, "#probe img")) and one(browser, "#probe img"))
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
-    time.sleep(0.5)
-    ActionChains(browser).move_to_element(image).perform()
-    told = wait(browser, lambda: "x 0," not in text(browser, "#pixel") and text(browser, "#pixel"))
+    browser, stage = labelled, one(labelled, "#compare .stage")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    ActionChains(browser).move_to_element(stage).perform()
+    told = wait(browser, lambda: "x 22" in text(browser, "#pixel") and text(browser, "#pixel"))
     assert "cat" in told
-    assert abs(int(told.split()[1].rstrip(",")) - 225) < 12
-    ActionChains(browser).move_to_element_with_offset(image, -40, -30).click().perform()
+    assert abs(int(told.split()[3].rstrip(",")) - 150) < 3
+    before = cut(browser)
+    ActionChains(browser).move_to_element_with_offset(stage, -40, -30).click().perform()
     wait(browser, lambda: one(browser, "#x input").get_attribute("value") not in ("0", ""))
+    x = int(one(browser, "#x input").get_attribute("value"))
+    assert x == pytest.approx(225 - 40 * 451 / stage.size["width"], abs=2)
+    assert cut(browser) == before  # a click is no drag
     browser.execute_script("arguments[0].select()", one(browser, "#x input"))
     press(browser, "#x input", "7")
     assert "%" in wait(browser, lambda: "x 7," in text(browser, "#pixel") and text(browser, "#pixel"))
@@ -219,6 +241,7 @@ def test_other_pictures_to_compare_by_keyboard(labelled):
     before = sources(browser, "#compare img")
     press(browser, "#pair label:nth-of-type(2) input", Keys.SPACE)
     wait(browser, lambda: all(sources(browser, "#compare img")) and sources(browser, "#compare img")[0] != before[0])
+    assert [tag.text for tag in browser.find_elements(By.CSS_SELECTOR, "#compare .tag")] == ["photo", "network + CRF"]
 
 
 def test_one_of_the_examples(browser, address):
@@ -227,7 +250,7 @@ def test_one_of_the_examples(browser, address):
     wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".gallery-item"))[1].click()
     wait(browser, lambda: "512×512" in text(browser, "#times"))
     assert "person" in text(browser, "#legend")
-    wait(browser, lambda: len(sources(browser, "#compare img")) == 2 and all(sources(browser, "#compare img")))
+    wait(browser, lambda: all(sources(browser, "#compare img")))
     assert wait(browser, lambda: all(sources(browser, "#photo img")))
     screenshot(browser, "app-desktop.png", scale=0.75)
 
@@ -243,16 +266,16 @@ def test_everything_can_be_reached_by_tab(labelled):
                 "return ids"
             )
         )
-    wanted = {"photo", "files", "pair", "code", "reset", "x", "y", "knob-normalization", "knob-appearance_weight"}
+    wanted = {"photo", "files", "pair", "compare", "x", "y", "code", "reset"}
+    wanted |= {"knob-normalization", "knob-appearance_weight"}
     assert wanted <= reached
 
 
 def test_a_phone(browser, address):
     size(browser, 400, 850, mobile=True)
-    browser.get(address)
-    wait(browser, lambda: one(browser, "#photo input[type=file]")).send_keys(str(CAT))
+    give(browser, address, CAT)
     wait(browser, lambda: "network" in text(browser, "#times"))
-    wait(browser, lambda: len(sources(browser, "#compare img")) == 2 and all(sources(browser, "#compare img")))
+    wait(browser, lambda: all(sources(browser, "#compare img")))
     assert browser.execute_script("return document.documentElement.scrollWidth") == 400
     outside = browser.execute_script(
         "return [...document.querySelectorAll('button, input, img, a, table')].filter(e => {"
@@ -267,8 +290,7 @@ def test_a_file_that_is_no_photo(browser, address, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(CAT.read_bytes()[:3000])
     size(browser, 1280, 900)
-    browser.get(address)
-    wait(browser, lambda: one(browser, "#photo input[type=file]")).send_keys(str(broken))
+    give(browser, address, broken)
     assert "damaged" in wait(browser, lambda: text(browser, ".toast-body"))
 
 

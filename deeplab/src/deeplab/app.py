@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
-import numpy as np
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from PIL import Image
 from starlette.routing import Mount
 
-from deeplab.page_parts import CSS, FILES, HEAD, code, legend, legend_of, links, note, times
+from deeplab import comparison
+from deeplab.comparison import PAIRS, both, refined
+from deeplab.page_parts import CSS, FILES, code, legend_of, links, note, times
 from deeplab.photos import PHOTO_ENDINGS
 from deeplab.refusals import Limits, Refusal
 from deeplab.segment import Model
-from deeplab.shelf import CRF, NETWORK, Archive, Batch, Kept, Shelf
-from deeplab.uploads import photo_from_bytes
+from deeplab.several import Several
+from deeplab.shelf import Kept, Shelf
+from deeplab.uploads import photo_from_bytes, shrunk
 from deeplab.workers import Workers
 from densecrf import Params
 from densecrf.params import NORMALIZATIONS
@@ -29,12 +28,7 @@ from densecrf.params import NORMALIZATIONS
 T = TypeVar("T")
 PAGE_PIXELS = 1_000_000  # larger photos are shrunk: their scores are kept, and sliders should answer at once
 CAMERA_PIXELS = 60_000_000  # that are decoded before they are shrunk
-BATCH, SHOWN, THUMBNAIL = 50, 12, 480
 EXAMPLES = Path(__file__).parents[3] / "examples" / "photos"  # in a checkout; a wheel has none
-PHOTO = "photo"
-PAIRS = {
-    f"{NETWORK} | {CRF}": (NETWORK, CRF), f"{PHOTO} | {CRF}": (PHOTO, CRF), f"{PHOTO} | {NETWORK}": (PHOTO, NETWORK)
-}  # fmt: skip
 KNOBS = {  # field of Params: title, least, most, step
     "appearance_weight": ("w1 · appearance, weight", 0, 30, 0.5),
     "appearance_xy_std": ("σα · appearance, pixels", 1, 200, 1),
@@ -90,7 +84,7 @@ def mount_page(door: FastAPI, model: Model, limits: Limits, line: Workers) -> Ca
     gr.mount_gradio_app(
         door, Page(model, limits, line, shelf).blocks(), "/page", root_path="/page", max_file_size=limits.bytes,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=CSS, head=HEAD, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
+        css=CSS + comparison.CSS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
     )  # fmt: skip
     mounted = next(route.app for route in door.routes if isinstance(route, Mount) and route.path == "/page")
     return lambda: mounted.stop_event.set()  # type: ignore[attr-defined]
@@ -114,12 +108,12 @@ class Page:
             with gr.Tab("One photo"):
                 self._one()
             with gr.Tab("Several photos"):
-                self._several()
+                Several(self._model, self._limits, self._line, self._shelf).blocks()
         return page.queue(default_concurrency_limit=None, max_size=64)
 
     def _one(self) -> None:
         name = gr.State(None)
-        with gr.Row():
+        with gr.Row(elem_id="one"):
             with gr.Column(scale=2, min_width=300):
                 photo = gr.Image(
                     label="photo", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
@@ -132,38 +126,31 @@ class Page:
                 files = gr.HTML(elem_id="files")
             with gr.Column(scale=3, min_width=300):
                 pair = gr.Radio(list(PAIRS), value=next(iter(PAIRS)), label="compare left | right", elem_id="pair")
-                slider = gr.ImageSlider(
-                    label="drag the line", format="jpeg", interactive=False, type="numpy", max_height=420,
-                    elem_id="compare",
-                )  # fmt: skip
-                knobs = self._knobs()
+                compare = comparison.comparison()
+                pixel = gr.HTML(note("point at the picture for class and confidence"), elem_id="pixel")
+                with gr.Row(elem_id="point"):
+                    x = gr.Number(0, label="x", precision=0, minimum=0, min_width=80, elem_id="x")
+                    y = gr.Number(0, label="y", precision=0, minimum=0, min_width=80, elem_id="y")
         with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                knobs = self._knobs()
             with gr.Column(scale=2, min_width=300):
                 text = gr.Code(
                     code(self._model.crf_params, ITERATIONS), language="python", label="copy these as Params",
                     interactive=False, elem_id="code", lines=2, wrap_lines=True, buttons=["copy"],
                 )  # fmt: skip
                 reset = gr.Button("Back to the standard values", elem_id="reset")
-            with gr.Column(scale=3, min_width=300):
-                probe = gr.Image(
-                    label="class and confidence: point at a pixel", format="jpeg", interactive=False, height=300,
-                    buttons=[], alt_text="the photo with its classes in colour", elem_id="probe",
-                )  # fmt: skip
-                with gr.Row():
-                    x = gr.Number(0, label="x", precision=0, minimum=0, min_width=80, elem_id="x")
-                    y = gr.Number(0, label="y", precision=0, minimum=0, min_width=80, elem_id="y")
-                pixel = gr.HTML(elem_id="pixel")
-        outputs = [slider, probe, shares, summary, files, pixel, text]
+        outputs = [compare, shares, summary, files, pixel, text]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         photo.change(
             self.label, [photo, name, pair, x, y, *knobs], [name, *outputs], api_visibility="private",
-            show_progress_on=[slider],
+            show_progress_on=[compare],
         )  # fmt: skip
         again: dict[str, Any] = {"fn": self.refine, "inputs": [name, pair, x, y, *knobs], "outputs": outputs, **quiet}
         gr.on([knob.input for knob in knobs], trigger_mode="always_last", **again)
         reset.click(self.standard, None, knobs, **quiet).then(**again)
-        pair.input(self.compare, [name, pair], slider, **quiet)
-        probe.select(self.click, [name], [x, y, pixel], **quiet)
+        pair.input(self.compare, [name, pair], compare, **quiet)
+        compare.select(self.click, [name], [x, y, pixel], **quiet)
         gr.on([x.input, y.input], self.point, [name, x, y], pixel, trigger_mode="always_last", **quiet)
 
     def _knobs(self) -> list[Any]:
@@ -192,69 +179,47 @@ class Page:
         )
         return knobs
 
-    def _several(self) -> None:
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                photos = gr.File(
-                    label=f"photos, at most {BATCH}",
-                    file_count="multiple",
-                    file_types=list(PHOTO_ENDINGS),
-                    elem_id="photos",
-                )
-                crf = gr.Checkbox(True, label="refine with the CRF")
-                start = gr.Button("Label them", variant="primary", elem_id="start")
-                told = gr.HTML(
-                    note("ids and overlay of each photo, and a table of the classes, in one zip"), elem_id="told"
-                )
-                files = gr.HTML(elem_id="batch-files")
-            with gr.Column(scale=3, min_width=300):
-                gallery = gr.Gallery(
-                    label="overlays", columns=3, format="jpeg", object_fit="contain", elem_id="gallery"
-                )
-                shares = gr.HTML(elem_id="batch-legend")
-        start.click(
-            self.many,
-            [photos, crf],
-            [gallery, shares, told, files],
-            api_visibility="private",
-            show_progress_on=[gallery],
-        )
-
     async def label(
         self, path: str | None, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
     ) -> tuple[Any, ...]:
         """A new photo: network and CRF."""
         if path is None:
-            return (gr.skip(),) * 8
+            return (gr.skip(),) * 7
         params, iterations = params_of(values)
 
-        def work() -> tuple[Kept, tuple[int, int] | None]:
+        def work() -> tuple[Any, ...]:
             photo = photo_from_bytes(Path(path).read_bytes(), replace(self._limits, pixels=CAMERA_PIXELS))
-            small = shrunk(photo)
+            small = shrunk(photo, PAGE_PIXELS)
             plain = self._model.segment(small, crf=False)
-            refined = self._model.refine(plain, params=params, iterations=iterations)
-            return Kept(plain, refined, params), None if small is photo else (photo.shape[0], photo.shape[1])
+            kept = Kept(plain, self._model.refine(plain, params=params, iterations=iterations), params)
+            mine = self._shelf.put(kept, name)
+            told = note(times(kept, None if small is photo else (photo.shape[0], photo.shape[1])))
+            text = code(params, iterations)
+            return (
+                mine, both(kept, mine, pair), legend_of(kept), told, links(mine, FILES), self.point(mine, x, y), text
+            )  # fmt: skip
 
-        kept, before = await self._work(work)
-        name = self._shelf.put(kept, name)
-        return name, *self._shown(kept, name, pair, iterations, x, y, times(kept, before))
+        return await self._work(work)
 
     async def refine(
         self, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
     ) -> tuple[Any, ...]:
-        """Other parameters: the CRF alone, on kept scores."""
+        """Other parameters: the CRF alone, on kept scores; what it leaves as it was is not sent again."""
         params, iterations = params_of(values)
         before = self._shelf.get(name)
         if not isinstance(before, Kept) or name is None:
             if name is not None:
                 gr.Warning("this photo is no longer kept; drop it again")
-            return *(gr.skip() for _ in range(6)), code(params, iterations)
-        after = await self._work(
-            lambda: replace(
-                before, params=params, refined=self._model.refine(before.plain, params=params, iterations=iterations)
-            )
-        )
-        return self._shown(after, self._shelf.put(after, name), pair, iterations, x, y, times(after))
+            return *(gr.skip() for _ in range(5)), code(params, iterations)
+
+        def work() -> tuple[Any, ...]:
+            result = self._model.refine(before.plain, params=params, iterations=iterations)
+            kept = replace(before, params=params, refined=result)
+            self._shelf.put(kept, name)
+            told, text = note(times(kept)), code(params, iterations)
+            return refined(kept, pair), legend_of(kept), told, gr.skip(), self.point(name, x, y), text
+
+        return await self._work(work)
 
     def standard(self) -> tuple[Any, ...]:
         """The values that belong to the weights, in the order of the sliders."""
@@ -264,7 +229,7 @@ class Page:
     def compare(self, name: str | None, pair: str) -> Any:
         """Other pictures in the before/after slider."""
         kept = self._shelf.get(name)
-        return pictures(kept, pair) if isinstance(kept, Kept) else gr.skip()
+        return both(kept, name, pair) if isinstance(kept, Kept) and name else gr.skip()
 
     def point(self, name: str | None, x: float | None, y: float | None) -> Any:
         """Class and confidence at a pixel."""
@@ -276,34 +241,6 @@ class Page:
         x, y = int(event.index[0]), int(event.index[1])
         return x, y, self.point(name, x, y)
 
-    async def many(self, paths: list[str] | None, crf: bool, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008 (Gradio's way)
-        """Several photos: pictures, shares over all, what failed, and a zip."""
-        if not paths or len(paths) > BATCH:
-            raise gr.Error(f"got {len(paths or [])} photos, wanted 1 to {BATCH}", print_exception=False)
-        archive, shown, failed, total = Archive(), list[tuple[np.ndarray, str]](), list[str](), dict[str, float]()
-
-        def work(path: Path) -> None:
-            result = self._model.segment(photo_from_bytes(path.read_bytes(), self._limits), crf=crf)
-            stored = archive.add(path.stem, result)
-            if len(shown) < SHOWN:
-                shown.append((shrunk(result.overlay(), THUMBNAIL**2), stored))
-            for label, share in result.shares().items():
-                total[label] = total.get(label, 0.0) + share
-
-        with archive:
-            for path in progress.tqdm(list(map(Path, paths)), unit="photos"):
-                try:
-                    await self._patiently(lambda path=path: work(path))  # type: ignore[misc]
-                except (Refusal, MemoryError) as error:
-                    failed.append(f"{path.name}: {error}")
-        done = len(paths) - len(failed)
-        told = "; ".join([f"{done} of {len(paths)} photos labelled", *failed])
-        if not done:
-            return [], "", note(told), ""
-        name = self._shelf.put(Batch(archive.content()))
-        table = legend({"share": {label: share / done for label, share in total.items()}}, self._model.class_names)
-        return shown, table, note(told), links(name, {"labels.zip": "labels, zip"})
-
     async def _work(self, job: Callable[[], T]) -> T:
         """Do a job in line with everybody else's; what goes wrong is shown as a note on the page."""
         try:
@@ -311,27 +248,6 @@ class Page:
                 return await place.run(job, seconds=self._limits.seconds)
         except (Refusal, MemoryError) as error:
             raise gr.Error(str(error) or "out of memory", print_exception=False) from None
-
-    async def _patiently(self, job: Callable[[], T]) -> T:
-        """Do a job as soon as there is a place in line, for as long as one request may take."""
-        end = time.monotonic() + self._limits.seconds
-        while True:
-            try:
-                with self._line.place() as place:
-                    return await place.run(job, seconds=self._limits.seconds)
-            except Refusal as refusal:
-                if refusal.kind != "busy" or time.monotonic() > end:
-                    raise
-                await asyncio.sleep(0.5)
-
-    def _shown(
-        self, kept: Kept, name: str, pair: str, iterations: int, x: float | None, y: float | None, told: str
-    ) -> tuple[Any, ...]:
-        """What the page shows of a result, in the order of its outputs."""
-        return (
-            pictures(kept, pair), kept.refined.overlay(), legend_of(kept), note(told), links(name, FILES),
-            self.point(name, x, y), code(kept.params, iterations),
-        )  # fmt: skip
 
 
 def params_of(values: tuple[Any, ...]) -> tuple[Params, int]:
@@ -343,20 +259,3 @@ def params_of(values: tuple[Any, ...]) -> tuple[Params, int]:
         )
     except (TypeError, ValueError) as error:
         raise gr.Error(str(error), print_exception=False) from None
-
-
-def pictures(kept: Kept, pair: str) -> tuple[np.ndarray, np.ndarray]:
-    """The two pictures to compare, (H, W, 3) uint8 each."""
-    make = {PHOTO: lambda: kept.plain.photo, NETWORK: kept.plain.overlay, CRF: kept.refined.overlay}
-    left, right = PAIRS[pair]
-    return make[left](), make[right]()
-
-
-def shrunk(photo: np.ndarray, most: int = PAGE_PIXELS) -> np.ndarray:
-    """A photo of at most so many pixels, (H, W, 3) uint8; the same one if it has no more."""
-    height, width = photo.shape[:2]
-    if height * width <= most:
-        return photo
-    factor = (most / (height * width)) ** 0.5
-    size = max(1, int(width * factor)), max(1, int(height * factor))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))

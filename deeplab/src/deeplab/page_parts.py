@@ -24,34 +24,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); text-decoration: none !important; }
 .files a:focus-visible, .files a:hover { outline: 2px solid var(--color-accent); }
 .note { min-height: 1.6em; margin: 0 !important; }
-#probe img { cursor: crosshair; }
 @media (max-width: 600px) { .gradio-container { padding: .5rem !important; } }
-"""
-HEAD = """
-<script>
-// While the pointer moves over the labelled picture, the line below it tells class and confidence.
-(() => {
-  let busy = false;
-  document.addEventListener("pointermove", async (event) => {
-    const image = event.target.closest("#probe")?.querySelector("img");
-    const link = document.querySelector("#files a");
-    const line = document.querySelector("#pixel .note");
-    if (busy || !image || !link || !line) return;
-    const box = image.getBoundingClientRect();
-    const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
-    const x = Math.floor((event.clientX - box.left - (box.width - scale * image.naturalWidth) / 2) / scale);
-    const y = Math.floor((event.clientY - box.top - (box.height - scale * image.naturalHeight) / 2) / scale);
-    if (x < 0 || y < 0 || x >= image.naturalWidth || y >= image.naturalHeight) return;
-    busy = true;
-    try {
-      const answer = await fetch(new URL(`at?x=${x}&y=${y}`, link.href));
-      if (answer.ok) line.textContent = await answer.text();
-    } finally {
-      busy = false;
-    }
-  });
-})();
-</script>
 """
 FILES = {
     "ids.png": "class ids, PNG", "overlay.png": "overlay, PNG", "probabilities.npz": "probabilities, npz",

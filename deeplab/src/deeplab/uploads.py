@@ -120,6 +120,16 @@ def photo_from_bytes(content: bytes, limits: Limits) -> np.ndarray:
         raise Refusal(422, "damaged", f"the picture is damaged and cannot be decoded ({reason})") from None
 
 
+def shrunk(photo: np.ndarray, most: int) -> np.ndarray:
+    """A photo of at most so many pixels, (H, W, 3) uint8; the same one if it has no more."""
+    height, width = photo.shape[:2]
+    if height * width <= most:
+        return photo
+    factor = (most / (height * width)) ** 0.5
+    size = max(1, int(width * factor)), max(1, int(height * factor))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
+
+
 def _require_pixels(image: Image.Image, most: int) -> None:
     width, height = image.size
     if width * height > most:
