@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-CANVAS, GREY = 513, 128
+CANVAS, GREY, SCORES = 513, 128, 33
 
 
 def canvas_of(photo: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
@@ -46,7 +46,7 @@ def main() -> None:
         network = Interpreter(str(options.network), num_threads=options.threads, experimental_preserve_all_tensors=True)
     network.allocate_tensors()
     photo_in = network.get_input_details()[0]
-    maps = [part for part in network.get_tensor_details() if len(part["shape"]) == 4 and part["dtype"] == np.uint8]
+    maps = [part for part in network.get_tensor_details() if tuple(part["shape"][:3]) == (1, SCORES, SCORES)]
     scores_out = next(part for part in maps if part["name"].startswith("logits/semantic/"))
     if tuple(photo_in["shape"]) != (1, CANVAS, CANVAS, 3) or photo_in["dtype"] != np.uint8:
         sys.exit(f"{options.network}: takes {photo_in['shape']} {photo_in['dtype'].__name__}, wanted 1×513×513×3 uint8")
