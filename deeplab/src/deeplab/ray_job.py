@@ -178,7 +178,7 @@ def _connect(ray: Any, address: str | None) -> None:
                 ray.init(address="local", **own, **quiet)
         else:
             ray.init(address=address, **(own if address == "local" else {}), **quiet)
-    except (ConnectionError, ValueError, TimeoutError) as error:
+    except Exception as error:  # a raylet that does not start raises a bare one
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise ConnectionError(
             f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({reason}); start one with "
