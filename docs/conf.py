@@ -9,7 +9,7 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS / "extensions")]
 
 import generate  # noqa: E402
-from gallery import arguments, written_pictures  # noqa: E402
+from gallery import Order, arguments, written_pictures  # noqa: E402
 
 import deeplab  # noqa: E402
 
@@ -43,14 +43,16 @@ napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # in place of the union that it stands for
 autosummary_generate = False
 python_maximum_signature_line_length = 88
 add_module_names = False
 
+html_show_copyright = False
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_static_path = ["static"]
-html_css_files = ["formulas.css"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
@@ -59,7 +61,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"\.py$",
     "ignore_pattern": r"draw_shapes\.py$",  # the tutorial's first step; it draws files, not a picture
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": Order,
     "image_scrapers": ("matplotlib", written_pictures),
     "reset_argv": arguments,
     "download_all_examples": False,
