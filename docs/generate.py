@@ -199,7 +199,7 @@ def layers(variant: str) -> str:
 
     def row(layer: Layer) -> list[str]:
         return [
-            layer.name, f"{layer.kernel}×{layer.kernel}{f', stride\u00a0{layer.stride}' if layer.stride > 1 else ''}",
+            layer.name, f"{layer.kernel}×{layer.kernel}" + (f", stride {layer.stride}" if layer.stride > 1 else ""),
             str(layer.atrous_rate), str(layer.output_stride), str(layer.field_of_view), str(layer.channels),
             f"{layer.height}×{layer.width}", f"{layer.parameters:,}" if layer.parameters else "",
         ]  # fmt: skip
