@@ -43,8 +43,8 @@ def run_on_ray(
         engine: arguments of ``loading.load``.
         settings: what is asked of every photo.
         note: called with what became of each.
-        address: "local" for workers on this machine, "auto" for the cluster it belongs to, HOST:PORT; by default what
-            RAY_ADDRESS says, else a running cluster, else as "local".
+        address: "local" for workers on this machine, "auto" for the cluster it belongs to, or HOST:PORT; by default
+            what RAY_ADDRESS says, else "local".
 
     Raises:
         ModuleNotFoundError: if Ray is not installed.
@@ -53,7 +53,8 @@ def run_on_ray(
     """
     if not jobs:
         return
-    ray = _ray()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    ray = _ray(address == "local")
     mine = not ray.is_initialized()
     if mine:
         _connect(ray, address)
@@ -134,11 +135,16 @@ def _stream(
         fn_constructor_args=(dict(engine), settings, lanes, since),
         batch_size=None,  # the block as it is
         compute=ray.data.ActorPoolStrategy(size=min(workers, -(-len(rows) // size))),
-        max_task_retries=RETRIES,
+        ray_remote_args_fn=_how_often,
         **needs,
     )
     for block in done.iter_batches(batch_size=None, prefetch_batches=0):
         yield from map(_unpacked, block["outcome"])
+
+
+def _how_often() -> dict[str, Any]:
+    """Without a limit, as Ray Data has it, a photo that kills its worker would do so for ever."""
+    return {"max_task_retries": RETRIES}
 
 
 def _share_out(cluster: Mapping[str, float], device: str) -> tuple[int, Lanes, dict[str, float]]:
@@ -150,10 +156,12 @@ def _share_out(cluster: Mapping[str, float], device: str) -> tuple[int, Lanes, d
     return max(processors, 1), Lanes(1, 1), {"num_cpus": 1}
 
 
-def _ray() -> Any:
-    """Ray with its data part, quiet, and telling nobody of its use."""
+def _ray(here: bool) -> Any:
+    """Ray with its data part, quiet, telling nobody of its use; what stays here listens to this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes back as an exception, too
+    if here:  # Ray's own word for that; on Linux it replaces 127.0.0.1 by an address that others reach
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
         import ray.data
@@ -166,24 +174,15 @@ def _ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    """To a cluster, or start one of this machine's processors that nobody else can reach."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    own = {"num_cpus": thread_count(None), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+def _connect(ray: Any, address: str) -> None:
+    """To a cluster, or start one of this machine's processors."""
+    own = {"num_cpus": thread_count(None), "include_dashboard": False} if address == "local" else {}
     try:
-        if address is None and "RAY_ADDRESS" not in os.environ:
-            try:
-                ray.init(address="auto", **quiet)
-            except ConnectionError:
-                ray.init(address="local", **own, **quiet)
-        else:
-            ray.init(address=address, **(own if address == "local" else {}), **quiet)
-    except Exception as error:  # a raylet that does not start raises a bare one
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    except Exception as error:  # a part that does not start raises a bare one
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise ConnectionError(
-            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({reason}); start one with "
-            "ray start --head, or give --ray local"
-        ) from None
+        cure = "end what else runs here" if own else "start one with ray start --head, or give --ray local"
+        raise ConnectionError(f"no Ray cluster at {address} ({reason}); {cure}") from None
 
 
 def _everywhere(weights: Any) -> Any:

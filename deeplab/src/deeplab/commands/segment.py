@@ -44,7 +44,8 @@ class Segment:
     shard: str | None = None
     """I/N: only the I-th of N parts of the photos, for N machines that know nothing of each other."""
     ray: tuple[str, ...] | None = None
-    """Do the work on a Ray cluster (last on the line): its address, or local, or nothing for the one that is found."""
+    """Do the work on a Ray cluster (last on the line): HOST:PORT, auto for the one this machine is
+    part of, local or nothing for workers on this machine."""
 
 
 def segment(options: Segment) -> int:
