@@ -179,7 +179,7 @@ def options():
 @pytest.mark.parametrize("path", [*OWN, *READMES], ids=named)
 def test_commands_exist(path, options):
     shell = [text for language, text in fences(path) if language in ("", "text", "console", "bash", "sh")]
-    lines = [line.partition("  #")[0] for text in shell for line in text.splitlines()]
+    lines = [line.partition("  #")[0] for text in shell for line in text.replace("\\\n", " ").splitlines()]
     for line in [*lines, *re.findall(r"`([^`\n]+)`", prose(path))]:
         found = re.match(r"\s*(?:\$ )?(?:torchrun .* -m )?(deeplab|densecrf) ([a-z][a-z-]*)\b(.*)", line)
         if not found:
