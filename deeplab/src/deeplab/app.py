@@ -114,7 +114,7 @@ class Page:
     def _one(self) -> None:
         name = gr.State(None)
         with gr.Row(elem_id="one"):
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(elem_id="given"):
                 photo = gr.Image(
                     label="photo", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
                     height=280, elem_id="photo",
@@ -122,24 +122,22 @@ class Page:
                 if examples():
                     gr.Examples([[str(path)] for path in examples()], [photo], label="or one of these")
                 summary = gr.HTML(note("drop a photo to begin"), elem_id="times")
-                shares = gr.HTML(elem_id="legend")
-                files = gr.HTML(elem_id="files")
-            with gr.Column(scale=3, min_width=300):
+            with gr.Column(elem_id="tried"):
                 pair = gr.Radio(list(PAIRS), value=next(iter(PAIRS)), label="compare left | right", elem_id="pair")
                 compare = comparison.comparison()
                 pixel = gr.HTML(note("point at the picture for class and confidence"), elem_id="pixel")
+                knobs = self._knobs()
+                reset = gr.Button("Back to the standard values", elem_id="reset")
                 with gr.Row(elem_id="point"):
                     x = gr.Number(0, label="x", precision=0, minimum=0, min_width=80, elem_id="x")
                     y = gr.Number(0, label="y", precision=0, minimum=0, min_width=80, elem_id="y")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                knobs = self._knobs()
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(elem_id="taken"):
+                shares = gr.HTML(elem_id="legend")
+                files = gr.HTML(elem_id="files")
                 text = gr.Code(
                     code(self._model.crf_params, ITERATIONS), language="python", label="copy these as Params",
                     interactive=False, elem_id="code", lines=2, wrap_lines=True, buttons=["copy"],
                 )  # fmt: skip
-                reset = gr.Button("Back to the standard values", elem_id="reset")
         outputs = [compare, shares, summary, files, pixel, text]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         photo.change(
@@ -161,17 +159,8 @@ class Page:
         for first in range(0, len(ranges), 2):
             with gr.Row():
                 for where, title, least, most, step, value in ranges[first : first + 2]:
-                    knobs.append(
-                        gr.Slider(
-                            min(least, value),
-                            max(most, value),
-                            value,
-                            step=step,
-                            label=title,
-                            min_width=220,
-                            elem_id=where,
-                        )
-                    )
+                    ends = min(least, value), max(most, value)
+                    knobs.append(gr.Slider(*ends, value, step=step, label=title, min_width=220, elem_id=where))
         knobs.append(
             gr.Radio(
                 list(NORMALIZATIONS), value=params.normalization, label="normalisation", elem_id="knob-normalization"

@@ -20,8 +20,8 @@ PAIRS = {
 QUALITY = 90  # of the pictures shown, JPEG; the files to download are PNG
 
 TEMPLATE = """
-<div class="comparison" data-kept="${kept}">
-  <div class="stage" style="--ratio: ${ratio}">
+<div class="comparison" data-kept="${kept}" style="--ratio: ${ratio}">
+  <div class="stage">
     <img class="left" src="${left}" alt="${left_title}" draggable="false">
     <img class="right" src="${right}" alt="${right_title}" draggable="false">
     <span class="tag">${left_title}</span><span class="tag">${right_title}</span><span class="cut"></span>
@@ -30,10 +30,10 @@ TEMPLATE = """
 </div>
 """
 CSS = """
-.comparison { --height: 460px; text-align: center; }
+.comparison { --height: min(460px, 55vh); --wide: min(100%, calc(var(--height) * var(--ratio))); text-align: center; }
 .comparison[data-kept=""] { visibility: hidden; height: 12rem; overflow: hidden; }
 .comparison .stage { position: relative; overflow: hidden; margin: auto; cursor: crosshair; user-select: none;
-  width: min(100%, calc(var(--height) * var(--ratio))); touch-action: pan-y; border-radius: .3rem; }
+  width: var(--wide); touch-action: pan-y; border-radius: .3rem; }
 .comparison .stage img { display: block; width: 100%; margin: 0; border-radius: 0; }
 .comparison .stage .right { position: absolute; inset: 0; height: 100%; clip-path: inset(0 0 0 var(--cut, 50%)); }
 .comparison .cut { position: absolute; top: 0; bottom: 0; left: var(--cut, 50%); width: 4px; margin-left: -2px;
@@ -41,7 +41,7 @@ CSS = """
 .comparison .tag { position: absolute; bottom: .4rem; left: .4rem; padding: .1rem .5rem; border-radius: .3rem;
   background: #000b; color: #fff; font-size: .8rem; pointer-events: none; }
 .comparison .tag + .tag { left: auto; right: .4rem; }
-.comparison input { width: min(100%, calc(var(--height) * 1.6)); margin: .5rem 0 0; accent-color: var(--color-accent); }
+.comparison input { width: var(--wide); margin: .5rem 0 0; accent-color: var(--color-accent); }
 """
 SCRIPT = """
 const stage = element.querySelector(".stage"), range = element.querySelector("input");

@@ -11,7 +11,7 @@ from deeplab.shelf import CRF, NETWORK, Kept
 from densecrf import Params
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; }
+.gradio-container { max-width: 1280px !important; margin: auto; overflow: clip !important; } /* clip: lets it stick */
 #legend table, #batch-legend table { border-collapse: collapse; width: 100%; margin: 0; border: 0; }
 #legend tr, #legend thead, #batch-legend tr, #batch-legend thead { border: 0; }
 #legend th, #legend td, #batch-legend th, #batch-legend td { text-align: right; padding: .25rem .4rem; border: 0;
@@ -24,7 +24,15 @@ CSS = """
   border: 1px solid var(--border-color-primary); text-decoration: none !important; }
 .files a:focus-visible, .files a:hover { outline: 2px solid var(--color-accent); }
 .note { min-height: 1.6em; margin: 0 !important; }
-@media (max-width: 600px) { .gradio-container { padding: .5rem !important; } }
+#one { display: grid; grid-template: auto 1fr / 2fr 3fr; }
+#one > .column { min-width: 0 !important; }
+#tried { grid-area: 1 / 2 / 3 / 3; }
+#compare { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
+@media (max-width: 800px) {
+  .gradio-container { padding: .5rem !important; }
+  #one { grid-template: none / minmax(0, 1fr); }
+  #tried { grid-area: auto; }
+}
 """
 FILES = {
     "ids.png": "class ids, PNG", "overlay.png": "overlay, PNG", "probabilities.npz": "probabilities, npz",

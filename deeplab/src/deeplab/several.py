@@ -36,7 +36,9 @@ class Several:
                     label=f"photos, at most {MOST}", file_count="multiple", file_types=list(PHOTO_ENDINGS),
                     elem_id="photos",
                 )  # fmt: skip
-                folder = gr.UploadButton("… or all photos of a folder", file_count="directory", elem_id="folder")
+                folder = gr.UploadButton(
+                    "… or all photos of a folder", file_count="directory", size="sm", elem_id="folder"
+                )
                 crf = gr.Checkbox(True, label="refine with the CRF")
                 start = gr.Button("Label them", variant="primary", elem_id="start")
                 told = gr.HTML(
