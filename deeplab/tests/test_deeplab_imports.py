@@ -6,6 +6,7 @@ import deeplab
 LADDER = [  # a module imports only from those before it
     "classes", "photos", "network", "description", "transforms", "weights", "claims", "caffe", "checkpoints",
     "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment", "loading",
+    "mosaic", "label_tiff", "score_grid", "mosaic_blocks", "mosaic_job",
     "export", "refusals", "workers", "uploads", "service", "shelf", "page_parts", "comparison", "several", "app",
     "serving", "jobs",
     "share_table", "manifest", "pipeline", "ray_job",
