@@ -9,7 +9,6 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS / "extensions")]
 
 import generate  # noqa: E402
-from gallery import Order, arguments, written_pictures  # noqa: E402
 
 import deeplab  # noqa: E402
 
@@ -30,8 +29,6 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_build", "made/parts", "gallery/**.ipynb", "gallery/**.py", "gallery/**.zip", "gallery/**.json"]
-suppress_warnings = ["toc.empty_glob", "config.cache"]
-nitpicky = False
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "smartquotes"]
 myst_heading_anchors = 3
@@ -61,9 +58,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"\.py$",
     "ignore_pattern": r"draw_shapes\.py$",  # the tutorial's first step; it draws files, not a picture
-    "within_subsection_order": Order,
-    "image_scrapers": ("matplotlib", written_pictures),
-    "reset_argv": arguments,
+    "within_subsection_order": "gallery.Order",
+    "image_scrapers": ("matplotlib", "gallery"),
+    "reset_argv": "gallery.arguments",
     "download_all_examples": False,
     "show_memory": False,
     "write_computation_times": False,

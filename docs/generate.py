@@ -82,11 +82,16 @@ def blocks(content: Any) -> Iterator[str]:
             continue
         if key:
             yield f"## {key}\n"
-        yield table(grid(value)) + "\n"
+        rows, words = grid(value)
+        yield table(rows, words) + "\n"
 
 
-def grid(value: Any) -> Rows:
-    """Anything nested as one table: a line for each innermost mapping, a column for each of its keys."""
+def grid(value: Any) -> tuple[Rows, int]:
+    """Anything nested as one table: a line for each innermost mapping, a column for each of its keys.
+
+    Returns:
+        The rows, and how many of their columns are keys.
+    """
     lines = list(leaves(value))
     columns = list(dict.fromkeys(key for _, leaf in lines for key in leaf))
     if len(columns) > MOST_COLUMNS or (len(lines) == 1 and not lines[0][0]):  # too wide: a line for each number
@@ -96,7 +101,7 @@ def grid(value: Any) -> Rows:
     rows = [["", *[""] * (depth - 1), *columns] if depth else columns]
     for path, leaf in lines:
         rows.append([*path, *[""] * (depth - len(path)), *(cell(leaf.get(key, "")) for key in columns)])
-    return rows
+    return rows, depth
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
@@ -129,11 +134,11 @@ def cell(value: Any) -> str:
     return {None: "–", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
 
 
-def table(rows: Rows) -> str:
-    """Rows as a Markdown table, the first ones if they are many."""
+def table(rows: Rows, words: int = 1) -> str:
+    """Rows as a Markdown table, the first ones if they are many; so many columns are of words, the rest of numbers."""
     safe = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
     more = len(safe) - 1 - MOST_ROWS
-    text = markdown_table(safe[: MOST_ROWS + 1])
+    text = markdown_table(safe[: MOST_ROWS + 1]).replace("---:", "---", words - 1)
     return text + (f"\n\n… and {more} more lines in the file." if more > 0 else "")
 
 
@@ -155,7 +160,7 @@ def accuracy(results: Path = RESULTS) -> str:
         return "No evaluation has been written to `results/` yet.\n"
     width = max(map(len, rows))
     rows = [row + [""] * (width - len(row)) for row in rows]
-    return table([head + [""] * (width - len(head)), *rows]) + "\n"
+    return table([head + [""] * (width - len(head)), *rows], words=2) + "\n"
 
 
 def crf_speed(results: Path = RESULTS) -> str:

@@ -48,11 +48,11 @@ def prose(path):
     return re.sub(r"^```.*?^```\s*$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-def generate():
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(file="generate.py"):
+    spec = importlib.util.spec_from_file_location(Path(file).stem, DOCS / file)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 @cache
@@ -131,7 +131,7 @@ def made_at_build(target):
         example = re.fullmatch(r"gallery/(?:images/sphx_glr_)?(\w+?)(?:_\d{3})?\.(?:rst|png)", target)
         return target == "gallery/index.rst" or (ROOT / "examples" / f"{example[1]}.py").is_file()
     if target.startswith("made/results/"):
-        return Path(target).stem in generate().measured()
+        return Path(target).stem in module().measured()
     return target == "made/commands.md" or re.fullmatch(r"made/parts/(networks|layers|accuracy|speed)\.md", target)
 
 
@@ -168,7 +168,7 @@ def test_every_page_is_in_the_contents():
 @pytest.fixture(scope="module")
 def options():
     """What each command's --help shows, by program and command."""
-    make = generate()
+    make = module()
     return {
         (program, command): make.help_of(main, command)
         for program, (main, commands) in PROGRAMS.items()
@@ -194,10 +194,10 @@ def test_commands_exist(path, options):
 
 def test_the_api_pages_name_everything_public():
     pages = {name: (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") for name in ("densecrf", "deeplab")}
-    for module in (deeplab, densecrf, densecrf.torch):
-        page = pages[module.__name__.partition(".")[0]]
-        for name in module.__all__:
-            assert re.search(rf"{module.__name__}\.{name}\b", page), f"no {module.__name__}.{name} on the API page"
+    for package in (deeplab, densecrf, densecrf.torch):
+        page = pages[package.__name__.partition(".")[0]]
+        for name in package.__all__:
+            assert re.search(rf"{package.__name__}\.{name}\b", page), f"no {package.__name__}.{name} on the API page"
 
 
 def test_gallery_examples_begin_with_a_title():
@@ -207,8 +207,16 @@ def test_gallery_examples_begin_with_a_title():
             assert line == "=" * len(title), f"{path.name}: a line of {len(title)} = below the title, for the gallery"
 
 
+def test_docstrings_become_markup():
+    lines = ["The kernel exp(−|f_i|² / 2), ``a | b``.", "", "Raises:", "    ValueError: if not.", ""]
+    lines += ["Source: Somebody,", "page 3."]
+    module("extensions/docstrings.py").prepare(None, "", "", None, None, lines)
+    assert lines[0] == "The kernel exp(−∣f_i∣² / 2), ``a | b``."
+    assert lines[2:] == ["Raises:", "    ValueError: if not.", "", "Source:", "    Somebody,", "    page 3."]
+
+
 def test_results_become_tables(tmp_path):
-    make = generate()
+    make = module()
     times = {"a|b": {"ours": {"median s": 0.123456, "runs": 3}, "theirs": {"median s": 1234.5}}}
     content = {
         "date": "2026-01-02", "seconds": times, "photos": 1449, "list": [1, 2], "flags": {"x": True, "y": None},
@@ -228,7 +236,7 @@ def test_results_become_tables(tmp_path):
 
 
 def test_all_pages_are_made(tmp_path):
-    make = generate()
+    make = module()
     results = tmp_path / "results"
     results.mkdir()
     summary = {"summary": {"mIoU-3": 12.345, "pixel accuracy": 50.0}}
@@ -253,7 +261,7 @@ def test_all_pages_are_made(tmp_path):
 
 
 def test_every_measurement_of_this_repository_becomes_a_page():
-    make = generate()
+    make = module()
     found = make.measured()
     assert {"voc-val80", "bench-densecrf"} <= set(found)
     for path in found.values():
