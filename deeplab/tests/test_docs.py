@@ -28,7 +28,7 @@ OWN = sorted([*DOCS.glob("*.md"), *(DOCS / "api").glob("*.md")])
 READMES = [ROOT / "README.md", ROOT / "deeplab/README.md", ROOT / "densecrf/README.md"]
 READMES += [ROOT / "densecrf/COMING_FROM_PYDENSECRF.md", ROOT / "CONTRIBUTING.md"]
 MADE_AT_BUILD = ("made/", "gallery/")
-NOT_HERE = ("imagenet", "hub", ".caffemodel", '"cuda"', ".npz", "urllib", "http")
+NOT_HERE = ("imagenet", "hub", ".caffemodel", '"cuda"', ".npz", "http", ".onnx", ".xml")
 """Words of Python that needs the network, a device or somebody's file."""
 PROGRAMS = {"deeplab": (cli.main, tuple(cli.COMMANDS)), "densecrf": (densecrf_cli.main, ("refine", "doctor"))}
 
