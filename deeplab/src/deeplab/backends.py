@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from deeplab.network import PLAIN_OFFSET, PLAIN_TRUNK, VARIANTS, Variant, upsample
-from deeplab.precision import PRECISIONS, choose
+from deeplab.precision import PRECISIONS
 from deeplab.weights import Card
 from densecrf.threads import thread_count
 
@@ -61,8 +61,8 @@ def open_exported(path: str | Path, card: Card, *, device: str = "auto", precisi
         path: ending in .onnx or .xml.
         card: that belongs to it.
         device: "auto" or "cpu".
-        precision: "auto", "fp32", or "bf16". OpenVINO by itself takes bfloat16 where the processor has it in hardware,
-            ONNX Runtime always fp32. Layers that are int8 in the file stay so.
+        precision: "auto" (bfloat16 in OpenVINO where the processor has it in hardware, fp32 elsewhere and in ONNX
+            Runtime), "fp32", or "bf16". Layers that are int8 in the file stay so.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -79,9 +79,7 @@ def open_exported(path: str | Path, card: Card, *, device: str = "auto", precisi
     for file in (path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])):
         if not file.is_file():
             raise FileNotFoundError(f"no file {file}; deeplab export writes it")
-    if path.suffix == ".onnx" and precision == "bf16":
-        raise ValueError(f"{path}: ONNX Runtime computes in fp32, got precision 'bf16'; export --to openvino has it")
-    dtype = torch.float32 if path.suffix == ".onnx" else choose(precision, torch.device("cpu"))
+    dtype = _dtype(path, precision)
     run, shapes = _onnx_runtime(path) if path.suffix == ".onnx" else _openvino(path, dtype)
     wanted = (3, len(card.class_names))
     if shapes != wanted:
@@ -111,6 +109,29 @@ def load_module(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return import_module(name)
+
+
+def _dtype(path: Path, precision: str) -> torch.dtype:
+    """What a file is computed in; ValueError for bfloat16 where it cannot be had, which OpenVINO would not say."""
+    if path.suffix == ".onnx":
+        if precision == "bf16":
+            raise ValueError(
+                f"{path}: ONNX Runtime computes in fp32, got precision 'bf16'; export --to openvino has it"
+            )
+        return torch.float32
+    able = openvino_numbers()
+    if precision == "bf16" and "BF16" not in able:
+        raise ValueError(
+            f"{path}: got precision 'bf16', which OpenVINO has on processors with AVX-512 BF16 or AMX; this one has "
+            f"{', '.join(able)}; 'auto' takes the best of them"
+        )
+    return torch.bfloat16 if precision != "fp32" and "BF16" in able else torch.float32
+
+
+def openvino_numbers() -> list[str]:
+    """Number formats that OpenVINO computes in on this processor: of FP32, BF16, FP16, INT8."""
+    found = load_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name in ("FP32", "BF16", "FP16", "INT8") if name in found]
 
 
 def _onnx_runtime(path: Path) -> tuple[Run, tuple[Any, Any]]:
