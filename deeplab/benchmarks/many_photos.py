@@ -112,9 +112,9 @@ def main() -> None:
     ways: dict[str, Any] = {}
     for count in counts:
         lanes = Lanes.of(options.count, processors=count)
-        ways[f"{count} processors, as it comes"] = [count, lanes.count, lanes.threads]
-    ways[f"{most} processors, one photo at a time"] = [most, 1, most]
-    ways[f"{most} processors, one lane more"] = [
+        ways[f"{count} × processor, as it comes"] = [count, lanes.count, lanes.threads]
+    ways[f"{most} × processor, one photo at a time"] = [most, 1, most]
+    ways[f"{most} × processor, one lane more"] = [
         most,
         Lanes.of(options.count).count + 1,
         Lanes.of(options.count).threads,
@@ -130,7 +130,7 @@ def main() -> None:
                 done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
                 found[name].append(json.loads(done.stdout.splitlines()[-1]))
     table = {name: _medians(runs) for name, runs in found.items()}
-    rate = {count: table[f"{count} processors, as it comes"]["photos a second"] for count in counts}
+    rate = {count: table[f"{count} × processor, as it comes"]["photos a second"] for count in counts}
     record = {
         "date": date.today().isoformat(),
         "machine": {"processor": _processor(), "processors": most},

@@ -22,8 +22,8 @@ class Manifest:
     of the line of settings that the job began with), time (seconds since 1970), files, shares, seconds, or an error.
     Of several lines for one name the latest counts; lines that cannot be read, as a killed process leaves them, do not.
     Each part of a job that is shared among machines writes a file of its own (manifest-2-of-8.jsonl), as appending to
-    one file from several machines is not safe; all of them are read. Photos are kept on disk: a million take about
-    200 MB of memory.
+    one file from several machines is not safe; all of them are read. Only where each line begins is kept in memory:
+    about 300 bytes a photo.
 
     Args:
         out: the folder; it must exist.
