@@ -10,7 +10,9 @@ import tifffile
 import torch
 from PIL import Image
 
+import deeplab.loading
 from deeplab import PhotoError, mosaic_blocks, mosaic_job, score_grid
+from deeplab.cli import main
 from deeplab.mosaic import Mosaic
 from deeplab.mosaic_blocks import Blocks, Layout
 from deeplab.mosaic_job import is_large, segment_mosaic
@@ -281,3 +283,43 @@ def test_blocks_reduce_the_picture_by_means(mosaic, small, tmp_path):
         found = Blocks(opened, small, None, LAYOUT, tmp_path).reduced(5)
     wanted = Image.fromarray(picture()).reduce(5)
     assert np.array_equal(found, np.asarray(wanted))
+
+
+@pytest.fixture
+def command(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(deeplab.loading, "load", lambda **_: small)
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: main(["segment", *map(str, arguments), "--out", "out", "--no-crf"])
+
+
+def test_the_command_works_on_large_and_small(command, mosaic, plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mosaic_job, "LARGE", H * W)
+    Image.fromarray(picture(40, 60)).save(tmp_path / "p.png")
+    (tmp_path / "four.tif").write_bytes(mosaic.read_bytes()[:3000])
+    assert command("m.tif", "p.png", "four.tif") == 1
+    told = capsys.readouterr().err
+    assert "four.tif: damaged" in told
+    assert names(tmp_path / "out") == [
+        "classes.csv", "m.tif", "m_overlay.png", "manifest.jsonl", "p.png", "p_overlay.png"
+    ]  # fmt: skip
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "m.tif"), plain.labels)
+    rows = (tmp_path / "out" / "classes.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"m.tif", "p.png"}
+    monkeypatch.setattr(score_grid.ScoreGrid, "make", lambda *_: pytest.fail("labelled again"))
+    assert command("m.tif") == 0
+    assert "1 of 1 were there" in capsys.readouterr().out
+
+
+def test_the_command_takes_any_photo_in_blocks(command, plain, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "p.png")
+    assert command("p.png", "--blocks", "--tile", "100") == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "p.tif"), plain.labels)
+    assert command("p.png", "--blocks", "--mirror", "--redo") == 1
+    assert "p.png: in blocks a picture is looked at once" in capsys.readouterr().err
+
+
+def test_the_command_says_how_to_get_the_extra(command, tmp_path, monkeypatch, capsys):
+    Image.fromarray(picture(40, 60)).save(tmp_path / "p.tif")
+    monkeypatch.setattr("deeplab.backends.find_spec", lambda name: None)
+    assert command("p.tif", "--blocks") == 1
+    assert "pip install 'deeplab-crf[mosaic]'" in capsys.readouterr().err

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deeplab.mosaic_blocks import Layout
+from deeplab.mosaic_job import MEMORY, LargeSegmentation, segment_mosaic
 from deeplab.photos import PHOTO_ENDINGS
 from deeplab.report import png, side_by_side, with_legend
 from deeplab.segment import Model, Segmentation
@@ -35,6 +37,14 @@ class Job:
         return tuple(self.target.with_name(f"{self.target.name}{kind}.png") for kind in kinds)
 
 
+class LargeJob(Job):
+    """A picture that is worked on in blocks: see ``mosaic_job``."""
+
+    def files(self, kinds: Iterable[str] = KINDS) -> tuple[Path, ...]:
+        """What is written for it, whatever the kinds asked for: TARGET.tif (ids) and TARGET_overlay.png."""
+        return self.target.with_name(f"{self.target.name}.tif"), Job.files(self)[1]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is asked of every photo; the fields are those of ``Model.segment``."""
@@ -45,6 +55,8 @@ class Settings:
     tile: int | None = None
     compare: bool = False
     """Whether a picture of photo, network and CRF side by side is written, too."""
+    levels: tuple[float, float] | None = None
+    """Of large pictures with more than 8 bits: which levels become black and white."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -61,6 +73,7 @@ class Settings:
             "weights": model.digest, "variant": model.card.variant, "classes": list(model.class_names),
             "crf": asdict(params) if isinstance(params, Params) else None,
             "scales": list(self.scales), "mirror": self.mirror,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
         }  # fmt: skip
 
 
@@ -149,18 +162,40 @@ def write_results(job: Job, model: Model, settings: Settings, *, threads: int | 
     return replace(result, seconds=result.seconds | {"write": time.perf_counter() - started})
 
 
+def write_large(job: Job, model: Model, settings: Settings, *, threads: int | None = None) -> LargeSegmentation:
+    """The same for a large picture, in blocks.
+
+    Raises:
+        As ``segment_mosaic``; ValueError for several scales or mirrored copies, too.
+    """
+    if settings.scales != (1.0,) or settings.mirror:
+        raise ValueError(
+            "in blocks a picture is looked at once, at its own scale; wanted neither --scales nor --mirror"
+        )
+    params = None if settings.crf is False else model.crf_params if settings.crf is True else settings.crf
+    layout = Layout.within(MEMORY, model, params)
+    if settings.tile is not None:
+        layout = replace(layout, window=-(-settings.tile // 8) * 8)
+    return segment_mosaic(
+        job.photo, job.target, model, crf=settings.crf, threads=threads, levels=settings.levels, layout=layout
+    )
+
+
 def attempt(job: Job, model: Model, settings: Settings, *, threads: int | None = None) -> Outcome:
-    """``write_results``, with what is wrong with this one photo as an outcome.
+    """``write_results`` or ``write_large``, with what is wrong with this one photo as an outcome.
 
     Raises:
         OSError: if no other photo could be written, either: the disk is full.
     """
     try:
-        result = write_results(job, model, settings, threads=threads)
+        write = write_large if isinstance(job, LargeJob) else write_results
+        result = write(job, model, settings, threads=threads)
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in HOPELESS:
             raise
         text = " ".join((str(error) or "out of memory").split())
+        if isinstance(error, MemoryError) and not isinstance(job, LargeJob):
+            text += "; --blocks does with 2 GB"
         return Outcome(job, error=text if text.startswith(str(job.photo)) else f"{job.photo}: {text}")
     return Outcome(job, result.shares(), result.seconds)
 

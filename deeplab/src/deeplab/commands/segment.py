@@ -37,6 +37,11 @@ class Segment:
     """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
+    blocks: bool = False
+    """Work block by block in 2 GB, whatever a photo's size, and write ids as TIFF; with the extra mosaic, TIFFs of 8
+    megapixels or more are worked on so unasked."""
+    levels: tuple[float, float] | None = None
+    """In blocks, of more than 8 bits: levels that become black and white; by default zero and all bits in use."""
     redo: bool = False
     """Label also those photos anew that the manifest in the folder of results has as done."""
     lanes: int | None = None
@@ -52,8 +57,9 @@ def segment(options: Segment) -> int:
     """Segment photos in lanes or on a cluster; one that fails is reported and the others go on."""
     from rich.console import Console
 
-    from deeplab.jobs import Settings, Shard, plan
+    from deeplab.jobs import LargeJob, Settings, Shard, plan
     from deeplab.manifest import Manifest
+    from deeplab.mosaic_job import is_large
     from deeplab.share_table import ShareTable
     from densecrf.params import read_params
 
@@ -62,7 +68,7 @@ def segment(options: Segment) -> int:
     if options.ray is not None and (len(options.ray) > 1 or options.lanes is not None):
         raise ValueError("got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]")
     crf = options.crf if options.crf_params is None else read_params(options.crf_params)
-    settings = Settings(crf, options.scales, options.mirror, options.tile, options.compare)
+    settings = Settings(crf, options.scales, options.mirror, options.tile, options.compare, options.levels)
     shard = None if options.shard is None else Shard.parse(options.shard)
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
@@ -72,6 +78,7 @@ def segment(options: Segment) -> int:
             complain("no photos given; wanted photos or folders of photos")
         return FAILED
     jobs = jobs if shard is None else list(shard.of(jobs, options.out))
+    jobs = [LargeJob(job.photo, job.target) if options.blocks or is_large(job.photo) else job for job in jobs]
     model = model_of(options.engine)
     options.out.mkdir(parents=True, exist_ok=True)
     table, csv = ShareTable(), "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv"
@@ -98,7 +105,7 @@ def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], m
 
     from tqdm import tqdm
 
-    from deeplab.jobs import Outcome, attempt
+    from deeplab.jobs import LargeJob, Outcome, attempt
     from deeplab.pipeline import Lanes, run
     from deeplab.ray_job import run_on_ray
 
@@ -113,6 +120,10 @@ def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], m
                 failed += 1
                 complain(outcome.error)
 
+        for job in todo:
+            if isinstance(job, LargeJob):  # here, one at a time: each takes all processors
+                note(attempt(job, model, settings))
+        todo = [job for job in todo if not isinstance(job, LargeJob)]
         if options.ray is None:
 
             def work(job: Job, threads: int) -> Outcome:
