@@ -244,17 +244,6 @@ def test_other_pictures_to_compare_by_keyboard(labelled):
     assert [tag.text for tag in browser.find_elements(By.CSS_SELECTOR, "#compare .tag")] == ["photo", "network + CRF"]
 
 
-def test_one_of_the_examples(browser, address):
-    size(browser, 1280, 900)
-    browser.get(address)
-    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".gallery-item"))[1].click()
-    wait(browser, lambda: "512×512" in text(browser, "#times"))
-    assert "person" in text(browser, "#legend")
-    wait(browser, lambda: all(sources(browser, "#compare img")))
-    assert wait(browser, lambda: all(sources(browser, "#photo img")))
-    screenshot(browser, "app-desktop.png", scale=0.75)
-
-
 def test_everything_can_be_reached_by_tab(labelled):
     browser, reached = labelled, set()
     browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
@@ -271,12 +260,11 @@ def test_everything_can_be_reached_by_tab(labelled):
     assert wanted <= reached
 
 
-def test_a_phone(browser, address):
+def test_a_phone(labelled):
+    browser = labelled
     size(browser, 400, 850, mobile=True)
-    give(browser, address, CAT)
-    wait(browser, lambda: "network" in text(browser, "#times"))
-    wait(browser, lambda: all(sources(browser, "#compare img")))
-    assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+    browser.execute_script("scrollTo(0, 0)")
+    assert wait(browser, lambda: browser.execute_script("return document.documentElement.scrollWidth") == 400)
     outside = browser.execute_script(
         "return [...document.querySelectorAll('button, input, img, a, table')].filter(e => {"
         " const box = e.getBoundingClientRect(); return box.width && (box.right > 401 || box.left < -1) })"
@@ -284,6 +272,34 @@ def test_a_phone(browser, address):
     )
     assert outside == []
     screenshot(browser, "app-phone.png")
+    browser.execute_script("document.querySelector('#knob-iterations').scrollIntoView({block: 'end'})")
+    top = "return document.querySelector('#compare').getBoundingClientRect().top"
+    assert wait(browser, lambda: browser.execute_script(top) == 0)  # the picture stays in sight
+
+
+def test_one_of_the_examples(browser, address):
+    size(browser, 1280, 900)
+    browser.get(address)
+    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".gallery-item"))[1].click()
+    wait(browser, lambda: "512×512" in text(browser, "#times"))
+    assert "person" in text(browser, "#legend")
+    wait(browser, lambda: all(sources(browser, "#compare img")))
+    assert wait(browser, lambda: all(sources(browser, "#photo img")))
+    screenshot(browser, "app-desktop.png", scale=0.75)
+
+
+def test_a_picture_from_the_camera(browser, address):
+    size(browser, 1280, 900)
+    browser.get(address)
+    wait(browser, lambda: one(browser, "#photo button[aria-label='Capture from camera']")).click()
+    buttons = "#photo button"
+    wait(
+        browser, lambda: next(each for each in browser.find_elements(By.CSS_SELECTOR, buttons) if "Access" in each.text)
+    ).click()
+    wait(browser, lambda: browser.execute_script("return document.querySelector('#photo video')?.videoWidth"))
+    wait(browser, lambda: one(browser, "#photo button[aria-label='capture photo']")).click()
+    wait(browser, lambda: "network" in text(browser, "#times"))
+    assert "background" in text(browser, "#legend")
 
 
 def test_a_file_that_is_no_photo(browser, address, tmp_path):
@@ -294,13 +310,15 @@ def test_a_file_that_is_no_photo(browser, address, tmp_path):
     assert "damaged" in wait(browser, lambda: text(browser, ".toast-body"))
 
 
-def test_several_photos_at_once(browser, address, downloads):
+def test_the_photos_of_a_folder(browser, address, downloads, tmp_path):
+    for file in (CAT, CAT.with_name("cameraman.jpg")):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "notes.txt").write_text("no photo")
     size(browser, 1280, 900)
     browser.get(address)
     tabs = wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "button[role=tab]"))
     next(tab for tab in tabs if tab.text == "Several photos").click()
-    photos = [str(CAT), str(CAT.with_name("cameraman.jpg"))]
-    wait(browser, lambda: one(browser, "#photos input[type=file]")).send_keys("\n".join(photos))
+    wait(browser, lambda: one(browser, "input[webkitdirectory]")).send_keys(str(tmp_path))
     wait(browser, lambda: "cameraman" in text(browser, "#photos"))
     one(browser, "#start").click()
     wait(browser, lambda: "2 of 2 photos labelled" in text(browser, "#told"))
@@ -313,8 +331,10 @@ def test_several_photos_at_once(browser, address, downloads):
     assert foreign(browser) == []
 
 
-def test_a_stop_does_not_wait_for_open_pages(labelled, server):
+def test_a_stop_does_not_wait_for_open_pages(browser, address, server):
     process, _ = server
+    browser.get(address)
+    wait(browser, lambda: one(browser, "#photo input[type=file]"))
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0  # a request may take 300 seconds
     assert process.stdout.read().endswith("stopped\n")
