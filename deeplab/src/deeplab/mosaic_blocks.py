@@ -107,23 +107,38 @@ class Blocks:
             PhotoError: if a part of the picture is damaged.
             ValueError: for scores that are not finite.
         """
-        windows = list(self._grid.places())
-        blocks = [(y, x) for y in range(len(self._rows)) for x in range(len(self._columns))]
+        windows, blocks = self.windows(), self.blocks()
         with tqdm(
             total=len(windows) + len(blocks), desc=self._mosaic.path.name, unit="block", leave=False, disable=None
         ) as bar:
             for place in windows:
-                if not self._grid.file(place).is_file():
-                    started = time.perf_counter()
-                    self._grid.make(place)
-                    self.seconds["network"] += time.perf_counter() - started
+                self.look(place)
                 bar.update()
             for place in blocks:
-                if not self._file(place).is_file():
-                    buffer = io.BytesIO()
-                    np.save(buffer, self._labels(self._rows[place[0]], self._columns[place[1]]))
-                    write_whole(self._file(place), buffer.getvalue())
+                self.refine(place)
                 bar.update()
+
+    def windows(self) -> list[tuple[int, int]]:
+        """Row and column of every window that the network looks at."""
+        return list(self._grid.places())
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Row and column of every block of labels."""
+        return [(y, x) for y in range(len(self._rows)) for x in range(len(self._columns))]
+
+    def look(self, window: tuple[int, int]) -> None:
+        """Make the scores of a window, if they are not there."""
+        if not self._grid.file(window).is_file():
+            started = time.perf_counter()
+            self._grid.make(window)
+            self.seconds["network"] += time.perf_counter() - started
+
+    def refine(self, block: tuple[int, int]) -> None:
+        """Make the labels of a block, if they are not there, of windows that have been looked at."""
+        if not self._file(block).is_file():
+            buffer = io.BytesIO()
+            np.save(buffer, self._labels(self._rows[block[0]], self._columns[block[1]]))
+            write_whole(self._file(block), buffer.getvalue())
 
     def tiles(self, factor: int, small: np.ndarray) -> Iterator[np.ndarray]:
         """The labels in tiles, row by row, those at the right and bottom edge filled up with void.
