@@ -91,7 +91,7 @@ def test_a_cache_of_something_else_is_refused(folder, narrow):
     with pytest.raises(ValueError, match="got weights for 3 classes"):
         CachedScores(model, voc(folder, "val"), "val", folder / "other")
     assert not (folder / "other").exists()
-    with pytest.raises(ValueError, match=r"a.npz: got scores of a photo \(30, 44\), but .*a.jpg is \(44, 30\); remove it"):
+    with pytest.raises(ValueError, match=r"a.npz: got scores of a photo \(30, 44\), but .*a.jpg is \(44, 30\)"):
         source.probabilities(dataset[0], (WIDTH, HEIGHT))
     (folder / "cache/photos/a.npz").write_bytes(b"PK no archive")
     with pytest.raises(ValueError, match=r"a.npz: not scores that can be read .*; remove it, and it is made again"):
