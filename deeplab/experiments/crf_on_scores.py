@@ -5,7 +5,8 @@
 Each set of scores is refined with the release's default parameters, and with the best of a grid found on the other half
 of the photos (the halves take turns, so no photo is judged with parameters that it helped to choose). At the default
 parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate lattice,
-and pydensecrf2 beside ours. Writes OUT.csv, OUT.md and a chart of the bands around boundaries, OUT.png.
+and pydensecrf2 beside ours. Writes OUT.csv, OUT.md and a chart of the bands around boundaries, OUT.png. What a set of
+scores gave is kept in the work folder; remove its folder there to have it done anew.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -110,7 +113,7 @@ def searched(source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, d
 
 
 def compare(name: str, source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, tuple[Scores, float]]:
-    """Scores and seconds by way."""
+    """Scores and processor seconds by way."""
     source.fill(dataset.pairs)
     folder.mkdir(parents=True, exist_ok=True)
     best = searched(source, dataset, folder)
@@ -122,34 +125,35 @@ def compare(name: str, source: ScoreSource, dataset: Dataset, folder: Path) -> d
         probabilities = source.probabilities(pair, (truth.shape[0], truth.shape[1]))
         scorers[NO_CRF].add(truth, probabilities.argmax(0))
         for way, refine in (chosen | {SEARCHED: partial(own, params=best[pair.name])}).items():
-            started = time.perf_counter()
+            started = time.process_time()
             labels = refine(photo, probabilities)
-            seconds[way] += time.perf_counter() - started
+            seconds[way] += time.process_time() - started
             scorers[way].add(truth, labels)
     return {way: (scorer.scores(), seconds[way]) for way, scorer in scorers.items()}
 
 
-def rows_of(name: str, table: dict[str, tuple[Scores, float]]) -> list[dict[str, object]]:
+def rows_of(name: str, table: dict[str, tuple[Scores, float]]) -> list[dict[str, Any]]:
     """One row a way."""
     rows = []
     for way, (scores, seconds) in table.items():
-        row: dict[str, object] = {"scores of": name, "way": way}
+        row: dict[str, Any] = {"scores of": name, "way": way}
         row |= {"mIoU-7": scores.mean_iou_of(), "mIoU-21": scores.mean_iou, "pixel accuracy": scores.pixel_accuracy}
         for width in WIDTHS:
             row[f"mIoU-7, {width} px"] = scores.boundary(width).mean_iou_of()
             row[f"mIoU-21, {width} px"] = scores.boundary(width).mean_iou
         row = {key: round(100 * value, 3) if isinstance(value, float) else value for key, value in row.items()}
-        rows.append(row | {"seconds": round(seconds, 1)})
+        rows.append(row | {"processor seconds": round(seconds, 1)})
     return rows
 
 
-def chart(tables: dict[str, dict[str, tuple[Scores, float]]]) -> bytes:
+def chart(tables: dict[str, list[dict[str, Any]]]) -> bytes:
     """mIoU-7 within a band around boundaries against the band's width, and the CRF's gain below."""
     figure = new_figure(4.2 * len(tables), 5.6)
-    for place, (name, table) in enumerate(tables.items()):
+    for place, (name, rows) in enumerate(tables.items()):
         curves = {
-            way: [100 * table[way][0].boundary(width).mean_iou_of() for width in WIDTHS]
-            for way in (NO_CRF, DEFAULT_WAY, SEARCHED)
+            row["way"]: [row[f"mIoU-7, {width} px"] for width in WIDTHS]
+            for row in rows
+            if row["way"] in (NO_CRF, DEFAULT_WAY, SEARCHED)
         }
         upper, lower = (figure.add_subplot(2, len(tables), place + 1 + row * len(tables)) for row in (0, 1))
         for colour, (way, curve) in zip(COLOURS, curves.items(), strict=True):
@@ -165,13 +169,13 @@ def chart(tables: dict[str, dict[str, tuple[Scores, float]]]) -> bytes:
     return png_of(figure)
 
 
-def source_of(word: str, dataset: Dataset, folder: Path) -> tuple[str, ScoreSource]:
+def source_of(word: str, dataset: Dataset, folder: Path) -> ScoreSource:
     """Scores by NAME=FILE.npz, or "ours" (or ours=WEIGHTS) for a network of this project."""
     name, _, file = word.partition("=")
     if file.endswith(".npz"):
-        return name, FileScores(Path(file), dataset)
+        return FileScores(Path(file), dataset)
     model = deeplab.load(weights=file or None)
-    return name, CachedScores(model, dataset, "val", folder / f"scores-{name}")
+    return CachedScores(model, dataset, "val", folder / f"scores-{name}")
 
 
 def main() -> None:
@@ -186,11 +190,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="path without an ending")
     options = parser.parse_args()
     dataset = open_dataset(options.data, options.split)
-    tables, rows = {}, []
+    tables: dict[str, list[dict[str, Any]]] = {}
     for word in options.scores:
-        name, source = source_of(word, dataset, options.work)
-        tables[name] = compare(name, source, dataset, options.work / name)
-        rows += rows_of(name, tables[name])
+        name, _, _ = word.partition("=")
+        kept = options.work / name / "rows.json"
+        if not kept.exists():
+            source = source_of(word, dataset, options.work)
+            write_whole(kept, json.dumps(rows_of(name, compare(name, source, dataset, kept.parent))).encode())
+        tables[name] = json.loads(kept.read_text())
+    rows = [row for table in tables.values() for row in table]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
