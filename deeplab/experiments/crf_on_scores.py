@@ -38,7 +38,7 @@ from deeplab.weights import write_whole
 
 WIDTHS = tuple(range(1, 41))
 DEFAULT = densecrf.Params(normalization="after")
-GRID = Grid((2, 3, 4, 5, 7), (30, 50, 80), (2, 3, 5, 8))
+GRID = Grid((3, 4, 5, 7), (30, 50), (2, 3, 5))
 NO_CRF, DEFAULT_WAY, SEARCHED = "network", "CRF, default", "CRF, searched on the other half"
 
 Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -79,7 +79,7 @@ def rival(photo: np.ndarray, probabilities: np.ndarray, *, params: densecrf.Para
     crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
     crf.addPairwiseGaussian(params.smoothness_xy_std, params.smoothness_weight, normalization=kind)
     crf.addPairwiseBilateral(
-        params.appearance_xy_std, params.appearance_rgb_std, np.ascontiguousarray(photo), params.appearance_weight,
+        params.appearance_xy_std, params.appearance_rgb_std, np.array(photo), params.appearance_weight,
         normalization=kind,
     )  # fmt: skip
     return np.array(crf.inference(10)).argmax(0).reshape(height, width)
