@@ -9,6 +9,7 @@ from PIL import Image
 import deeplab
 from deeplab.classes import VOC_CLASSES
 from deeplab.inference import Predictor, Views, device_from
+from deeplab.photos import read_photo
 from deeplab.precision import choose, reduced
 from deeplab.segment import Model
 from deeplab.transforms import RELEASE, TORCHVISION, Preparation
