@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import processor
 from PIL import Image
 from tqdm import tqdm
 
@@ -131,7 +132,7 @@ def main() -> None:
     giga = sum(row.multiplications for row in describe(height=513, width=513)) / 1e9
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
         "threads": torch.get_num_threads(),
         "precision": str(model.predictor.dtype).removeprefix("torch."),
         "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -167,14 +168,6 @@ def _load_seconds() -> float:
     started = time.perf_counter()
     deeplab.load()
     return round(time.perf_counter() - started, 3)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

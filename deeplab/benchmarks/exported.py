@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cascade import PHOTO, SIZES, _labels, _processor, in_turns
+from cascade import PHOTO, SIZES, _labels, in_turns
+from machine import processor
 from PIL import Image
 from tqdm import tqdm
 
@@ -169,7 +170,7 @@ def main() -> None:
         models = {name: deeplab.load(weights=file or None, precision=how) for name, (file, how) in files.items()}
         record: dict[str, Any] = {
             "date": date.today().isoformat(),
-            "machine": {"processor": _processor(), "cores": os.cpu_count()},
+            "machine": {"processor": processor(), "cores": os.cpu_count()},
             "threads": torch.get_num_threads(),
             "versions": {
                 name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "nncf", "deeplab-crf")

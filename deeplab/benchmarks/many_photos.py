@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from PIL import Image
 from tqdm import tqdm
 
@@ -133,7 +134,7 @@ def main() -> None:
     rate = {count: table[f"{count} × processor, as it comes"]["photos a second"] for count in counts}
     record = {
         "date": date.today().isoformat(),
-        "machine": {"processor": _processor(), "processors": most},
+        "machine": {"processor": processor(), "processors": most},
         "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "precision": str(deeplab.load().predictor.dtype).removeprefix("torch."),
         "photos": {"size": "x".join(map(str, SIZE)), "count": options.count, "runs": options.runs},
@@ -162,14 +163,6 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _peak_megabytes() -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 // 10**6
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

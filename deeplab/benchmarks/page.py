@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 
 import torch
 import uvicorn
-from cascade import PHOTO, _processor
+from cascade import PHOTO
+from machine import processor
 from PIL import Image
 
 import deeplab
@@ -176,7 +177,7 @@ def main() -> None:
     width, height = options.size
     record = {
         "date": date.today().isoformat(),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "load before": os.getloadavg()[0]},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load before": os.getloadavg()[0]},
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("gradio", "torch", "deeplab-crf")},
         "runs": options.runs,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import processor
 from PIL import Image
 
 import deeplab
@@ -101,7 +102,7 @@ def main() -> None:
     recipe = Recipe(data="", crop=321, batch=8, frozen=("conv1", "conv2"), scale_low=0.7, scale_high=1.4, jitter=0.2)
     record = {
         "date": date.today().isoformat(),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
         "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "threads": torch.get_num_threads(),
         "what": "LargeFOV, 8 crops of 321×321, conv1 and conv2 frozen, SGD",
