@@ -5,8 +5,8 @@
 Each set of scores is refined with the release's default parameters, and with the best of a grid found on the other half
 of the photos (the halves take turns, so no photo is judged with parameters that it helped to choose). At the default
 parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate lattice,
-and pydensecrf2 beside ours. Writes OUT.csv, OUT.md and a chart of the bands around boundaries, OUT.png. What a set of
-scores gave is kept in the work folder; remove its folder there to have it done anew.
+and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png, and prints a short table.
+What a set of scores gave is kept in the work folder; remove its folder there to have it done anew.
 """
 
 from __future__ import annotations
@@ -207,8 +207,7 @@ def main() -> None:
     write_whole(options.out.with_suffix(".png"), chart(tables))
     shown = ("scores of", "way", "mIoU-7", "mIoU-21", "pixel accuracy", *(f"mIoU-7, {w} px" for w in (1, 3, 10, 40)))
     lines = [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in shown] for row in rows]
-    write_whole(options.out.with_suffix(".md"), (markdown_table([list(shown), *lines]) + "\n").encode())
-    print(options.out.with_suffix(".md").read_text())
+    print(markdown_table([list(shown), *lines]))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,6 @@ def main() -> None:
         told += [f"- {key}: {', '.join(map(str, value))}" for key, value in found.items() if isinstance(value, list)]
         told.append("")
         record[name] = {"rows": [dict(zip(head, row, strict=True)) for row in rows], **found}
-    write_whole(options.out.with_suffix(".md"), "\n".join(told).encode())
     write_whole(options.out.with_suffix(".json"), (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
     print("\n".join(told))
 
