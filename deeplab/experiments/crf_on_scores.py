@@ -5,7 +5,7 @@
 Each set of scores is refined with the release's default parameters, and with the best of a grid found on the other half
 of the photos (the halves take turns, so no photo is judged with parameters that it helped to choose). At the default
 parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate lattice,
-and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png, and prints a short table.
+and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png; prints a short table.
 What a set of scores gave is kept in the work folder; remove its folder there to have it done anew.
 """
 
