@@ -63,6 +63,7 @@ def result_page(path: Path) -> str:
     if path.suffix == ".md":
         title = re.match(r"# (.+)\n", text)
         head, body = (title[1], text[title.end() :]) if title else (path.stem, text)
+        body = body.replace("](../docs/", "](/")  # the same picture, seen from results/ and from the pages
     elif path.suffix == ".json":
         head, body = path.stem, "\n".join(blocks(json.loads(text)))
     else:
