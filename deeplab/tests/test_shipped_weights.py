@@ -24,6 +24,7 @@ def test_free_photos_show_what_they_show(shipped, name, thing, least, most):
 
 def test_the_card_tells_the_story(shipped):
     story = shipped.card.story
-    assert {"data", "recipe", "time", "scores"} <= set(story)
-    assert story["scores"]["network"]["mIoU-7"] >= 52
-    assert story["scores"]["network + CRF"]["mIoU-7"] >= 58
+    assert {"data", "stages", "limits", "scores"} <= set(story)
+    assert story["scores"]["network"]["mIoU-7"] >= 58
+    assert story["scores"]["network + CRF"]["mIoU-7"] >= 63
+    assert story["scores"]["network + CRF"]["mIoU-21"] >= 47

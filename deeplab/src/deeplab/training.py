@@ -227,7 +227,8 @@ def _validate(
         if value > progress.best:
             story = study.story | {
                 "recipe": asdict(recipe)
-                | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")},
+                | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")}
+                | {"teacher": [Path(file).name for file in recipe.teacher]},
                 "step": progress.step,
                 "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
                 "scores": {"network": summary},
