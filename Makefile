@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: docs demo pictures test check bench evaluate test-pythons sanitize clean
+.PHONY: demo pictures docs test check bench evaluate test-pythons sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -37,8 +37,10 @@ $(VENV)/.documented: $(VENV)/.installed
 demo: $(VENV)/.installed ## segment the photos in examples/photos, with pictures in demo/
 	$(BIN)/deeplab segment examples/photos --out demo --compare
 
-pictures: demo ## the README's pictures, from the demo's
+pictures: demo ## the pictures of README and docs that show the shipped weights' work
 	$(BIN)/python -c "from PIL import Image; [Image.open(f'demo/{n}_compare.png').convert('RGB').save(f'docs/images/{n}.jpg', quality=88) for n in ('cameraman', 'astronaut')]"
+	$(BIN)/python -m pip install -q matplotlib
+	$(BIN)/python deeplab/experiments/figures.py --out docs/images
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest

@@ -4,17 +4,19 @@
 
 - ``crf-iterations.png``: a class's score and belief before the CRF and after 1, 2 and 10 mean-field steps (the paper's
   Figure 2).
-- ``stages.png``: photo, coarse scores at stride 8, bilinear upsampling, CRF (Figure 3).
-- ``network-and-crf.png``: each photo with the network's labels and the CRF's, failures too (Figure 7).
+- ``stages.jpg``: photo, coarse scores at stride 8, bilinear upsampling, CRF (Figure 3).
+- ``network-and-crf.jpg``: each photo with the network's labels and the CRF's, failures too (Figure 7).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 import deeplab
 import densecrf
@@ -109,6 +111,12 @@ def _bare(figure: object) -> bytes:
     return png_of(figure)  # type: ignore[arg-type]
 
 
+def _jpeg(png: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
 def main() -> None:
     """Draw all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,8 +125,8 @@ def main() -> None:
     options = parser.parse_args()
     model = deeplab.load(weights=options.weights, precision="fp32")
     write_whole(options.out / "crf-iterations.png", iterations_figure(model, "cat", "cat"))
-    write_whole(options.out / "stages.png", stages_figure(model, "astronaut"))
-    write_whole(options.out / "network-and-crf.png", photos_figure(model))
+    write_whole(options.out / "stages.jpg", _jpeg(stages_figure(model, "astronaut")))
+    write_whole(options.out / "network-and-crf.jpg", _jpeg(photos_figure(model)))
 
 
 if __name__ == "__main__":
