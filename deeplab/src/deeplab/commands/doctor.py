@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +72,10 @@ def doctor(options: Doctor) -> int:
     return OK if well else FAILED
 
 
-def _abilities(story: Mapping[str, Any]) -> list[str]:
+def _abilities(story: dict[str, Any]) -> list[str]:
     """Classes with a measured IoU of at least half, and the others with theirs, as the card tells them."""
     measured = story.get(PER_CLASS)
-    if not isinstance(measured, Mapping) or not measured:
+    if not isinstance(measured, dict) or not measured:
         return ["not told", "not told"]
     order = sorted(measured, key=lambda name: -measured[name])
     good = [f"{name} {measured[name]:.0f}" for name in order if measured[name] >= 50]
