@@ -7,7 +7,6 @@ is noisy to all: ratios mean more than frames a second. ``--data`` adds mIoU on 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cascade import PHOTO, SIZES, _labels, in_turns
+from cascade import PHOTO, SIZES, _labels, in_turns, plain_eager
 from machine import processor
 from PIL import Image
 from tqdm import tqdm
@@ -185,9 +184,8 @@ def main() -> None:
         }  # fmt: skip
         if not options.no_speed:
             exact = deeplab.load(weights=options.weights, precision="fp32")
-            eager = copy.deepcopy(exact.network)  # as torch runs it when nothing is done
-            eager.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            record["speed"] = speed(models, eager, options.runs)
+            assert isinstance(exact.network, torch.nn.Module)
+            record["speed"] = speed(models, plain_eager(exact.network), options.runs)
             record["peak MB at 513x513"] = {name: peak_megabytes(*way) for name, way in files.items()}
         if options.data is not None:
             precisions = ("fp32", "bf16") if options.imitate or "BF16" in openvino_numbers() else ("fp32",)

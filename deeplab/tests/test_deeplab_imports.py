@@ -4,8 +4,9 @@ from pathlib import Path
 import deeplab
 
 LADDER = [  # a module imports only from those before it
-    "classes", "photos", "network", "description", "transforms", "weights", "claims", "caffe", "checkpoints",
-    "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment", "loading",
+    "classes", "photos", "winograd", "network", "description", "transforms", "weights", "claims", "caffe",
+    "checkpoints", "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment",
+    "loading",
     "mosaic", "label_tiff", "score_grid", "mosaic_blocks", "mosaic_job",
     "export", "refusals", "workers", "uploads", "service", "shelf", "page_parts", "comparison", "several", "app",
     "serving", "jobs",

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deeplab.winograd import Convolution3x3
+
 OUTPUT_STRIDE = 8
 
 
@@ -139,11 +141,14 @@ class DeepLab(nn.Module):
         head, channels = variant.head, 3
         for layer in variant.trunk:
             if isinstance(layer, Convolution):
-                rate = layer.atrous_rate
-                self.add_module(layer.name, nn.Conv2d(channels, layer.channels, 3, padding=rate, dilation=rate))
+                self.add_module(layer.name, Convolution3x3(channels, layer.channels, layer.atrous_rate))
                 channels = layer.channels
-        padding = head.atrous_rate * (head.kernel - 1) // 2
-        self.fc6 = nn.Conv2d(channels, head.channels, head.kernel, padding=padding, dilation=head.atrous_rate)
+        self.fc6: nn.Conv2d
+        if head.kernel == 3:
+            self.fc6 = Convolution3x3(channels, head.channels, head.atrous_rate)
+        else:
+            padding = head.atrous_rate * (head.kernel - 1) // 2
+            self.fc6 = nn.Conv2d(channels, head.channels, head.kernel, padding=padding, dilation=head.atrous_rate)
         self.fc7 = nn.Conv2d(head.channels, head.channels, 1)
         self.fc8 = nn.Conv2d(head.channels, classes, 1)
         for convolution in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
