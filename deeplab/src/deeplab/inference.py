@@ -16,6 +16,7 @@ from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
 from deeplab.precision import choose, reduced
 from deeplab.tiles import margin_of, windows
 from deeplab.transforms import Preparation, pad_to_legal, prepare
+from deeplab.winograd import kept_bytes
 from densecrf import memory
 
 NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
@@ -120,6 +121,11 @@ class Predictor:
     def margin(self) -> int:
         """Pixels that a window must see beyond those it answers for, so that its scores are those of the whole."""
         return self._margin
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that the network keeps beside its weights once it has looked at a photo."""
+        return 0 if isinstance(self.network, Exported) else kept_bytes(self.network)
 
     @torch.inference_mode()
     def scores(self, photo: np.ndarray) -> tuple[np.ndarray, int, int]:

@@ -57,7 +57,8 @@ class Layout:
         Raises:
             MemoryError: if even the smallest do not.
         """
-        room = limit - BASE
+        base = BASE + model.predictor.kept_bytes
+        room = limit - base
         a_pixel = NETWORK_BYTES_A_PIXEL
         window = int(max(0, room / a_pixel) ** 0.5) - 2 * model.predictor.margin
         margin = 0
@@ -66,7 +67,7 @@ class Layout:
         refined = CRF_BYTES_A_PIXEL * max(1.0, len(model.class_names) / 21)
         block = int(max(0, room / refined) ** 0.5) - 2 * margin
         if window < 8 or block < TILE:
-            least = max((8 + 2 * model.predictor.margin) ** 2 * a_pixel, (TILE + 2 * margin) ** 2 * refined) + BASE
+            least = max((8 + 2 * model.predictor.margin) ** 2 * a_pixel, (TILE + 2 * margin) ** 2 * refined) + base
             raise MemoryError(
                 f"got {limit / 1e9:.1f} GB for windows that see {model.predictor.margin} pixels more on each side and "
                 f"blocks of the CRF that see {margin}, wanted {least / 1e9:.1f} GB or more"

@@ -19,7 +19,7 @@ from torch import nn
 
 TILE, SEEN = 4, 6  # side of a tile of results, and of what it sees
 LEAST_CHANNELS = 128  # below, the transforms cost what the products save
-CHUNK_BYTES = 48 << 20  # of tiles at work at once, so that they stay near the processor
+CHUNK_BYTES = 32 << 20  # of tiles at work at once, so that they stay near the processor
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -69,30 +69,43 @@ class Grid:
             for first in range(0, self.down, rows):
                 yield slice(photo, photo + photos), slice(first, min(first + rows, self.down))
 
-    def seen(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps (B, H, W, C) with a border of zeros, so that each tile has the 6×6 that it sees."""
-        rate = self.rate
-        padded = maps.new_zeros(
-            self.batch, (TILE * self.down + 2) * rate, (TILE * self.across + 2) * rate, maps.shape[-1]
-        )
-        padded[:, rate : rate + self.height, rate : rate + self.width] = maps
-        return padded
+    def seen(self, maps: torch.Tensor, photos: slice, rows: slice) -> torch.Tensor:
+        """The tiles (36, T·C) that these rows see of maps (B, H, W, C), zeros beyond the border; T in all."""
+        rate, step = self.rate, TILE * self.rate
+        first, last = step * rows.start - rate, step * rows.stop + rate
+        inside = maps[photos, max(first, 0) : min(last, self.height)]
+        padded = maps.new_zeros(len(inside), last - first, step * self.across + 2 * rate, maps.shape[-1])
+        top = max(-first, 0)
+        padded[:, top : top + inside.shape[1], rate : rate + self.width] = inside
+        return self._cut(padded, SEEN).reshape(SEEN**2, -1)
 
-    def results(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps (B, H, W, C) with zeros at the ends, so that they are whole tiles."""
-        padded = maps.new_zeros(
-            self.batch, TILE * self.down * self.rate, TILE * self.across * self.rate, maps.shape[-1]
-        )
-        padded[:, : self.height, : self.width] = maps
-        return padded
+    def given(self, maps: torch.Tensor, photos: slice, rows: slice) -> torch.Tensor:
+        """The tiles (16, T·O) of these rows of results (B, H, W, O), zeros at the ends."""
+        step = TILE * self.rate
+        inside = maps[photos, step * rows.start : step * rows.stop]
+        padded = maps.new_zeros(len(inside), step * (rows.stop - rows.start), step * self.across, maps.shape[-1])
+        padded[:, : inside.shape[1], : self.width] = inside
+        return self._cut(padded, TILE).reshape(TILE**2, -1)
 
-    def tiles(self, maps: torch.Tensor, side: int, photos: slice, rows: slice) -> torch.Tensor:
-        """Tiles of ``side`` × ``side``, 4 apart, as a view (side, side, B, rows, rate, across, rate, C)."""
-        rate, part = self.rate, maps[photos, TILE * self.rate * rows.start :]
-        photo, row, column, _ = part.stride()
-        shape = (side, side, part.shape[0], rows.stop - rows.start, rate, self.across, rate, part.shape[-1])
+    def put(
+        self, tiles: torch.Tensor, bias: torch.Tensor | None, maps: torch.Tensor, photos: slice, rows: slice
+    ) -> None:
+        """Tiles (16, T·O) of these rows, and a bias, into the results (B, H, W, O)."""
+        step = TILE * self.rate
+        into = maps[photos, step * rows.start : step * rows.stop]
+        whole = maps.new_empty(len(into), step * (rows.stop - rows.start), step * self.across, maps.shape[-1])
+        cut = self._cut(whole, TILE)
+        cut.copy_(tiles.view(cut.shape))
+        found = whole[:, : into.shape[1], : self.width]
+        into.copy_(found if bias is None else found.add_(bias))
+
+    def _cut(self, maps: torch.Tensor, side: int) -> torch.Tensor:
+        """Tiles of ``side`` × ``side``, 4 apart, as a view (side, side, B, down, rate, across, rate, C)."""
+        rate, (photo, row, column, _) = self.rate, maps.stride()
+        down = maps.shape[1] // (TILE * rate)  # a border of one tile's overlap adds no tile
+        shape = (side, side, len(maps), down, rate, self.across, rate, maps.shape[-1])
         steps = (rate * row, rate * column, photo, TILE * rate * row, row, TILE * rate * column, column, 1)
-        return part.as_strided(shape, steps)
+        return maps.as_strided(shape, steps)
 
 
 def _tiles(length: int, rate: int) -> int:
@@ -115,17 +128,13 @@ def convolve(maps: torch.Tensor, matrices: torch.Tensor, bias: torch.Tensor | No
     """Maps (B, C, H, W) fp32, best channels-last, convolved with zeros at the border to (B, O, H, W), channels-last."""
     inputs, outputs = matrices.shape[1:]
     grid = Grid(maps.shape[0], maps.shape[2], maps.shape[3], rate)
-    seen = grid.seen(maps.permute(0, 2, 3, 1))
-    found = maps.new_empty(grid.batch, TILE * grid.down * rate, TILE * grid.across * rate, outputs)
-    for photos, rows in grid.chunks(2 * inputs + outputs):
-        tiles = torch.mm(INPUT, grid.tiles(seen, SEEN, photos, rows).reshape(SEEN**2, -1))
-        products = torch.bmm(tiles.view(SEEN**2, -1, inputs), matrices)
-        into = grid.tiles(found, TILE, photos, rows)
-        into.copy_(torch.mm(RESULT, products.view(SEEN**2, -1)).view(into.shape))
     shape = grid.batch, outputs, grid.height, grid.width
     result = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
-    found = found[:, : grid.height, : grid.width]
-    result.permute(0, 2, 3, 1).copy_(found if bias is None else found.add_(bias))
+    source, target = maps.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1)
+    for photos, rows in grid.chunks(2 * inputs + outputs):
+        tiles = torch.mm(INPUT, grid.seen(source, photos, rows))
+        products = torch.bmm(tiles.view(SEEN**2, -1, inputs), matrices)
+        grid.put(torch.mm(RESULT, products.view(SEEN**2, -1)), bias, target, photos, rows)
     return result
 
 
@@ -133,13 +142,19 @@ def weight_gradient(maps: torch.Tensor, gradient: torch.Tensor, rate: int) -> to
     """The gradient (O, C, 3, 3) to the weights, from maps (B, C, H, W) and the gradient (B, O, H, W) to the results."""
     inputs, outputs = maps.shape[1], gradient.shape[1]
     grid = Grid(maps.shape[0], maps.shape[2], maps.shape[3], rate)
-    seen, results = grid.seen(maps.permute(0, 2, 3, 1)), grid.results(gradient.permute(0, 2, 3, 1))
+    source, results = maps.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     total = maps.new_zeros(SEEN**2, inputs, outputs)
     for photos, rows in grid.chunks(2 * inputs + outputs):
-        tiles = torch.mm(INPUT, grid.tiles(seen, SEEN, photos, rows).reshape(SEEN**2, -1))
-        wanted = torch.mm(RESULT.T, grid.tiles(results, TILE, photos, rows).reshape(TILE**2, -1))
+        tiles = torch.mm(INPUT, grid.seen(source, photos, rows))
+        wanted = torch.mm(RESULT.T, grid.given(results, photos, rows))
         total.baddbmm_(tiles.view(SEEN**2, -1, inputs).transpose(1, 2), wanted.view(SEEN**2, -1, outputs))
     return torch.mm(WEIGHT.T, total.view(SEEN**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
+
+
+def kept_bytes(network: nn.Module) -> int:
+    """Bytes of transformed weights that a network keeps at most once it predicts."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Convolution3x3) and layer.may_pay]
+    return sum(layer.weight.numel() // 9 * SEEN**2 * layer.weight.element_size() for layer in layers)
 
 
 class _Convolve(torch.autograd.Function):
@@ -188,13 +203,22 @@ class Convolution3x3(nn.Conv2d):
             return _Convolve.apply(input, self.weight, self.bias, rate)  # type: ignore[no-untyped-call]
         return convolve(input, self._matrices(), self.bias, rate)
 
-    def _pays(self, maps: torch.Tensor) -> bool:
+    @property
+    def may_pay(self) -> bool:
+        """Whether the fast way may be taken, were the maps to suit it."""
         return (
             self.fast
-            and maps.ndim == 4
-            and maps.dtype == self.weight.dtype == torch.float32
-            and maps.device.type == self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+            and self.weight.device.type == "cpu"
             and min(self.in_channels, self.out_channels) >= LEAST_CHANNELS
+        )
+
+    def _pays(self, maps: torch.Tensor) -> bool:
+        return (
+            self.may_pay
+            and maps.ndim == 4
+            and maps.dtype == torch.float32
+            and maps.device.type == "cpu"
             and worthwhile(maps.shape[2], maps.shape[3], int(self.dilation[0]))
             and not torch.compiler.is_compiling()
             and not torch._C._get_tracing_state()
