@@ -179,8 +179,8 @@ def test_other_classes_keep_what_they_know_by_name(recipe, tmp_path, capsys):
 
 def test_it_learns(recipe, tmp_path):
     recipe = replace(
-        recipe, steps=16, validate_every=16, batch=4, optimizer="adamw", rate=3e-4, head_norm=True, dropout=0.0,
-        last_layer_rate=10.0, policy="poly",
+        recipe, steps=16, validate_every=16, checkpoint_every=16, batch=4, optimizer="adamw", rate=3e-4,
+        head_norm=True, dropout=0.0, last_layer_rate=10.0, policy="poly",
     )  # fmt: skip
     weights = train(recipe, tmp_path)
     photo = Path(recipe.data) / "JPEGImages/4.jpg"

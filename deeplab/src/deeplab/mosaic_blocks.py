@@ -21,7 +21,7 @@ from deeplab.segment import CRF_BYTES_A_PIXEL, Model
 from deeplab.tiles import Span, spans
 from deeplab.weights import write_whole
 
-BASE = 600_000_000
+BASE = 700_000_000
 """Bytes for the interpreter, torch, the weights, and windows of the picture."""
 MARGIN_IN_STDS = 2.0
 """Of the CRF's appearance kernel, that a block sees beyond its core; measured by benchmarks/mosaic.py."""
