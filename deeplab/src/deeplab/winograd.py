@@ -192,7 +192,7 @@ class Convolution3x3(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, rate: int = 1):
         super().__init__(inputs, outputs, 3, padding=rate, dilation=rate)
-        self._kept: tuple[int, int, torch.Tensor] | None = None
+        self._kept: tuple[torch.Tensor, tuple[int, int], torch.Tensor] | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Maps (B, C, H, W) to (B, O, H, W)."""
@@ -200,6 +200,7 @@ class Convolution3x3(nn.Conv2d):
             return super().forward(input)
         rate = int(self.dilation[0])
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
+            self._kept = None
             return _Convolve.apply(input, self.weight, self.bias, rate)  # type: ignore[no-untyped-call]
         return convolve(input, self._matrices(), self.bias, rate)
 
@@ -229,8 +230,9 @@ class Convolution3x3(nn.Conv2d):
         weight = self.weight
         if weight.is_inference():  # these do not say when they change
             return transformed(weight)
-        if self._kept is None or self._kept[:2] != (weight._version, weight.data_ptr()):
-            self._kept = weight._version, weight.data_ptr(), transformed(weight.detach())
+        state = weight._version, weight.data_ptr()
+        if self._kept is None or self._kept[0] is not weight or self._kept[1] != state:
+            self._kept = weight, state, transformed(weight.detach())
         return self._kept[2]
 
     def __getstate__(self) -> dict[str, Any]:
