@@ -31,7 +31,7 @@ from deeplab.search import Grid
 from deeplab.trials import Trials
 from deeplab.weights import write_whole
 
-GRID = Grid((1, 2, 3, 4, 6), (10, 20, 40, 80), (3, 5, 8))
+GRID = Grid((1, 2, 4, 6, 9), (10, 20, 40, 80, 120), (2, 3, 5))
 BAND = 5
 PUBLISHED = (
     ("SegNet's table: DeepLab-LargeFOV", "88.20", "62.53", "53.88", "32.77"),
