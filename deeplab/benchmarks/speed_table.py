@@ -13,13 +13,13 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +36,6 @@ from deeplab.precision import choose
 from deeplab.rows import markdown_table
 from deeplab.transforms import pad_to_legal, prepare
 from deeplab.weights import write_whole
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PAPER = {"network, 306×306, Titan GPU": "0.125", "CRF, 500×375, CPU": "under 0.5"}
 SIZE = 500, 375
