@@ -29,6 +29,11 @@ def direct(layer):
     return same
 
 
+@pytest.fixture(autouse=True)
+def on_any_processor(monkeypatch):
+    monkeypatch.setattr(Convolution3x3, "fast", True)
+
+
 @given(
     batch=st.integers(1, 3), inputs=st.integers(1, 5), outputs=st.integers(1, 5), height=st.integers(1, 30),
     width=st.integers(1, 30), rate=st.integers(1, 5),

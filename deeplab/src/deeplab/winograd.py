@@ -20,6 +20,9 @@ from torch import nn
 TILE, SEEN = 4, 6  # side of a tile of results, and of what it sees
 LEAST_CHANNELS = 128  # below, the transforms cost what the products save
 CHUNK_BYTES = 32 << 20  # of tiles at work at once, so that they stay near the processor
+# torch's convolutions use AVX-512 wherever it is, its matrix products not on every such processor: on an EPYC the direct
+# sums ran at 250 GMAC/s and a matrix product at 108, and the network took 0.21 s against 0.28 s.
+DIRECT_IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -183,12 +186,13 @@ class _Convolve(torch.autograd.Function):
 class Convolution3x3(nn.Conv2d):
     """An ``nn.Conv2d`` of 3×3 with zeros at the border, size kept, that takes the fast way where it pays.
 
-    It pays for fp32 on a CPU, 128 channels or more, and maps that tiles cover well; all else, and whatever is traced,
-    compiled or exported, goes the direct way. ``fast = False`` turns it off. Without gradients the transformed weights
-    are kept, at four times the memory of the weights, until these change.
+    It pays for fp32 on a CPU without AVX-512, 128 channels or more, and maps that tiles cover well; all else, and
+    whatever is traced, compiled or exported, goes the direct way. ``fast = False`` turns it off, ``fast = True`` has it
+    with AVX-512 too. Without gradients the transformed weights are kept, at four times the memory of the weights, until
+    these change.
     """
 
-    fast: bool = True
+    fast: bool = not DIRECT_IS_FASTER
 
     def __init__(self, inputs: int, outputs: int, rate: int = 1):
         super().__init__(inputs, outputs, 3, padding=rate, dilation=rate)
