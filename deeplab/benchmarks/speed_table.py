@@ -36,6 +36,7 @@ from deeplab.precision import choose
 from deeplab.rows import markdown_table
 from deeplab.transforms import pad_to_legal, prepare
 from deeplab.weights import write_whole
+from deeplab.winograd import DIRECT_IS_FASTER
 
 PAPER = {"network, 306×306, Titan GPU": "0.125", "CRF, 500×375, CPU": "under 0.5"}
 SIZE = 500, 375
@@ -104,7 +105,7 @@ def networks(calibrate: Path | None, folder: Path) -> tuple[dict[str, Any], list
     assert isinstance(exact.network, torch.nn.Module)
     found: dict[str, Any] = {
         "torch, plain eager fp32": plain_eager(exact.network),
-        "torch, fp32 (Winograd)": exact,
+        "torch, fp32" + (", direct" if DIRECT_IS_FASTER else ", Winograd"): exact,
     }
     missing = []
     if choose("auto", torch.device("cpu")) == torch.bfloat16:

@@ -33,6 +33,7 @@ from deeplab.weights import write_whole
 
 GRID = Grid((1, 2, 4, 6, 9), (10, 20, 40, 80, 120), (2, 3, 5))
 BAND = 5
+PLACES = ("data", "init", "extra_data", "teacher")  # of a recipe: where files lay, which is nobody's business
 PUBLISHED = (
     ("SegNet's table: DeepLab-LargeFOV", "88.20", "62.53", "53.88", "32.77"),
     ("SegNet's table: with the CRF", "89.71", "60.67", "54.74", "40.79"),
@@ -136,7 +137,7 @@ def write(
         near = f"{100 * found.boundary(BAND).mean_iou:.2f}"
         writer.writerow([*row(way, found), near, *(f"{100 * value:.2f}" for value in found.iou.values())])
     write_whole(options.out.with_suffix(".csv"), text.getvalue().encode())
-    story = model.card.story
+    recipe = {key: value for key, value in model.card.story.get("recipe", {}).items() if key not in PLACES}
     heading = ["", "global accuracy", "class average", "mean IoU", "boundary F1"]
     classes = [["class", *scores], *([name, *(f"{100 * s.iou[name]:.1f}" for s in scores.values())] for name in names)]
     size = f"{round(480 * options.scale)}×{round(360 * options.scale)}"
@@ -150,7 +151,7 @@ def write(
         )
         + "\n\nSegNet's entries were trained on 3,433 photos of several road data sets, CamVid's among them.\n\n"
         + markdown_table(classes)
-        + f"\n\nHow it was trained: `{json.dumps(story.get('recipe', {}))}`\n"
+        + f"\n\nHow it was trained: `{json.dumps(recipe)}`\n"
     )
     write_whole(options.out.with_suffix(".md"), report.encode())
     print(report)

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplab.network import build
-from deeplab.winograd import LEAST_CHANNELS, Convolution3x3, convolve, transformed, weight_gradient, worthwhile
+from deeplab.winograd import (
+    LEAST_CHANNELS,
+    Convolution3x3,
+    convolve,
+    kept_bytes,
+    transformed,
+    weight_gradient,
+    worthwhile,
+)
 
 SHAPES = [(2, 128, 136, 33, 41, 1), (3, 128, 192, 37, 30, 2), (1, 256, 128, 48, 40, 12)]
 
@@ -90,6 +98,15 @@ def test_nothing_that_is_kept_is_saved_or_copied():
         layer(maps_of(1, LEAST_CHANNELS, 33, 40))
     assert list(layer.state_dict()) == ["weight", "bias"]
     assert copy.deepcopy(layer)._kept is None
+
+
+def test_what_is_kept_is_counted_before_and_after():
+    layers = torch.nn.Sequential(Convolution3x3(LEAST_CHANNELS, 2 * LEAST_CHANNELS), Convolution3x3(64, 64))
+    size = 4 * 36 * LEAST_CHANNELS * 2 * LEAST_CHANNELS
+    assert kept_bytes(layers) == kept_bytes(layers, to_come=True) == size
+    with torch.no_grad():
+        layers[0](maps_of(1, LEAST_CHANNELS, 33, 40))
+    assert (kept_bytes(layers), kept_bytes(layers, to_come=True)) == (size, 0)
 
 
 @pytest.mark.parametrize(

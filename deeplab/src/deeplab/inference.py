@@ -174,6 +174,8 @@ class Predictor:
     def _affordable_core(self, photos: int, height: int, width: int) -> int | None:
         """How many pixels a window may answer for in each direction; None if the whole photo fits."""
         free = _free(self.device)
+        if free is not None and not isinstance(self.network, Exported):
+            free -= kept_bytes(self.network, to_come=True)
         pixels = photos * height * width
         if free is None or pixels * NETWORK_BYTES_A_PIXEL <= free:
             return None

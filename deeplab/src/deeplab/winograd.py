@@ -20,7 +20,7 @@ from torch import nn
 TILE, SEEN = 4, 6  # side of a tile of results, and of what it sees
 LEAST_CHANNELS = 128  # below, the transforms cost what the products save
 CHUNK_BYTES = 32 << 20  # of tiles at work at once, so that they stay near the processor
-# torch's convolutions use AVX-512 wherever it is, its matrix products not on every such processor: on an EPYC the direct
+# torch's convolutions use AVX-512 wherever it is, its matrix products not on every such processor: on an EPYC direct
 # sums ran at 250 GMAC/s and a matrix product at 108, and the network took 0.21 s against 0.28 s.
 DIRECT_IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
@@ -154,9 +154,10 @@ def weight_gradient(maps: torch.Tensor, gradient: torch.Tensor, rate: int) -> to
     return torch.mm(WEIGHT.T, total.view(SEEN**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
 
 
-def kept_bytes(network: nn.Module) -> int:
-    """Bytes of transformed weights that a network keeps at most once it predicts."""
+def kept_bytes(network: nn.Module, *, to_come: bool = False) -> int:
+    """Bytes of transformed weights that a network keeps at most once it predicts, or of those it does not keep yet."""
     layers = [layer for layer in network.modules() if isinstance(layer, Convolution3x3) and layer.may_pay]
+    layers = [layer for layer in layers if not (to_come and layer.keeps)]
     return sum(layer.weight.numel() // 9 * SEEN**2 * layer.weight.element_size() for layer in layers)
 
 
@@ -217,6 +218,11 @@ class Convolution3x3(nn.Conv2d):
             and self.weight.device.type == "cpu"
             and min(self.in_channels, self.out_channels) >= LEAST_CHANNELS
         )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether transformed weights are kept just now."""
+        return self._kept is not None
 
     def _pays(self, maps: torch.Tensor) -> bool:
         return (
