@@ -46,7 +46,7 @@ def recipe_of(variant: str, options: argparse.Namespace) -> Recipe:
     """The same for all but the head."""
     return Recipe(
         data=str(options.data), train_split="train_aug", val_split="val", variant=variant, init=str(options.init),
-        frozen=tuple(f"conv{stage}" for stage in range(1, 6)), cached_views=1, scale_low=0.8, scale_high=1.2,
+        frozen=tuple(f"conv{stage}" for stage in range(1, 6)), scale_low=0.8, scale_high=1.2,
         crop=VARIANTS[variant].legal_crop(options.crop), batch=options.batch,
         steps=options.steps, optimizer="adamw", rate=3e-4, last_layer_rate=2.0, bias_rate=1.0, weight_decay=0.01,
         policy="poly", warmup=5, head_norm=True, score="mIoU-7", validate_every=options.steps, validate_photos=8,
