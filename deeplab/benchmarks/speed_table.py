@@ -32,6 +32,7 @@ from tqdm import tqdm
 import deeplab
 import densecrf
 from deeplab.charts import new_figure, png_of
+from deeplab.network import VARIANTS
 from deeplab.precision import choose
 from deeplab.rows import markdown_table
 from deeplab.transforms import pad_to_legal, prepare
@@ -50,7 +51,7 @@ Times = dict[str, dict[str, float]]
 def photo_of(width: int, height: int) -> np.ndarray:
     """The photograph at a size, (H, W, 3) uint8."""
     with Image.open(PHOTO) as file:
-        return np.asarray(file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+        return np.array(file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
 
 
 def with_labels(probabilities: np.ndarray, count: int) -> np.ndarray:
@@ -133,11 +134,9 @@ def networks(calibrate: Path | None, folder: Path) -> tuple[dict[str, Any], list
 
 def network_times(models: dict[str, Any], width: int, height: int, runs: int) -> Times:
     """Scores at stride 8 of one photo by each."""
-    batch = prepare(photo_of(width, height))
+    legal = pad_to_legal(prepare(photo_of(width, height)), VARIANTS["deeplab-largefov"])
     work: dict[str, Callable[[], object]] = {}
     for name, model in models.items():
-        network = getattr(model, "network", model)
-        legal = pad_to_legal(batch, network.variant)
         if isinstance(model, deeplab.Model) and model.predictor.device.type == "cuda":
             work[name] = partial(_on_gpu, model, legal.cuda())
         elif isinstance(model, deeplab.Model) and not isinstance(model.predictor.network, torch.nn.Module):
