@@ -80,7 +80,7 @@ class Manifest:
         name, now = self._name(outcome.job), time.time()
         row: dict[str, Any] = {
             "photo": str(outcome.job.photo), "name": name, "input": _input(outcome.job.photo),
-            "settings": self.settings, "time": round(now, 3),
+            "settings": self.settings, "time": round(now, 6),
         }  # fmt: skip
         if outcome.error is None:
             files = [file.relative_to(self._out).as_posix() for file in outcome.job.files(kinds)]
