@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,6 +71,7 @@ class Batches:
         self._batch, self._extra, self._places, self._seed = batch, extra, places, seed
         self._workers, self._complain, self._teacher = workers, complain, teacher
         self._bad: set[str] = set()
+        self._lock = threading.Lock()  # of what is known to be bad: every thread that meets too much of it says so
         mean = [round(level) for level in preparation.mean]
         red, green, blue = mean if preparation.channels == "RGB" else mean[::-1]
         self._fill = (red, green, blue)
@@ -111,12 +113,13 @@ class Batches:
         raise ValueError("not one photo of the split can be used; deeplab check-data names each fault")
 
     def _note(self, name: str, reason: str) -> None:
-        if name in self._bad:
-            return
-        self._bad.add(name)
+        with self._lock:
+            known = name in self._bad
+            self._bad.add(name)
         if len(self._bad) > max(3, BAD_SHARE * sum(len(source) for source in self._sources)):
             raise ValueError(
                 f"{name}: {reason}; {len(self._bad)} photos cannot be used by now, so the run stops: "
                 "deeplab check-data names each fault"
             )
-        self._complain(f"{name}: {reason}; another photo takes its place")
+        if not known:
+            self._complain(f"{name}: {reason}; another photo takes its place")
