@@ -125,9 +125,14 @@ def _resized_to(photo: np.ndarray, labels: np.ndarray, size: tuple[int, int]) ->
     )
 
 
+def draw_factors(strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Factors (3,) float32 on brightness, contrast and saturation, each from 1 ± ``strength``."""
+    return rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+
+
 def jittered(photo: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast about the mean grey, and saturation, each times a factor drawn from 1 ± ``strength``."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    brightness, contrast, saturation = draw_factors(strength, rng)
     levels = photo.astype(np.float32) * brightness
     levels = levels.mean() + contrast * (levels - levels.mean())
     grey = levels @ np.array([0.299, 0.587, 0.114], np.float32)

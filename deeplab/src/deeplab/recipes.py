@@ -55,6 +55,13 @@ class Recipe:
     jitter: float = 0.0
     """Brightness, contrast and saturation change by factors within 1 ± this."""
 
+    mix: float = 0.0
+    """Probability that half of another crop's classes are pasted into a crop; needs in_memory."""
+    in_memory: bool = False
+    """Decode all photos once into the device's memory, and make crops and colours there: for a GPU."""
+    memory_side: int = 512
+    """With in_memory, larger photos are resized so that their longer side has this many pixels."""
+
     optimizer: str = "sgd"
     rate: float = 1e-3
     momentum: float = 0.9
@@ -115,12 +122,12 @@ class Recipe:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise ValueError(f"got {key} = {getattr(self, key)!r}, wanted one of: {', '.join(known)}")
-        for key in ("crop", "batch", "accumulate", "steps", "validate_every", "checkpoint_every", "workers"):
+        for key in ("crop", "batch", "accumulate", "steps", "validate_every", "checkpoint_every", "workers", "memory_side"):
             if getattr(self, key) < 1:
                 raise ValueError(f"got {key} = {getattr(self, key)}, wanted at least 1")
         if not 0 < self.scale_low <= self.scale_high:
             raise ValueError(f"got scales {self.scale_low} to {self.scale_high}, wanted 0 < scale_low ≤ scale_high")
-        for key, most in (("dropout", 1), ("ema", 1), ("jitter", 1), ("extra_share", 1), ("teacher_share", 1)):
+        for key, most in (("dropout", 1), ("ema", 1), ("jitter", 1), ("extra_share", 1), ("teacher_share", 1), ("mix", 1)):
             if not 0 <= getattr(self, key) < most:
                 raise ValueError(f"got {key} = {getattr(self, key)}, wanted 0 or more and less than {most:g}")
         legal = VARIANTS[self.variant].legal_crop(self.crop)
@@ -130,6 +137,10 @@ class Recipe:
             )
         if bool(self.teacher) != (self.teacher_share > 0):
             raise ValueError("teacher and teacher_share go together: got one without the other")
+        if self.mix and not self.in_memory:
+            raise ValueError("got mix without in_memory; wanted in_memory = true as well")
+        if self.in_memory and self.cached_views:
+            raise ValueError("got in_memory and cached_views, wanted one of the two")
         if bool(self.extra_data) != (self.extra_share > 0):
             raise ValueError("extra_data and extra_share go together: got one without the other")
 

@@ -34,7 +34,7 @@ class ScoreFile:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 self._places = {str(name): place for place, name in enumerate(file["ids"])}
                 self._logits, sizes = file["logits_u8"], file["width_height_canvasw_canvash"]
-                self._scale, self._zero = float(file["scale"]), float(file["zero_point"])
+                self.scale, self.zero_point = float(file["scale"]), float(file["zero_point"])
             count, height, width, found = self._logits.shape
             if len(self._places) != count or sizes.shape != (count, 4) or height != width or (CANVAS - 1) % (width - 1):
                 raise ValueError(f"shapes {self._logits.shape} and {sizes.shape} for {len(self._places)} photos")
@@ -76,9 +76,14 @@ class ScoreFile:
         Raises:
             ValueError: if the photo has another size than the file says.
         """
+        levels, canvas = self.levels_of(name, size)
+        scores = (levels.astype(np.float32) - self.zero_point) * self.scale
+        return np.moveaxis(scores, 2, 0), canvas
+
+    def levels_of(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+        """The same as they are stored: (h, w, K) uint8; ``size`` (0, 0) is not checked."""
         place = self._places[name]
         width, height, canvas_width, canvas_height = self._sizes[place]
-        if (height, width) != size:
+        if size not in ((height, width), (0, 0)):
             raise ValueError(f"{self.path}: got scores of a photo {(height, width)}, but {name} is {size}")
-        scores = (self._logits[place].astype(np.float32) - self._zero) * self._scale
-        return np.moveaxis(scores, 2, 0), (canvas_height, canvas_width)
+        return self._logits[place], (canvas_height, canvas_width)

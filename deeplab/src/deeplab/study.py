@@ -21,6 +21,7 @@ from deeplab.datasets import Dataset, Pair, open_dataset
 from deeplab.feature_cache import CachedBatches, FeatureCache, fill
 from deeplab.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
 from deeplab.loading import shipped
+from deeplab.memory_batches import MemoryBatches, PhotoStore
 from deeplab.network import DeepLab, build
 from deeplab.recipes import Recipe
 from deeplab.rehead import rehead
@@ -136,13 +137,25 @@ def _batches(
     share = recipe.batch // fabric.world_size
     how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
     names = [pair.name for source in sources for pair in source]
-    teacher = Teacher(recipe.teacher, len(sources[0].class_names), names) if recipe.teacher else None
+    classes, places = len(sources[0].class_names), slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    teacher = Teacher(recipe.teacher, classes, names) if recipe.teacher else None
+    if recipe.in_memory:
+        store = PhotoStore(
+            sources, side=recipe.memory_side, device=fabric.device, workers=recipe.workers, on_problem=_note
+        )
+        return MemoryBatches(
+            store, network.variant, preparation, how, classes=classes, batch=recipe.batch, extra=extra, places=places,
+            seed=recipe.seed, teacher=teacher, mix=recipe.mix,
+        )  # fmt: skip
     return Batches(
         sources, network.variant, preparation, how, batch=recipe.batch, extra=extra,
-        places=slice(fabric.global_rank * share, (fabric.global_rank + 1) * share), seed=recipe.seed,
-        workers=recipe.workers, complain=lambda line: tqdm.write(f"deeplab: note: {line}", file=sys.stderr),
+        places=places, seed=recipe.seed, workers=recipe.workers, complain=_note,
         teacher=teacher,
     )  # fmt: skip
+
+
+def _note(line: str) -> None:
+    tqdm.write(f"deeplab: note: {line}", file=sys.stderr)
 
 
 def _class_counts(out: Path, train: Dataset) -> np.ndarray:

@@ -204,6 +204,7 @@ def _validate(
             fold_batch_norm(scored)
         scored = scored.float().eval()
         device = str(fabric.device)
+        torch.backends.cudnn.benchmark = False  # it would try algorithms for each size of photo
         predictor = Predictor(scored, study.preparation, device=device)
         pairs = study.val[: recipe.validate_photos] if recipe.validate_photos else study.val
         seen: list[tuple[str, np.ndarray]] = []
@@ -216,6 +217,7 @@ def _validate(
 
         bar = tqdm(pairs, desc="validate", unit="photo", leave=False, disable=None)
         scores = evaluate(predict, bar, class_names=study.class_names)
+        torch.backends.cudnn.benchmark = True
         summary = scores.summary()
         run.log(progress.step, **{name: value for name, value in summary.items() if np.isfinite(value)})
         for name, picture in seen:
@@ -264,6 +266,7 @@ def _fabric(recipe: Recipe) -> Any:
         precision=_PRECISIONS[wanted],
     )
     fabric.launch()
+    torch.backends.cudnn.benchmark = True  # crops are all of one size
     return fabric
 
 
