@@ -129,7 +129,8 @@ def _train(recipe: Recipe, out: Path, fabric: Any, run: Run | None) -> Path:
             set_rates(optimizer, rate)
             trainee.train()
             torch.manual_seed((recipe.seed << 32) + progress.step * fabric.world_size + fabric.global_rank)
-            loss = _step(fabric, trainee, wrapped, next(batches), recipe, class_weights, progress.step)
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # crops, unlike photos, are of one size
+                loss = _step(fabric, trainee, wrapped, next(batches), recipe, class_weights, progress.step)
             if mean is not None:
                 mean.update(network, progress.step)
             progress.step += 1
@@ -204,7 +205,6 @@ def _validate(
             fold_batch_norm(scored)
         scored = scored.float().eval()
         device = str(fabric.device)
-        torch.backends.cudnn.benchmark = False  # it would try algorithms for each size of photo
         predictor = Predictor(scored, study.preparation, device=device)
         pairs = study.val[: recipe.validate_photos] if recipe.validate_photos else study.val
         seen: list[tuple[str, np.ndarray]] = []
@@ -217,7 +217,6 @@ def _validate(
 
         bar = tqdm(pairs, desc="validate", unit="photo", leave=False, disable=None)
         scores = evaluate(predict, bar, class_names=study.class_names)
-        torch.backends.cudnn.benchmark = True
         summary = scores.summary()
         run.log(progress.step, **{name: value for name, value in summary.items() if np.isfinite(value)})
         for name, picture in seen:
@@ -266,7 +265,6 @@ def _fabric(recipe: Recipe) -> Any:
         precision=_PRECISIONS[wanted],
     )
     fabric.launch()
-    torch.backends.cudnn.benchmark = True  # crops are all of one size
     return fabric
 
 
