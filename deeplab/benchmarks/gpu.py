@@ -20,6 +20,7 @@ import time
 import types
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def run_group(options: argparse.Namespace) -> None:
     }
     for name in GROUPS[options.group]:
         started = time.monotonic()
-        record.attempt("sections", name, lambda name=name: sections[name](record))  # type: ignore[misc]
+        record.attempt("sections", name, partial(sections[name], record))
         record.put("seconds", name, round(time.monotonic() - started, 1))
 
 
@@ -205,8 +206,8 @@ def main() -> None:
         raise SystemExit(f"got groups {', '.join(sorted(unknown))}, wanted some of: {', '.join(GROUPS)}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit(
-            f"got device {options.device!r}, but torch {torch.__version__} sees no GPU here; '--device cpu --small' runs "
-            "the same code on a processor"
+            f"got device {options.device!r}, but torch {torch.__version__} sees no GPU here; '--device cpu --small' "
+            "runs the same code on a processor"
         )
     from gpu_table import write_table
 

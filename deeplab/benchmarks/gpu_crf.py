@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from gpu_record import Record
+from gpu_record import Record, milliseconds
 from gpu_scene import SETTINGS, appearance_features, grid_axes, scenes
 
+import densecrf
 from densecrf.torch import DenseCRF, Kernel, Lattice, fused
 from densecrf.torch.attention import Attention
 from densecrf.torch.kernel import Rows
@@ -31,37 +34,38 @@ def parity(record: Record) -> None:
     for backend in ("torch", "exact"):
         for name, params in SETTINGS.items():
 
-            def compare(backend: str = backend, params: Any = params) -> dict[str, float]:
-                found = {}
-                for device in (torch.device("cpu"), record.device):
-                    image, logits = scenes(1, height, width, labels, device)
-                    crf = DenseCRF(params, backend=backend, marginals=True).to(device)
-                    with torch.no_grad():
-                        marginals = crf(image, logits).cpu()
-                    scores = logits.clone().requires_grad_()
-                    learning = DenseCRF(params, backend=backend, iterations=5).to(device)
-                    learning(image, scores).logsumexp(1).square().mean().backward()
-                    assert scores.grad is not None
-                    assert learning.weights.grad is not None
-                    found[device] = marginals, scores.grad.cpu(), learning.weights.grad.cpu()
-                (wanted, slope, weights), (mine, my_slope, my_weights) = (
-                    list(found.values())[0],
-                    list(found.values())[-1],
-                )
-                off = (mine - wanted).abs()
+            def compare(backend: str = backend, params: densecrf.Params = params) -> dict[str, float]:
+                wanted, slope, weights = _outcome(torch.device("cpu"), params, backend, (height, width, labels))
+                found, my_slope, my_weights = _outcome(record.device, params, backend, (height, width, labels))
+                off = (found - wanted).abs()
                 return {
                     "largest difference of marginals": float(off.max()),
                     "share of marginals off by more than 1e-3": float((off > 1e-3).float().mean()),
-                    "labels that differ": int((mine.argmax(1) != wanted.argmax(1)).sum()),
-                    "gradient to logits, difference of largest": float(
-                        (my_slope - slope).abs().max() / slope.abs().max()
-                    ),
-                    "gradient to weights, difference of largest": float(
-                        (my_weights - weights).abs().max() / weights.abs().max()
-                    ),
+                    "labels that differ": int((found.argmax(1) != wanted.argmax(1)).sum()),
+                    "gradient to logits, difference of largest": _relative(my_slope, slope),
+                    "gradient to weights, difference of largest": _relative(my_weights, weights),
                 }
 
             record.attempt("parity with the CPU", f"{backend}, {name}, {width}×{height}, {labels} labels", compare)
+
+
+def _outcome(
+    device: torch.device, params: densecrf.Params, backend: str, size: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Marginals after ten steps, and gradients of five to logits and weights."""
+    image, logits = scenes(1, *size, device)
+    with torch.no_grad():
+        marginals = DenseCRF(params, backend=backend, marginals=True).to(device)(image, logits)
+    scores = logits.clone().requires_grad_()
+    crf = DenseCRF(params, backend=backend, iterations=5).to(device)
+    crf(image, scores).logsumexp(1).square().mean().backward()
+    assert scores.grad is not None
+    assert crf.weights.grad is not None
+    return marginals.cpu(), scores.grad.cpu(), crf.weights.grad.cpu()
+
+
+def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def lattice(record: Record) -> None:
@@ -75,17 +79,13 @@ def lattice(record: Record) -> None:
             _grid_lattice.cache_clear()
             with context(), torch.no_grad():
                 crf = DenseCRF(params, backend="torch", iterations=STEPS).to(record.device)
-                record.time(section, title, lambda crf=crf, image=image, logits=logits: crf(image, logits))
+                record.time(section, title, partial(crf, image, logits))
                 features = appearance_features(image[0], params)
-                record.time(section, f"{title}: building the appearance lattice", lambda f=features: Kernel(f))
-                record.attempt(
-                    section, f"{title}: parts", lambda f=features, p=params, s=logits: _parts(record, f, p, s)
-                )
-                if record.device.type == "cuda":
+                record.time(section, f"{title}: building the appearance lattice", partial(Kernel, features))
+                record.attempt(section, f"{title}: parts", partial(_parts, record, features, params, logits))
+                if record.device.type == "cuda" and way == "kernels":
                     graph = f"{title}: steps alone, as a graph"
-                    record.attempt(
-                        section, graph, lambda f=features, p=params, s=logits: _graph(record, f, p, s, graph)
-                    )
+                    record.attempt(section, graph, partial(_graph, record, features, params, logits))
         _grid_lattice.cache_clear()
     images, scores = scenes(2 if record.small else 16, height, width, labels, record.device)
     with torch.no_grad():
@@ -93,12 +93,13 @@ def lattice(record: Record) -> None:
         record.time(section, f"A, batch of {len(images)}, {width}×{height}", lambda: crf(images, scores))
 
 
-def _rows(features: torch.Tensor, params: Any, logits: torch.Tensor) -> tuple[Rows, Kernel]:
+def _rows(features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> tuple[Rows, Kernel]:
     """The messages of both kernels, and the appearance kernel."""
+    height, width = logits.shape[2:]
     places = torch.stack(
         [
             grid.flatten()
-            for grid in torch.meshgrid(*grid_axes(*logits.shape[2:], params, logits.device), indexing="ij")[::-1]
+            for grid in torch.meshgrid(*grid_axes(height, width, params, logits.device), indexing="ij")[::-1]
         ],
         dim=1,
     )
@@ -107,10 +108,8 @@ def _rows(features: torch.Tensor, params: Any, logits: torch.Tensor) -> tuple[Ro
     return Rows([appearance, Kernel(places)], weights), appearance
 
 
-def _parts(record: Record, features: torch.Tensor, params: Any, logits: torch.Tensor) -> dict[str, Any]:
+def _parts(record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> dict[str, Any]:
     """Milliseconds of a step and of the appearance filter's parts, with the bytes that these must move at least."""
-    from gpu_record import milliseconds
-
     rows, appearance = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
     one: Lattice = appearance._gaussian  # type: ignore[assignment]
@@ -141,17 +140,13 @@ def _parts(record: Record, features: torch.Tensor, params: Any, logits: torch.Te
         "vertices": len(found),
         "pieces": pieces,
         "launches of a filter": (1 if found.wholes is None else 2) + axes + 1,
-        "ms": {name: round(min(milliseconds(work, record.device)), 4) for name, work in best.items()},
+        "ms": {name: round(min(milliseconds(work, record.device, 20)), 4) for name, work in best.items()},
         "least MB moved": {name: round(count / 1e6, 1) for name, count in least.items()},
     }
 
 
-def _graph(record: Record, features: torch.Tensor, params: Any, logits: torch.Tensor, title: str) -> dict[str, Any]:
+def _graph(record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> dict[str, Any]:
     """One step captured as a CUDA graph and replayed, beside the same steps launched one by one."""
-    import time
-
-    from gpu_record import milliseconds
-
     rows, _ = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
     state = start.clone()
@@ -195,19 +190,19 @@ def exact(record: Record) -> None:
         features = appearance_features(image[0], params)
         title = f"{name}, {width}×{height}, {labels} labels, {STEPS} iterations"
         with torch.no_grad():
-            record.attempt(section, f"{title}: accuracy", lambda f=features, s=logits: _accuracy(f, s))
+            record.attempt(section, f"{title}: accuracy", partial(_accuracy, features, logits))
             crf = DenseCRF(params, backend="exact", iterations=STEPS).to(record.device)
-            record.time(section, title, lambda crf=crf, image=image, logits=logits: crf(image, logits))
-            record.time(section, f"{title}: preparing", lambda f=features: Attention(f))
+            record.time(section, title, partial(crf, image, logits))
+            record.time(section, f"{title}: preparing", partial(Attention, features))
             values = logits[0].flatten(1).softmax(0)
             axes = grid_axes(height, width, params, record.device)
             grid = Kernel.of_grid(axes)
-            record.time(section, f"{title}: one smoothness filter", lambda g=grid, v=values: g(v))
+            record.time(section, f"{title}: one smoothness filter", partial(grid, values))
             for sizes in TILE_SIZES:
                 record.attempt(
                     section,
                     f"{title}: one filter, tiles {sizes}",
-                    lambda f=features, v=values, s=sizes: _tiles(record, f, v, s),
+                    partial(_tiles, record, features, values, sizes),
                 )
 
 
@@ -247,9 +242,7 @@ def _accuracy(features: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
 
 
 def _tiles(record: Record, features: torch.Tensor, values: torch.Tensor, sizes: tuple[int, int, int]) -> Any:
-    from gpu_record import milliseconds
-
-    kernels = fused.kernels_for(features)
+    kernels: Any = fused.kernels_for(features)
     if kernels is None:
         return {"left out": "no Triton kernels here"}
     before = kernels.QUERIES, kernels.KEYS, kernels.WARPS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from gpu_record import Record
+from gpu_record import Record, milliseconds
 from gpu_scene import SETTINGS, scenes
 
 from deeplab.network import DeepLab, build
@@ -21,7 +23,7 @@ def network_for(record: Record, precision: str) -> DeepLab:
     torch.manual_seed(0)
     network = build(classes=LABELS).eval()
     network = reduced(network) if precision == "bf16" else network
-    return network.to(record.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(record.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def batch_of(record: Record, count: int, side: int) -> torch.Tensor:
@@ -53,7 +55,7 @@ def parity(record: Record) -> None:
 
     for precision, tf32 in (("fp32", False), ("fp32", True), ("bf16", True)):
         title = f"network, {precision}{', TF32 convolutions' if precision == 'fp32' and tf32 else ''}, {side}×{side}"
-        record.attempt("parity with the CPU", title, lambda p=precision, t=tf32: compare(p, t))
+        record.attempt("parity with the CPU", title, partial(compare, precision, tf32))
 
 
 def network(record: Record) -> None:
@@ -85,9 +87,7 @@ def compiled(record: Record) -> None:
     mine = network_for(record, "bf16")
     if record.device.type == "cuda":
         for side in (321, 513):
-            record.attempt(
-                "network", f"bf16, CUDA graph, {side}×{side}, batch 1", lambda s=side: _graph(record, mine, s)
-            )
+            record.attempt("network", f"bf16, CUDA graph, {side}×{side}, batch 1", partial(_graph, record, mine, side))
     options: dict[str, Any] = {"backend": "eager"} if record.small else {}
     for side, count in ((65, 1),) if record.small else ((321, 1), (513, 16), (321, 16)):
         torch._dynamo.reset()
@@ -103,10 +103,8 @@ def _time(record: Record, network: Any, count: int, side: int, title: str) -> No
 
 @torch.no_grad()
 def _graph(record: Record, network: DeepLab, side: int) -> dict[str, Any]:
-    from gpu_record import milliseconds
-
     batch = batch_of(record, 1, side)
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(3):
@@ -134,6 +132,9 @@ def photo_to_labels(record: Record) -> None:
                 full = mine.full_scores(batch.contiguous(memory_format=torch.channels_last))
                 return full[..., :height, :width]
 
+            def on_device(work: Callable[[torch.Tensor], torch.Tensor], photos: torch.Tensor) -> torch.Tensor:
+                return work(photos.to(record.device))
+
             def labels(photos: torch.Tensor = photos, crf: DenseCRF = crf) -> torch.Tensor:
                 here = photos.to(record.device)
                 return crf(here, scores(here)).argmax(1).to(torch.uint8).cpu()
@@ -142,6 +143,4 @@ def photo_to_labels(record: Record) -> None:
             with torch.inference_mode():
                 record.time("photo to labels", f"{title}, CRF {backend}", labels, photos=count)
                 if backend == "torch":
-                    record.time(
-                        "photo to labels", f"{title}, network alone", lambda p=photos, s=scores: s(p.to(record.device))
-                    )
+                    record.time("photo to labels", f"{title}, network alone", partial(on_device, scores, photos))

@@ -79,27 +79,36 @@ class Record:
         self.attempt(section, name, measured)
 
 
-def milliseconds(work: Callable[[], object], device: torch.device) -> list[float]:
-    """Of some runs after one that warms up; on a GPU between events on its stream, all kernels included."""
+def milliseconds(work: Callable[[], object], device: torch.device, repeats: int = 1) -> list[float]:
+    """Of some runs after one that warms up; on a GPU between events on its stream, all kernels included.
+
+    More repeats are for work shorter than its launch: so many at a time, of which the mean is taken.
+    """
     work()
     _wait(device)
     times: list[float] = []
     started = time.monotonic()
     while len(times) < RUNS[0] or (len(times) < RUNS[1] and time.monotonic() - started < PATIENCE):
         if device.type == "cuda":
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first, last = _event(), _event()
             first.record()
-            work()
+            for _ in range(repeats):
+                work()
             last.record()
             last.synchronize()
-            times.append(first.elapsed_time(last))
+            times.append(first.elapsed_time(last) / repeats)
         else:
             begun = time.perf_counter()
-            work()
-            times.append(1000 * (time.perf_counter() - begun))
+            for _ in range(repeats):
+                work()
+            times.append(1000 * (time.perf_counter() - begun) / repeats)
         if time.monotonic() - started > 4 * PATIENCE:
             break
     return times
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _wait(device: torch.device) -> None:

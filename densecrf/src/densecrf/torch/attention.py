@@ -84,7 +84,7 @@ class Attention:
         )
         # What takes float64 on a GPU holds all entries of its queries' rows.
         size = max(1, ENTRIES // points) if queries.dtype == torch.float64 and queries.is_cuda else points
-        parts = [F.scaled_dot_product_attention(q, keys, rows, scale=1.0) for q in queries.split(size, dim=2)]
+        parts = [F.scaled_dot_product_attention(q, keys, rows, scale=1.0) for q in torch.split(queries, size, dim=2)]
         mixed = torch.cat(parts, dim=2)
         return (mixed.reshape(points, width)[:, :count].t() * self._sums).to(values.dtype)
 

@@ -29,8 +29,18 @@ class Tiles:
     Points are sorted along a Z-order curve, so that a tile of neighbours in that order covers a small box of feature
     space. A pair of tiles whose boxes are so far apart that it cannot count is left out: of a photo with the paper's
     widths seven in eight. For all others each distance is taken from differences of float32 coordinates, which loses
-    no digits however far points lie from the origin; kernel values and values are rounded to float16 (11 bits), with
-    exponents shifted so that nothing that counts is lost below, multiplied on the tensor cores and added in float32.
+    no digits however far points lie from the origin. Kernel values and values are each split into two float16 (22 bits
+    together), multiplied on the tensor cores and added in float32.
+
+    Precision: worst errors on a photo of 128 × 96 with 21 labels against float64, of a normalised filter of
+    probabilities and of marginals after ten steps, where both factors are rounded to one number instead:
+
+    ==================  =================  ====================  ==================  =====================
+    both factors        filter, 50 and 3   marginals, 50 and 3   filter, 121 and 5   marginals, 121 and 5
+    ==================  =================  ====================  ==================  =====================
+    one bfloat16        2e-3               8e-3                  2e-3                2e-3
+    one float16         3e-4               4e-3                  2e-4                4e-4
+    ==================  =================  ====================  ==================  =====================
 
     Args:
         features: (N, d) float32, N at least 1, d at most ``MOST_AXES``.
@@ -61,7 +71,7 @@ class Tiles:
 
     def run(self, values: torch.Tensor) -> torch.Tensor:
         """The same without gradients."""
-        parts = [self._pass(part) for part in values.split(MOST_WIDTH)]
+        parts = [self._pass(part) for part in torch.split(values, MOST_WIDTH)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, values: torch.Tensor) -> torch.Tensor:
@@ -69,9 +79,11 @@ class Tiles:
         width = max(LEAST_WIDTH, 2 ** math.ceil(math.log2(count)))
         peak = values.abs().amax().clamp_min(torch.finfo(torch.float32).tiny).log2().ceil()
         scale = torch.exp2((PEAK - peak).clamp(-126, 126))
-        rows = values.new_zeros(points + self._padding, width, dtype=torch.float16)
-        rows[:points, :count] = (values.t() * scale)[self._order]
-        found = self._kernels.gaussian(self._points, rows, self._tiles, self._begins, self._turn)
+        scaled = (values.t() * scale)[self._order]
+        parts = values.new_zeros(2, points + self._padding, width, dtype=torch.float16)
+        parts[0, :points, :count] = scaled
+        parts[1, :points, :count] = scaled - scaled.half()
+        found = self._kernels.gaussian(self._points, *parts, self._tiles, self._begins, self._turn)
         out = torch.empty(points, count, dtype=values.dtype, device=values.device)
         out[self._order] = found[:points, :count] * (2.0**-self._kernels.SHIFT / scale)
         return out.t()
@@ -110,7 +122,9 @@ def near_tiles(points: torch.Tensor, mine: int, theirs: int) -> tuple[torch.Tens
     """Which tiles of ``theirs`` points each tile of ``mine`` is near to.
 
     Args:
-        points: (P, d), sorted, P a multiple of both.
+        points: (P, d), sorted, P a multiple of both sizes.
+        mine: points in a tile that is summed for.
+        theirs: points in a tile that is summed over.
 
     Returns:
         tiles (T,), begins (P / mine + 1,), turn (P / mine,), all int32: see ``triton_kernels.gaussian``.
@@ -119,7 +133,7 @@ def near_tiles(points: torch.Tensor, mine: int, theirs: int) -> tuple[torch.Tens
     low, high = zip(*(_boxes(points, size) for size in (mine, theirs)), strict=True)
     found = []
     step = max(1, BOXES // len(low[1]))
-    for low_part, high_part in zip(low[0].split(step), high[0].split(step), strict=True):
+    for low_part, high_part in zip(torch.split(low[0], step), torch.split(high[0], step), strict=True):
         gaps = low_part.new_zeros(len(low_part), len(low[1]))
         for axis in range(points.shape[1]):
             gap = torch.maximum(

@@ -8,7 +8,6 @@ sum over each point's vertices. Every sum has a fixed order: two runs give the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -71,8 +70,7 @@ class Vertices:
 
         Backwards the axes of the blur are taken last to first, which makes the transpose.
         """
-        axes: Iterable[int] = range(len(self.up))
-        axes = reversed(axes) if backwards else axes
+        axes = range(len(self.up))[::-1] if backwards else range(len(self.up))
         tables = self._tables(values.shape[1])
         if tables:
             rows = tables.kernels.splat(values, weights.contiguous(), tables.order, tables.pieces, tables.wholes)
@@ -144,15 +142,11 @@ def connect(cells: torch.Tensor, axes: torch.Tensor, like: torch.Tensor) -> Vert
     ends = torch.cat([starts, starts.new_full((2,), len(order))])  # the last vertex has no points
     gpu = kernels_for(like, corner.numel())
     pieces, wholes = (ends, None) if cells.device.type == "cpu" and gpu is None else _cut(ends)
-    tables = gpu and Tables(
-        gpu,
-        corner.int(),
-        order.int(),
-        pieces.int(),
-        None if wholes is None else wholes.int(),
-        [row.int() for row in up],
-        [row.int() for row in down],
-    )
+    tables = None
+    if gpu:
+        narrow_wholes = None if wholes is None else wholes.int()
+        narrow_up, narrow_down = ([row.int() for row in neighbours] for neighbours in (up, down))
+        tables = Tables(gpu, corner.int(), order.int(), pieces.int(), narrow_wholes, narrow_up, narrow_down)
     return Vertices(corner, axes, order, pieces, wholes, up, down, tables)
 
 
