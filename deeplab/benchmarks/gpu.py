@@ -63,8 +63,6 @@ def stand_in_for_native() -> bool:
 
 def set_up(record: Any, native: bool) -> None:
     """What this runs on, and the ceilings of the card: copies and matrix products."""
-    from gpu_record import milliseconds
-
     on_gpu = record.device.type == "cuda"
     facts: dict[str, Any] = {
         "date": date.today().isoformat(),
@@ -101,9 +99,9 @@ def set_up(record: Any, native: bool) -> None:
         side = 8192 if on_gpu else 256
         source = torch.randn(8 * side * side, device=record.device)
         target = torch.empty_like(source)
-        copy = min(milliseconds(lambda: target.copy_(source), record.device))
+        copy = min(record.milliseconds(lambda: target.copy_(source)))
         left, right = (torch.randn(side, side, device=record.device, dtype=torch.bfloat16) for _ in range(2))
-        product = min(milliseconds(lambda: left @ right, record.device))
+        product = min(record.milliseconds(lambda: left @ right))
         return {
             "copy, GB/s read and written": round(2 * 4 * source.numel() / copy / 1e6),
             "bf16 matrix product, TFLOP/s": round(2 * side**3 / product / 1e9, 1),

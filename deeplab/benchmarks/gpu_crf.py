@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_record import Record, milliseconds
+from gpu_record import Record
 from gpu_scene import SETTINGS, appearance_features, grid_axes, scenes
 
 import densecrf
@@ -140,7 +141,7 @@ def _parts(record: Record, features: torch.Tensor, params: densecrf.Params, logi
         "vertices": len(found),
         "pieces": pieces,
         "launches of a filter": (1 if found.wholes is None else 2) + axes + 1,
-        "ms": {name: round(min(milliseconds(work, record.device, 20)), 4) for name, work in best.items()},
+        "ms": {name: round(min(record.milliseconds(work, 20)), 4) for name, work in best.items()},
         "least MB moved": {name: round(count / 1e6, 1) for name, count in least.items()},
     }
 
@@ -174,8 +175,8 @@ def _graph(record: Record, features: torch.Tensor, params: densecrf.Params, logi
     replay()
     off = float((state - wanted).abs().max())
     return {
-        "median ms": round(sorted(milliseconds(replay, record.device))[1], 3),
-        "launched one by one, ms": round(min(milliseconds(steps, record.device)), 3),
+        "median ms": round(statistics.median(record.milliseconds(replay)), 3),
+        "launched one by one, ms": round(min(record.milliseconds(steps)), 3),
         "capture, ms": round(capture, 3),
         "largest difference": off,
     }
@@ -250,9 +251,13 @@ def _tiles(record: Record, features: torch.Tensor, values: torch.Tensor, sizes: 
     try:
         one = Attention(features)
         assert one._tiles is not None
-        times = milliseconds(lambda: one.filter(values), record.device)
+        times = record.milliseconds(lambda: one.filter(values))
         pairs = one._tiles.share * len(features) ** 2
-        return {"median ms": round(sorted(times)[1], 3), "share": round(one._tiles.share, 4), "pairs": f"{pairs:.3g}"}
+        return {
+            "median ms": round(statistics.median(times), 3),
+            "share": round(one._tiles.share, 4),
+            "pairs": f"{pairs:.3g}",
+        }
     finally:
         kernels.QUERIES, kernels.KEYS, kernels.WARPS = before
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from gpu_record import Record, milliseconds
+from gpu_record import Record
 from gpu_scene import SETTINGS, scenes
 
-from deeplab.network import DeepLab, build
+from deeplab.network import VARIANTS, Convolution, DeepLab
 from deeplab.precision import reduced
 from deeplab.transforms import Preparation, pad_to_legal
 from densecrf.torch import DenseCRF
@@ -21,7 +23,11 @@ LABELS = 21
 def network_for(record: Record, precision: str) -> DeepLab:
     """DeepLab-LargeFOV on the device, the same weights each time."""
     torch.manual_seed(0)
-    network = build(classes=LABELS).eval()
+    variant = VARIANTS["deeplab-largefov"]
+    if record.small:
+        layers = (replace(layer, channels=8) if isinstance(layer, Convolution) else layer for layer in variant.trunk)
+        variant = replace(variant, trunk=tuple(layers), head=replace(variant.head, channels=16))
+    network = DeepLab(variant, LABELS).eval()
     network = reduced(network) if precision == "bf16" else network
     return network.to(record.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -43,7 +49,7 @@ def parity(record: Record) -> None:
         torch.backends.cudnn.allow_tf32 = tf32
         try:
             with torch.no_grad():
-                wanted = network_for(Record(record.path, torch.device("cpu")), "fp32")(batch.cpu())
+                wanted = network_for(Record(record.path, torch.device("cpu"), small=record.small), "fp32")(batch.cpu())
                 found = network_for(record, precision)(batch).float().cpu()
         finally:
             torch.backends.cudnn.allow_tf32 = before
@@ -113,8 +119,8 @@ def _graph(record: Record, network: DeepLab, side: int) -> dict[str, Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         network(batch)
-    times = milliseconds(graph.replay, record.device)
-    return {"median ms": round(sorted(times)[len(times) // 2], 3), "best ms": round(min(times), 3), "photos": 1}
+    times = record.milliseconds(graph.replay)
+    return {"median ms": round(statistics.median(times), 3), "best ms": round(min(times), 3), "photos": 1}
 
 
 def photo_to_labels(record: Record) -> None:
