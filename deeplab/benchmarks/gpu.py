@@ -19,6 +19,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -142,10 +143,13 @@ def run_group(options: argparse.Namespace) -> None:
         "exact, plain PyTorch": gpu_crf.exact_plain,
         "compiled": gpu_network.compiled,
     }
-    for name in GROUPS[options.group]:
-        started = time.monotonic()
-        record.attempt("sections", name, partial(sections[name], record))
-        record.put("seconds", name, round(time.monotonic() - started, 1))
+    from densecrf.torch import fused
+
+    with fused.plain() if options.plain else nullcontext():
+        for name in GROUPS[options.group]:
+            started = time.monotonic()
+            record.attempt("sections", name, partial(sections[name], record))
+            record.put("seconds", name, round(time.monotonic() - started, 1))
 
 
 def run_tests(options: argparse.Namespace) -> int:
@@ -163,7 +167,7 @@ def start_group(group: str, options: argparse.Namespace, seconds: float) -> None
 
     command = [
         sys.executable, __file__, "--out", str(options.out), "--device", options.device, "--seconds", str(seconds),
-        "--group", group, *(["--small"] if options.small else []),
+        "--group", group, *(["--small"] if options.small else []), *(["--plain"] if options.plain else []),
     ]  # fmt: skip
     log = options.out.with_suffix(f".{group}.log")
     with log.open("w") as output:
@@ -193,6 +197,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 … or cpu")
     parser.add_argument("--small", action="store_true", help="sizes of a test")
     parser.add_argument("--seconds", type=float, default=175.0, help="for everything")
+    parser.add_argument("--plain", action="store_true", help="without Triton kernels, should they break a run")
     parser.add_argument("--groups", default=",".join(GROUPS), help="which to run, by commas")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -38,6 +38,10 @@ class DenseCRF(nn.Module):
     exact     any, float32/64   yes                             yes                            quadratic in pixels
     ========  ================  ==============================  =============================  =======================
 
+    On a GPU with Triton the lattice's steps and the exact filter are kernels of their own (``fused``); the exact filter
+    then leaves out pairs of points that are too far apart to count. The smoothness kernel of "exact" is a product of
+    small matrices, one for each axis (``Grid``), on any device.
+
     "auto" is native on the CPU, where widths and image ask for no gradient and logits are no float64; else torch.
     There are no gradients of gradients. Under autocast, and for half-precision logits, all is computed in float32.
     ``torch.compile`` leaves this module as it is, between breaks of the graph: a lattice's size depends on the photo,

@@ -261,6 +261,6 @@ def wrong(device: torch.device) -> list[str]:
     filtered = gaussian(points, coarse, fine, lists, begins, turn) / 2.0**SHIFT
     pairs = {
         "splat": (found[:, :21], sums), "blur": (again[:, :21], blurred), "slice": (out, sliced),
-        "gaussian": (filtered, near @ exact),
+        "gaussian": (filtered, (near.double() @ exact.double()).float()),
     }  # fmt: skip
     return [name for name, (mine, wanted) in pairs.items() if not torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)]
