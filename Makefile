@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: demo pictures docs test check bench evaluate test-pythons sanitize clean
+.PHONY: demo pictures docs test check bench gpu evaluate test-pythons sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -60,6 +60,11 @@ bench: $(VENV)/.tested ## times of both packages, in results/
 	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json $(if $(wildcard $(VOC)/JPEGImages),--agreement $(VOC))
 	$(BIN)/python deeplab/benchmarks/training_step.py --out results/bench-training.json
 	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/score_maps.py --data $(VOC)/.. --out results/score-maps.json
+
+# On a machine with a GPU, by a Python that has torch for CUDA; nothing is installed: make gpu GPU_PYTHON=python3
+GPU_PYTHON ?= python3
+gpu: ## set-up check, the tests that need a GPU, and all times, in results/gpu.json and results/gpu.md
+	PYTHONPATH=densecrf/src:deeplab/src $(GPU_PYTHON) deeplab/benchmarks/gpu.py --out results/gpu
 
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json

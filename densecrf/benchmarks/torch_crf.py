@@ -2,7 +2,7 @@
 
 The work is that of ``refine.py``. Beside it stands a rival's time as measured before on a like processor:
 crfasrnn_pytorch took 2.7 processor seconds for 10 iterations forward at 321×321 with 21 labels. MONAI's CRF has no
-backward. Where there is a GPU, it is timed too, at 500×375.
+backward. Times on a GPU: ``deeplab/benchmarks/gpu.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -34,11 +33,11 @@ WIDTHS: tuple[tuple[float, float] | float, ...] = ((200, 400), (50, 60), (50, 20
 """Of kernels whose precision is studied: (pixels, levels), or pixels for the smoothness kernel."""
 
 
-def tensors(height: int, width: int, labels: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(height: int, width: int, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An image (1, 3, H, W) and logits (1, K, H, W)."""
     photo, probabilities = work(height, width, labels)
     image = torch.from_numpy(photo).permute(2, 0, 1)[None].contiguous()
-    return image.to(device), torch.from_numpy(np.log(np.maximum(probabilities, 1e-10)))[None].to(device)
+    return image, torch.from_numpy(np.log(np.maximum(probabilities, 1e-10)))[None]
 
 
 def forward(crf: DenseCRF, image: torch.Tensor, logits: torch.Tensor) -> None:
@@ -130,26 +129,6 @@ def precision() -> dict[str, dict[str, float]]:
     return table
 
 
-def on_gpu() -> dict[str, float]:
-    """Milliseconds of 10 iterations on a GPU at 500×375 with 21 labels, the median of five after one that warms up."""
-    times = {}
-    for count in (1, 16):
-        image, logits = (tensor.repeat(count, 1, 1, 1) for tensor in tensors(375, 500, 21, "cuda"))
-        for backend in ("torch", "exact"):
-            if backend == "exact" and count > 1:
-                continue
-            crf = DenseCRF(SETTINGS["A"], backend=backend).cuda()
-            taken = []
-            for _ in range(6):
-                torch.cuda.synchronize()
-                started = time.perf_counter()
-                forward(crf, image, logits)
-                torch.cuda.synchronize()
-                taken.append(1000 * (time.perf_counter() - started))
-            times[f"{backend}, {count} photo{'s' * (count > 1)}"] = round(float(np.median(taken[1:])), 1)
-    return times
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -182,8 +161,6 @@ def main() -> None:
         RIVAL: {"processor s": RIVAL_SECONDS},
         "peak MB above the inputs, 321x321, 21 labels, 5 iterations, K x K": memory,
         "worst error of an attention's mean by type of its features, 128x96": precision(),
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not measured",
-        "GPU milliseconds, 500x375, 21 labels, 10 iterations": on_gpu() if torch.cuda.is_available() else {},
     }
     options.out.write_text(json.dumps(record, indent=2) + "\n")
 

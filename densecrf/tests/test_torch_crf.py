@@ -90,6 +90,24 @@ def test_compatibility_is_that_of_the_numpy_face(backend, kind):
     assert (crf.compatibility is None) == (mu is None)
 
 
+@pytest.mark.parametrize("kind", ["Potts", "vector", "matrix"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("include_self", [True, False])
+def test_without_gradients_the_lattice_gives_the_same(kind, normalization, include_self):
+    images, logits, _ = batch(3, height=20, width=27)
+    rng = np.random.default_rng(0)
+    mu = {"Potts": None, "vector": rng.uniform(0.5, 1.5, 4), "matrix": rng.uniform(0, 1, (4, 4))}[kind]
+    crf = DenseCRF(weak(normalization), compatibility=mu, include_self=include_self, backend="torch", marginals=True)
+    wanted = crf(images, logits)
+    assert wanted.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(crf(images, logits), wanted, atol=1e-4, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(crf(images, logits), wanted, atol=1e-4, rtol=0)
+    crf(images, logits.requires_grad_()).square().sum().backward()  # what was kept serves gradients too
+    assert logits.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_potts_matrix_is_potts(backend):
     images, logits, _ = batch(3)
@@ -229,22 +247,6 @@ print(torch.equal(torch.compile(cascade, backend="eager")(image, scores), cascad
 def test_compiled_it_gives_the_same():
     run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "True"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here: parity and speed on GPUs not tested")
-@pytest.mark.parametrize("backend", ["torch", "exact"])
-def test_a_gpu_gives_the_numbers_of_the_cpu(backend):
-    images, logits, _ = batch(1, 2)
-    crf = DenseCRF(marginals=True, backend=backend, compatibility=1 - torch.eye(4))
-    wanted = crf(images, logits)
-    wanted.square().sum().backward()
-    gradient = crf.weights.grad.clone()
-    crf.zero_grad()
-    crf.cuda()
-    found = crf(images.cuda(), logits.cuda())
-    found.square().sum().backward()
-    torch.testing.assert_close(found.cpu(), wanted, atol=1e-3, rtol=0)
-    torch.testing.assert_close(crf.weights.grad.cpu(), gradient, rtol=1e-2, atol=1e-2)
 
 
 IMAGE, LOGITS = torch.zeros(1, 3, 4, 6), torch.zeros(1, 2, 4, 6)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from contextlib import nullcontext
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from densecrf import lattice
 from densecrf.kernels import Gaussian
 from densecrf.params import Params
 from densecrf.threads import thread_count
-from densecrf.torch.kernel import Kernel, mean_field
+from densecrf.torch.kernel import Kernel, Rows, mean_field
 from densecrf.torch.native import Messages, pooled_marginals
 
 BACKENDS = ("auto", "native", "torch", "exact")
@@ -36,6 +37,10 @@ class DenseCRF(nn.Module):
     torch     any, float32/64   yes, the lattice's own adjoint  through barycentric weights    linear, about 4 × native
     exact     any, float32/64   yes                             yes                            quadratic in pixels
     ========  ================  ==============================  =============================  =======================
+
+    On a GPU with Triton the lattice's steps and the exact filter are kernels of their own (``fused``); the exact filter
+    then leaves out pairs of points that are too far apart to count. The smoothness kernel of "exact" is a product of
+    small matrices, one for each axis (``Grid``), on any device.
 
     "auto" is native on the CPU, where widths and image ask for no gradient and logits are no float64; else torch.
     There are no gradients of gradients. Under autocast, and for half-precision logits, all is computed in float32.
@@ -138,7 +143,8 @@ class DenseCRF(nn.Module):
             ValueError: for shapes or devices that do not fit, or gradients that the backend cannot give.
         """
         self._check(image, logits)
-        with torch.autocast(logits.device.type, enabled=False):
+        on = torch.cuda.device(logits.device) if logits.is_cuda else nullcontext()
+        with on, torch.autocast(logits.device.type, enabled=False):
             number = torch.float64 if logits.dtype == torch.float64 else torch.float32
             backend = self._backend(image, logits)
             scores, channels = logits.to(number).flatten(2), image.to(number).flatten(2)
@@ -152,10 +158,16 @@ class DenseCRF(nn.Module):
         return torch.stack(found).reshape(logits.shape).to(logits.dtype) if found else logits.clone()
 
     def _smoothness(self, size: tuple[int, ...], like: torch.Tensor, backend: str) -> AnyKernel:
-        if backend != "native":
+        options = (self.normalization, self.include_self)
+        if backend == "exact":
+            axes = self._axes(size, 2, like)
+            return Kernel.of_grid(axes, normalization=self.normalization, include_self=self.include_self)
+        moves = torch.is_grad_enabled() and self.log_widths.requires_grad
+        if backend == "torch" and (moves or math.prod(size) > face.GRID_POINTS_KEPT):
             return self._kernel(self._positions(size, 2, like), backend)
         stds = tuple(self._width(2) / step for step in self._steps(size))
-        options = (self.normalization, self.include_self)
+        if backend == "torch":
+            return _grid_lattice(size, stds, *options, like.device, like.dtype)
         if math.prod(size) <= face.GRID_POINTS_KEPT:  # as photos of a set often share their size
             return face._grid_kernel(Gaussian(size, stds), *options, 0, self.threads)
         return lattice.Kernel(Gaussian(size, stds).features(), *options, threads=self.threads)
@@ -184,6 +196,12 @@ class DenseCRF(nn.Module):
             return pooled_marginals(
                 scores, native, weights, mu, self.iterations, pool=self.pool, settled=self.settled, threads=self.threads
             )
+        if others and self.backend != "exact" and not torch.is_grad_enabled():
+            rows, rest = Rows(others, weights), scores.t().contiguous()
+            current = rest
+            for _ in range(self.iterations):
+                current = rows.step(current, rest, mu)
+            return (current.softmax(dim=1) if self.marginals else current).t()
         messages = Messages(weights, native, self.threads) if native else partial(_add_up, weights, others)
         found = mean_field(scores, messages, compatibility=mu, iterations=self.iterations if kernels else 0)
         return found.softmax(dim=0) if self.marginals else found
@@ -200,12 +218,15 @@ class DenseCRF(nn.Module):
 
     def _positions(self, size: tuple[int, ...], width: int, like: torch.Tensor) -> torch.Tensor:
         """(N, axes): places divided by a width, the last axis first, as in ``densecrf.Gaussian``."""
+        return _all_places(self._axes(size, width, like))
+
+    def _axes(self, size: tuple[int, ...], width: int, like: torch.Tensor) -> list[torch.Tensor]:
+        """Places along each axis divided by a width."""
         std = self._widths(like)[width]
-        axes = [
+        return [
             torch.arange(count, dtype=like.dtype, device=like.device) * step / std
             for count, step in zip(size, self._steps(size), strict=True)
         ]
-        return torch.stack([grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")[::-1]], dim=1)
 
     def _backend(self, image: torch.Tensor, logits: torch.Tensor) -> str:
         """The backend that is used for these."""
@@ -246,3 +267,18 @@ def _add_up(weights: torch.Tensor, kernels: Sequence[Kernel], marginals: torch.T
     for weight, kernel in zip(weights, kernels, strict=True):
         total = total + weight * kernel(marginals)
     return total
+
+
+def _all_places(axes: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")[::-1]], dim=1)
+
+
+@lru_cache(maxsize=2)
+def _grid_lattice(
+    size: tuple[int, ...], stds: tuple[float, ...], normalization: str, include_self: bool, device: torch.device,
+    dtype: torch.dtype,
+) -> Kernel:  # fmt: skip
+    """A smoothness kernel; the last two are kept, as photos of a set often share their size."""
+    with torch.inference_mode(False), torch.no_grad():
+        axes = [torch.arange(n, dtype=dtype, device=device) / std for n, std in zip(size, stds, strict=True)]
+        return Kernel(_all_places(axes), normalization=normalization, include_self=include_self)
