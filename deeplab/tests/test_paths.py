@@ -17,7 +17,16 @@ from deeplab.paths import is_below, path_below
 from deeplab.predictions import prediction_files
 from deeplab.score_cache import CachedScores
 
-ESCAPES = ("../secret", "a/../../secret", "/etc/secret", "..", "C:\\secret", "\\\\server\\secret", "a\\..\\..\\b", "a\0b")
+ESCAPES = (
+    "../secret",
+    "a/../../secret",
+    "/etc/secret",
+    "..",
+    "C:\\secret",
+    "\\\\server\\secret",
+    "a\\..\\..\\b",
+    "a\0b",
+)
 PHOTO = np.full((30, 44, 3), 90, np.uint8)
 IDS = np.tile(np.uint8([0, 1]), (30, 22))
 

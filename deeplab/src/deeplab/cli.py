@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: all done; 1: something failed; 2: wrong usage; 3: data that only calls for warnings; 130: interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="deeplab",

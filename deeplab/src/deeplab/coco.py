@@ -234,7 +234,10 @@ def _understood(path: Path, content: Any, table: ClassTable | None) -> _Content:
         name, height, width = str(image["file_name"]), int(image["height"]), int(image["width"])
         key = Path(name).with_suffix("").as_posix()
         if not is_below(name):
-            what, cure = f"names {name!r}, which leads out of the folder", "name photos by their path in it, without '..'"
+            what, cure = (
+                f"names {name!r}, which leads out of the folder",
+                "name photos by their path in it, without '..'",
+            )
             faults.append(Fault("error", "outside the folder", str(path), what, cure))
         elif key in records:
             what, cure = f"names {name!r} twice, or with two endings", "keep one"

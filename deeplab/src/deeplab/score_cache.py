@@ -67,7 +67,9 @@ class CachedScores:
         self.defaults = model.crf_params
         precision = str(model.predictor.dtype).removeprefix("torch.")
         self.identity = f"{model.card.variant}, weights {model.digest}, {precision}"
-        names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode(errors="surrogateescape")).hexdigest()[:16]
+        names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode(errors="surrogateescape")).hexdigest()[
+            :16
+        ]
         claim(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": names})
 
     def fill(self, pairs: Sequence[Pair]) -> None:
