@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from data_folders import save
 
 import deeplab.loading
+from data_folders import save
 from deeplab.classes import VOC_CLASSES
 from deeplab.cli import main
 from deeplab.datasets import open_dataset
@@ -192,6 +192,6 @@ def test_other_errors_of_torch_are_not_taken_for_memory(small, monkeypatch):
 
 def test_torchs_own_allocator_says_what_is_looked_for(small):
     predictor = Predictor(small.network, small.card.preparation, device="cpu", precision="fp32")
+    predictor._full_scores = lambda batch: torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(MemoryError, match="the network on a photo of 3×2 does not fit into memory"):
-        predictor._full_scores = lambda batch: torch.empty(2**60, dtype=torch.uint8)
         predictor.probabilities([PHOTO[:2, :3]])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import photos, save, text
 
 import deeplab.loading
+from data_folders import photos, save, text
 from deeplab.cli import main
 from deeplab.datasets import Dataset, Pair, find_layout, open_dataset
 from deeplab.jobs import plan
@@ -34,7 +34,7 @@ IDS = np.tile(np.uint8([0, 1]), (30, 22))
 @pytest.mark.parametrize("name", ["", *ESCAPES])
 def test_names_that_lead_out_of_a_folder(name, tmp_path):
     assert not is_below(name)
-    with pytest.raises(ValueError, match="leads out of .*; wanted a path in it, without '..'"):
+    with pytest.raises(ValueError, match=r"leads out of .*; wanted a path in it, without"):
         path_below(tmp_path, name)
 
 
@@ -132,7 +132,7 @@ def test_predictions_are_looked_for_in_their_folder(tmp_path):
     save(tmp_path / "predictions/a.png", IDS)
     save(tmp_path / "secret.png", IDS)
     for name in ("../secret", str(tmp_path / "secret")):
-        with pytest.raises(ValueError, match="leads out of .*predictions"):
+        with pytest.raises(ValueError, match=r"leads out of .*predictions"):
             prediction_files(tmp_path / "predictions", ["a", name])
 
 

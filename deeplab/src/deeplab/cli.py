@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
     try:
-        return run(options)
+        with warnings.catch_warnings():  # here, not where photos are read, as filters are one for all threads
+            warnings.filterwarnings("ignore", module=r"PIL\b")  # of odd metadata, and of sizes, which are checked
+            return run(options)
     except KeyboardInterrupt as stop:
         complain(str(stop) or "stopped; what was written is whole")
         return INTERRUPTED

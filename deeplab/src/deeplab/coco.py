@@ -98,7 +98,8 @@ def coco(root: Path) -> Layout | None:
 
     ``root`` may be such a file, too. A single file that is not named after a split is parted by lists or by a hash of
     the photos' names, as in ``folder_pairs``. Photos are looked for in images/SPLIT, images, SPLIT, beside the file and
-    in the folder; a name that leads out of it is an error. Classes are those of a class file, or the categories in the order of their ids; background is id 0.
+    in the folder; a name that leads out of it is an error. Classes are those of a class file, or the categories in the
+    order of their ids; background is id 0.
 
     Raises:
         LabelError: for a damaged file.

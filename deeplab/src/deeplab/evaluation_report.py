@@ -39,7 +39,7 @@ def write_report(folder: str | Path, board: Board) -> Path:
     require_matplotlib()
     folder = Path(folder)
     numbers = score_tables.figures(board) | {"reliability": _reliability(board.ways)}
-    files = {
+    files: dict[str, bytes | str] = {
         "scores.json": json.dumps(numbers, indent=2, ensure_ascii=False) + "\n",
         "classes.csv": comma_separated(score_tables.classes(board)),
         "confusion.csv": comma_separated(score_tables.confusion(board)),

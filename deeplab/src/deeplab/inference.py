@@ -26,6 +26,7 @@ LEAST_CORE = 256  # of a window that memory forces: smaller ones would mostly lo
 OUT_OF_MEMORY = (
     "can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "could not create a primitive",
 )  # fmt: skip
+MOST_PRIMITIVES = 192  # a look takes 23 at one size, 35 with several scales; a training step 60 and 84
 SHARE_OF_MEMORY = 0.5  # of what is free, that windows chosen here may take
 
 
@@ -60,6 +61,16 @@ def device_from(name: str) -> torch.device:
     return device
 
 
+def bound_primitive_cache() -> None:
+    """Bound what oneDNN keeps for sizes of photos that it has seen, unless the user has said how much.
+
+    torch's convolutions on the CPU are made anew for every size, and the last 1,024 are kept, at half a megabyte each:
+    500 MB after 45 sizes. The bound still holds a training step of the largest network, twice. oneDNN reads it at the
+    first convolution of a process.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MOST_PRIMITIVES))
+
+
 @contextmanager
 def torch_memory(what: str) -> Iterator[None]:
     """Make what torch raises for want of memory, some RuntimeError, a MemoryError; ``what`` begins its message."""
@@ -86,6 +97,7 @@ class Predictor:
             self._full_scores = network.full_scores
         else:
             self.device = device_from(device)
+            bound_primitive_cache()
             self.dtype = choose(precision, self.device)
             network = reduced(network) if self.dtype == torch.bfloat16 else network.eval()
             network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

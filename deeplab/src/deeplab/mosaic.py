@@ -45,9 +45,10 @@ class Mosaic:
     """A large TIFF (or BigTIFF, GeoTIFF, COG) of which windows are read; close it, or use it in a ``with``.
 
     Tiles or strips of any compression that imagecodecs has; 1 band (grey) or more, of which the first three are taken
-    as R, G, B; alpha lies on white, as in ``photos``. Other bands take no memory beyond that of one tile or strip. Of several pages the first is taken. 8 bits are taken as they
-    are; more are scaled so that the largest number that their bits in use can hold becomes 255: 12 bits in a file of
-    16 by 255/4095, all 16 by 1/257. Bits in use are found in one pass over the file; ``levels`` says otherwise.
+    as R, G, B; alpha lies on white, as in ``photos``. Other bands take no memory beyond that of one tile or strip. Of
+    several pages the first is taken. 8 bits are taken as they are; more are scaled so that the largest number that
+    their bits in use can hold becomes 255: 12 bits in a file of 16 by 255/4095, all 16 by 1/257. Bits in use are found
+    in one pass over the file; ``levels`` says otherwise.
 
     Args:
         path: the file.

@@ -100,7 +100,7 @@ class CachedScores:
         """
         file = self._file(pair)
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 scores, found = archive["scores"].astype(np.float32), tuple(archive["size"].tolist())
                 stride, start = int(archive["stride"]), int(archive["start"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -116,7 +116,7 @@ def aside_of(path: Path) -> Path:
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file aside and rename it into place, so that no reader ever sees half of it.
 
-    Text becomes UTF-8. In it may be names of files that are not; their bytes become \\udc80 to \\udcff, as JSON has it.
+    Text becomes UTF-8. In it may be names of files that are not; their bytes are escaped as JSON has it.
     """
     content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
