@@ -190,7 +190,7 @@ def _is_coco(path: Path) -> bool:
         return False  # one photo's annotations beside it
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
@@ -200,7 +200,7 @@ def _read(path: Path, folder: Path) -> _Content:
     cure = "wanted COCO's JSON with images, annotations and categories: export it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LabelError.of("damaged annotations", path, f"not JSON ({error})", cure) from None
     try:
         return _understood(path, content, read_classes(folder))

@@ -100,7 +100,7 @@ def read_shapes(path: Path) -> dict[str, Any]:
     cure = "open it in labelme and save it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LabelError.of("damaged annotations", path, f"not JSON ({error})", cure) from None
     try:
         height, width = content["imageHeight"], content["imageWidth"]
@@ -118,7 +118,7 @@ def _top(path: Path) -> Any:
     """The content of a JSON file, or nothing where it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
