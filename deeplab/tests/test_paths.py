@@ -16,6 +16,7 @@ from deeplab.manifest import Manifest
 from deeplab.paths import is_below, path_below
 from deeplab.predictions import prediction_files
 from deeplab.score_cache import CachedScores
+from deeplab.weights import write_whole
 
 ESCAPES = (
     "../secret",
@@ -175,6 +176,16 @@ def test_reports_number_their_pictures(tmp_path):
     write_report(tmp_path / "report", board)
     assert (tmp_path / "report/worst/01.jpg").is_file()
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")} == before
+
+
+def test_a_result_takes_the_place_of_a_link(tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.txt").symlink_to(tmp_path / "secret.txt")
+    write_whole(tmp_path / "out/a.txt", "result")
+    assert (tmp_path / "secret.txt").read_text() == "secret"
+    assert (tmp_path / "out/a.txt").read_text() == "result"
+    assert not (tmp_path / "out/a.txt").is_symlink()
 
 
 def test_links_are_followed(tmp_path):

@@ -2,7 +2,8 @@
 
 Annotations, lists and archives name files. Such a name may come from a stranger, so it is never joined to a folder
 unchecked: an absolute path or one with ".." would read or write elsewhere. Symbolic links are another matter: whoever
-can make one in a folder has access to it, and people link large data into place, so links are followed.
+can make one in a folder has access to it, and people link large data into place, so links are followed when files are
+read. A result takes the place of a link of its name and is not written through it.
 """
 
 from __future__ import annotations
