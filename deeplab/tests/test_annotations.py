@@ -25,6 +25,13 @@ def shape(label, points, kind="polygon", **more):
     return {"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}} | more
 
 
+def picture_text(kind):
+    """A picture of two by two pixels as labelme writes masks into its files."""
+    content = io.BytesIO()
+    Image.new("L", (2, 2), 255).save(content, kind)
+    return base64.b64encode(content.getvalue()).decode()
+
+
 def labelme_file(*shapes):
     return {
         "version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": "a.jpg", "imageData": None,
@@ -110,6 +117,8 @@ def test_labelme_splits_and_class_file(tmp_path):
         ),
         (shape("dog", [[1, 1], [2, 2]]), r"wanted at least three points"),
         (shape("dog", [[1, 1], [2, 2]], "mask", mask="AAAA"), r"shape 1 .* cannot be drawn"),
+        (shape("dog", [[1, 1], [2, 2]], "mask", mask=picture_text("BMP")), r"its mask is not a PNG picture"),
+        (shape("dog", [[1, 1], [2, 2]], "mask", mask="ä"), r"shape 1 .* cannot be drawn"),
         (shape("dog", [[1, 1], [2, 2]], "mask"), r"shape 1 .* cannot be drawn"),
         (shape("dog", "here"), r"shape 1 .* cannot be drawn"),
         (shape("dog", [[1, float("nan")], [2, 2]], "circle"), r"points that are not finite"),
@@ -122,7 +131,8 @@ def test_labelme_shapes_without_area(labelme_root, bad, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", {"shapes": []}, labelme_file(shape("", SQUARE)), labelme_file() | {"imageHeight": None}]
+    "content",
+    ["{", "[" * 100_000, "[]", {"shapes": []}, labelme_file(shape("", SQUARE)), labelme_file() | {"imageHeight": None}],
 )
 def test_labelme_files_that_are_damaged(labelme_root, content):
     text(labelme_root / "b.json", content)
@@ -315,8 +325,9 @@ def test_coco_files_that_are_damaged(coco_root, change, message):
         open_dataset(root, "train")
 
 
-def test_coco_file_that_is_no_json(coco_root):
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_coco_file_that_is_no_json(coco_root, content):
     root = coco_root()
-    text(root / "annotations/instances_train.json", "{")
+    text(root / "annotations/instances_train.json", content)
     with pytest.raises(ValueError, match=r"instances_train.json: not JSON \("):
         open_dataset(root, "train")

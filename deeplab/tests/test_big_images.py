@@ -146,6 +146,32 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(mosaic, small, tmp_path,
     assert np.array_equal(result.counts, undisturbed.counts)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut off"])
+def test_parts_that_are_not_whole_are_made_again(mosaic, small, tmp_path, damage):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(mosaic), str(out / "m")]
+    assert subprocess.run(command, check=False).returncode == -9
+    for kind in ("scores", "labels"):
+        part = sorted((out / "m.parts" / kind).glob("*.npy"))[0]
+        part.write_bytes(b"" if damage == "empty" else part.read_bytes()[:-9])
+    result = segment_mosaic(mosaic, out / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
+    undisturbed = segment_mosaic(mosaic, tmp_path / "again" / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
+    assert result.labels.read_bytes() == undisturbed.labels.read_bytes()
+
+
+def test_a_copy_that_is_not_whole_is_made_again(small, tmp_path, monkeypatch):
+    photo, target = tmp_path / "p.png", tmp_path / "out" / "p"
+    Image.fromarray(picture()).save(photo)
+    with monkeypatch.context() as patch:
+        patch.setattr(mosaic_job, "write_labels", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment_mosaic(photo, target, small, crf=False, layout=LAYOUT)
+    (tmp_path / "out/p.parts/photo.tif").write_bytes(b"")
+    result = segment_mosaic(photo, target, small, crf=False, layout=LAYOUT)
+    wanted = small.segment(picture(), crf=False).labels
+    assert np.array_equal(tifffile.imread(result.labels), wanted)
+
+
 @pytest.mark.parametrize("moment", ["with_legend", "shutil.rmtree"])
 def test_stopped_near_the_end_it_goes_on(mosaic, small, plain, tmp_path, monkeypatch, moment):
     def stop(*_, **__):

@@ -4,7 +4,7 @@ from pathlib import Path
 import deeplab
 
 LADDER = [  # a module imports only from those before it
-    "classes", "photos", "winograd", "network", "description", "transforms", "weights", "claims", "caffe",
+    "classes", "paths", "photos", "winograd", "network", "description", "transforms", "weights", "claims", "caffe",
     "checkpoints", "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment",
     "loading",
     "mosaic", "label_tiff", "score_grid", "mosaic_blocks", "mosaic_job",

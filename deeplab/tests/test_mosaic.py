@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -111,6 +112,60 @@ def test_tiles_left_out_of_a_file_are_no_data(tmp_path):
         _, empty = found.window(*WINDOWS[0])
     assert empty[:32, 48:96].all()
     assert empty.sum() == 32 * 48
+
+
+MANY = 600
+BANDS = np.concatenate([PHOTO, np.full((H, W, MANY - 3), 9, np.uint8)], axis=2)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"planarconfig": "contig"},  # not compressed
+        {"planarconfig": "contig", "tile": (32, 48), "compression": "zlib"},
+        {"planarconfig": "contig", "rowsperstrip": 7, "compression": "zlib"},
+        {"planarconfig": "separate", "tile": (32, 48), "compression": "zlib"},
+    ],
+)
+def test_only_three_of_many_bands_are_held(tmp_path, how, monkeypatch):
+    monkeypatch.setattr(mosaic, "MOST_RAW_BYTES", 10_000)
+    pixels = np.moveaxis(BANDS, 2, 0) if how["planarconfig"] == "separate" else BANDS
+    tifffile.imwrite(tmp_path / "m.tif", pixels, photometric="minisblack", **how)
+    with Mosaic(tmp_path / "m.tif") as found:
+        for rows, columns in WINDOWS:
+            assert np.array_equal(found.window(rows, columns)[0], PHOTO[rows, columns])
+        tracemalloc.start()
+        found.window(*WINDOWS[0])
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < pixels.nbytes / 2
+
+
+def test_alpha_is_found_behind_many_bands(tmp_path):
+    alpha = np.where(np.arange(W) < 40, 0, 255)[None, :, None]
+    pixels = np.concatenate([with_fourth(7), np.broadcast_to(alpha, (H, W, 1)).astype(np.uint8)], axis=2)
+    tifffile.imwrite(tmp_path / "m.tif", pixels, extrasamples=["unspecified", "unassalpha"], **TILED)
+    with Mosaic(tmp_path / "m.tif") as found:
+        photo, empty = found.window(*WINDOWS[0])
+    assert np.array_equal(empty, np.broadcast_to(np.arange(W) < 40, (H, W)))
+    assert np.array_equal(photo, np.where(empty[:, :, None], np.uint8(255), PHOTO))
+
+
+def test_a_small_file_of_many_empty_bands_takes_little_memory(tmp_path):
+    side, bands = 1024, 4000
+    tiles = iter([np.zeros((side, side), np.uint8), *[None] * (bands - 1)])
+    tifffile.imwrite(
+        tmp_path / "m.tif", tiles, shape=(bands, side, side), dtype=np.uint8, tile=(side, side),
+        photometric="minisblack", planarconfig="separate", compression="zlib",
+    )  # fmt: skip
+    assert (tmp_path / "m.tif").stat().st_size < 100_000
+    tracemalloc.start()
+    with Mosaic(tmp_path / "m.tif") as found:
+        photo, _ = found.window(slice(0, side), slice(0, side))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert photo.shape == (side, side, 3)
+    assert most < 50_000_000  # all bands would take 4.2 GB
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 import deeplab.loading
 import densecrf
 import densecrf.cli
+from deeplab.claims import lock
 from deeplab.cli import main
 from deeplab.commands.engine import Engine
 from deeplab.commands.search import Search, search
@@ -192,7 +193,7 @@ def test_from_photos_to_parameters_that_others_read(folder, photo_file, model, m
     pytest.importorskip("matplotlib")
     assert search(options(folder)) == 0
     out = folder / "out"
-    written = {path.name for path in out.iterdir()}
+    written = {path.name for path in out.iterdir()} - {".lock"}
     assert written == {"heat-map.png", "params.json", "search.json", "summary.md", "table.csv", "trials.jsonl"}
     best = read_params(out / "params.json")
     with open(out / "table.csv", newline="") as file:
@@ -241,6 +242,19 @@ def test_the_same_command_goes_on_and_another_is_refused(folder):
             search(options(folder, **changes))
         assert message in str(caught.value)
     assert sorted(store.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_two_searches_in_one_folder(folder, capsys):
+    pytest.importorskip("matplotlib")
+    (folder / "out").mkdir()
+    line = ["search", "--data", str(folder), "--scores", str(folder / "scores.npz"), "--out", str(folder / "out")]
+    with open(folder / "out/.lock", "ab") as file:
+        lock(file, "not while nobody else is there")
+        assert main(line) == 1
+    assert "out: another search works in this folder; wait for it, or name another" in capsys.readouterr().err
+    assert [path.name for path in (folder / "out").iterdir()] == [".lock"]
+    search(options(folder))
+    assert (folder / "out/params.json").is_file()
 
 
 def test_report_on_other_photos(folder, capsys):

@@ -262,7 +262,7 @@ def test_the_folder_tells_the_whole_story(recipe, tmp_path):
 
 def test_one_run_a_folder(recipe, tmp_path):
     run = training.Run(tmp_path, recipe)
-    with pytest.raises(ValueError, match="another run works in this folder"):
+    with pytest.raises(BlockingIOError, match="another run works in this folder"):
         train(recipe, tmp_path)
     run.close()
 

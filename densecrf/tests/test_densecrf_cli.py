@@ -82,6 +82,48 @@ def test_one_line_for_what_cannot_be_used(files, arguments, message, tmp_path, c
     assert not list(tmp_path.glob(".*part"))
 
 
+DAMAGE = {
+    "no zip": lambda whole: b"PK\3\4 and then nothing that is a zip file",
+    "cut off": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "a byte": lambda whole: whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+    "no array": lambda whole: whole.replace(b"NUMPY", b"NAMPY"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_damaged_scores_are_one_line(files, tmp_path, capsys, damage, ending):
+    path = tmp_path / f"bad.{ending}"
+    if ending == "npz":
+        np.savez(path, probabilities=np.load("p.npy"))
+    else:
+        np.save(path, np.load("p.npy"))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    done = main(["refine", "photo.png", str(path), "-o", "o.png"])
+    if (damage, ending) == ("a byte", "npy"):  # one number is another, which nothing tells
+        return
+    assert done == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"bad.{ending}: not an array that can be read" in error
+
+
+@pytest.mark.parametrize("array", [np.array([["text"]]), np.zeros((2, 36, 52), complex), np.array(None)])
+def test_scores_that_are_no_numbers(files, tmp_path, capsys, array):
+    np.save(tmp_path / "bad.npy", array, allow_pickle=True)
+    assert main(["refine", "photo.png", str(tmp_path / "bad.npy"), "-o", "o.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "bad.npy: " in error
+
+
+def test_a_long_name_of_the_result(files, tmp_path):
+    name = "n" * 250 + ".png"
+    assert main(["refine", "photo.png", "p.npy", "-o", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).is_file()
+
+
 def test_doctor(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out

@@ -40,3 +40,59 @@ def test_more_than_there_is_is_refused_with_what_is_free(monkeypatch):
         memory.require(3_000_000_000, "a photo")
     monkeypatch.setattr(memory, "available", lambda: None)  # a system that does not say
     memory.require(10**15, "a photo")
+
+
+def put(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+MEMINFO = "MemTotal:       16000000 kB\nMemFree:          500000 kB\nMemAvailable:    8000000 kB\n"
+STAT = "anon 700000000\nfile 1300000000\ninactive_file 1200000000\nactive_file 100000000\n"
+V2 = {"memory.max": "3000000000\n", "memory.current": "2500000000\n", "memory.stat": STAT}
+V1 = {
+    "memory.limit_in_bytes": "3000000000\n",
+    "memory.usage_in_bytes": "2500000000\n",
+    "memory.stat": "cache 5\ninactive_file 7\ntotal_inactive_file 1200000000\n",
+}
+GROUPS = "12:cpu,cpuacct:/docker/a\n5:memory:/docker/a\n1:name=systemd:/docker/a\n0::/docker/b\n"
+
+
+def below(folder, files):
+    return {f"sys/fs/cgroup/{folder}{name}": content for name, content in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, None),
+        ({"proc/meminfo": MEMINFO}, 8_000_000 * 1024),
+        ({"proc/meminfo": "nothing that is known\n\n"}, None),
+        ({"proc/meminfo": MEMINFO} | below("", V2), 1_700_000_000),  # cached files can be had
+        ({"proc/meminfo": MEMINFO} | below("", V2 | {"memory.max": "max\n"}), 8_000_000 * 1024),
+        (below("", {k: v for k, v in V2.items() if k != "memory.stat"}), 500_000_000),
+        (below("", V2 | {"memory.current": "4300000000"}), 0),  # over its limit: never negative
+        (below("", V2 | {"memory.current": "1000000000"}), 3_000_000_000),  # the two files are not of one moment
+        ({"proc/meminfo": "MemAvailable: 1000 kB\n"} | below("", V2), 1_024_000),
+        (below("memory/", V1), 1_700_000_000),
+        ({"proc/meminfo": MEMINFO} | below("memory/", V1 | {"memory.limit_in_bytes": "9223372036854771712"}), 8192e6),
+        ({"proc/self/cgroup": GROUPS} | below("docker/b/", V2), 1_700_000_000),
+        ({"proc/self/cgroup": GROUPS} | below("docker/a/", V2), None),
+        ({"proc/self/cgroup": GROUPS} | below("memory/docker/a/", V1), 1_700_000_000),
+        (  # a group within another that is tighter
+            {"proc/self/cgroup": GROUPS} | below("docker/b/", V2) | below("docker/", V2 | {"memory.max": "2000000000"}),
+            700_000_000,
+        ),
+        ({"proc/self/cgroup": "0::/of/the/host\n"} | below("", V2), 1_700_000_000),
+        (below("", V2 | {"memory.max": "junk"}), None),
+    ],
+)
+def test_what_can_still_be_had(tmp_path, files, wanted):
+    put(tmp_path, files)
+    assert memory.available(tmp_path) == wanted
+
+
+def test_this_machine_says_a_number_or_nothing():
+    free = memory.available()
+    assert free is None or free > 0

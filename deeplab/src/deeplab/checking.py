@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -141,15 +140,13 @@ def _inspected(
     pairs = {(p.photo, p.labels): p for listing in listings.values() for p in listing.pairs}
     found = {}
     pool = ThreadPoolExecutor(threads)
-    with warnings.catch_warnings():  # such blocks in threads would not leave the filters as they were
-        warnings.simplefilter("ignore")
-        try:
-            jobs = {pool.submit(inspect, pair): key for key, pair in pairs.items()}
-            for done, job in enumerate(as_completed(jobs), 1):
-                found[jobs[job]] = job.result()
-                watch(done, len(jobs))
-        finally:  # interrupted, too
-            pool.shutdown(cancel_futures=True)
+    try:
+        jobs = {pool.submit(inspect, pair): key for key, pair in pairs.items()}
+        for done, job in enumerate(as_completed(jobs), 1):
+            found[jobs[job]] = job.result()
+            watch(done, len(jobs))
+    finally:  # interrupted, too
+        pool.shutdown(cancel_futures=True)
     keys = {split: dict.fromkeys((p.photo, p.labels) for p in x.pairs) for split, x in listings.items()}
     return {split: [found[key] for key in part] for split, part in keys.items()}
 

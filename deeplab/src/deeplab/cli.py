@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: all done; 1: something failed; 2: wrong usage; 3: data that only calls for warnings; 130: interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="deeplab",
@@ -41,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
     try:
-        return run(options)
+        with warnings.catch_warnings():  # here, not where photos are read, as filters are one for all threads
+            warnings.filterwarnings("ignore", module=r"PIL\b")  # of odd metadata, and of sizes, which are checked
+            return run(options)
     except KeyboardInterrupt as stop:
         complain(str(stop) or "stopped; what was written is whole")
         return INTERRUPTED

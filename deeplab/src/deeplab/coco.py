@@ -16,6 +16,7 @@ from deeplab.faults import Fault, LabelError
 from deeplab.label_colours import ClassTable
 from deeplab.outlines import polygon, run_lengths, runs
 from deeplab.pairs import Layout, Listing, Pair
+from deeplab.paths import is_below
 from deeplab.photos import MAX_PIXELS, PHOTO_ENDINGS
 from deeplab.splits import Choice, choose, is_split, lists_in, splits_of
 
@@ -97,7 +98,8 @@ def coco(root: Path) -> Layout | None:
 
     ``root`` may be such a file, too. A single file that is not named after a split is parted by lists or by a hash of
     the photos' names, as in ``folder_pairs``. Photos are looked for in images/SPLIT, images, SPLIT, beside the file and
-    in the folder. Classes are those of a class file, or the categories in the order of their ids; background is id 0.
+    in the folder; a name that leads out of it is an error. Classes are those of a class file, or the categories in the
+    order of their ids; background is id 0.
 
     Raises:
         LabelError: for a damaged file.
@@ -188,7 +190,7 @@ def _is_coco(path: Path) -> bool:
         return False  # one photo's annotations beside it
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
@@ -198,7 +200,7 @@ def _read(path: Path, folder: Path) -> _Content:
     cure = "wanted COCO's JSON with images, annotations and categories: export it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LabelError.of("damaged annotations", path, f"not JSON ({error})", cure) from None
     try:
         return _understood(path, content, read_classes(folder))
@@ -232,7 +234,13 @@ def _understood(path: Path, content: Any, table: ClassTable | None) -> _Content:
     for number, image in images.items():
         name, height, width = str(image["file_name"]), int(image["height"]), int(image["width"])
         key = Path(name).with_suffix("").as_posix()
-        if key in records:
+        if not is_below(name):
+            what, cure = (
+                f"names {name!r}, which leads out of the folder",
+                "name photos by their path in it, without '..'",
+            )
+            faults.append(Fault("error", "outside the folder", str(path), what, cure))
+        elif key in records:
             what, cure = f"names {name!r} twice, or with two endings", "keep one"
             faults.append(Fault("error", "two files of one name", str(path), what, cure))
         elif min(height, width) < 1 or height * width > MAX_PIXELS:

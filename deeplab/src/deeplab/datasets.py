@@ -26,7 +26,8 @@ def open_dataset(root: str | Path, split: str) -> Dataset:
     list for each split or with neither (``folder_pairs``), labelme (``labelme``). Where there are neither subfolders
     nor lists, "all" is everything, and a hash of the file's name puts four photos of five into "train" and the others
     into "val", the same ones for ever (``deeplab.splits.side``). Photos and labels are matched by stem; hidden files
-    are passed over. Classes come from a class file (``deeplab.class_files``), the annotations, or the masks.
+    are passed over, links followed; names in annotations and lists never lead out of the folder. Classes come from a
+    class file (``deeplab.class_files``), the annotations, or the masks.
 
     Args:
         root: a folder in one of these layouts, or a JSON file of COCO's form.

@@ -39,8 +39,8 @@ def write_report(folder: str | Path, board: Board) -> Path:
     require_matplotlib()
     folder = Path(folder)
     numbers = score_tables.figures(board) | {"reliability": _reliability(board.ways)}
-    files = {
-        "scores.json": (json.dumps(numbers, indent=2, ensure_ascii=False) + "\n").encode(),
+    files: dict[str, bytes | str] = {
+        "scores.json": json.dumps(numbers, indent=2, ensure_ascii=False) + "\n",
         "classes.csv": comma_separated(score_tables.classes(board)),
         "confusion.csv": comma_separated(score_tables.confusion(board)),
         "photos.csv": comma_separated(score_tables.photos(board)),
@@ -63,7 +63,7 @@ def write_report(folder: str | Path, board: Board) -> Path:
     for name, content in {**files, **{name: picture for name, (_, picture) in drawn.items()}}.items():
         write_whole(folder / name, content)
     index = folder / "index.html"
-    write_whole(index, page(board, {name: title for name, (title, _) in drawn.items()}, gallery, list(files)).encode())
+    write_whole(index, page(board, {name: title for name, (title, _) in drawn.items()}, gallery, list(files)))
     return index
 
 

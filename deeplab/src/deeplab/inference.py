@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ from densecrf import memory
 
 NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
 LEAST_CORE = 256  # of a window that memory forces: smaller ones would mostly look at their margins
+# What torch says when there is no memory: on the CPU (Linux, Windows), on a GPU, in its libraries, in oneDNN.
+OUT_OF_MEMORY = (
+    "can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "could not create a primitive",
+)  # fmt: skip
+MOST_PRIMITIVES = 192  # a look takes 23 at one size, 35 with several scales; a training step 60 and 84
 SHARE_OF_MEMORY = 0.5  # of what is free, that windows chosen here may take
 
 
@@ -55,6 +61,27 @@ def device_from(name: str) -> torch.device:
     return device
 
 
+def bound_primitive_cache() -> None:
+    """Bound what oneDNN keeps for sizes of photos that it has seen, unless the user has said how much.
+
+    torch's convolutions on the CPU are made anew for every size, and the last 1,024 are kept, at half a megabyte each:
+    500 MB after 45 sizes. The bound still holds a training step of the largest network, twice. oneDNN reads it at the
+    first convolution of a process.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MOST_PRIMITIVES))
+
+
+@contextmanager
+def torch_memory(what: str) -> Iterator[None]:
+    """Make what torch raises for want of memory, some RuntimeError, a MemoryError; ``what`` begins its message."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise MemoryError(f"{what} does not fit into memory; use a smaller image, or smaller tiles") from None
+
+
 class Predictor:
     """A network with the preparation of its weights, on a device; an exported one is as it was opened."""
 
@@ -70,6 +97,7 @@ class Predictor:
             self._full_scores = network.full_scores
         else:
             self.device = device_from(device)
+            bound_primitive_cache()
             self.dtype = choose(precision, self.device)
             network = reduced(network) if self.dtype == torch.bfloat16 else network.eval()
             network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,10 +125,15 @@ class Predictor:
             (B, K, H, W) float32.
 
         Raises:
-            MemoryError: if even windows do not fit.
+            MemoryError: if even windows do not fit, or memory ends on the way.
 
         Source: DeepLab, sections 3.2 and 4; the release's test.prototxt.
         """
+        height, width = photos[0].shape[:2]
+        with torch_memory(f"the network on {_photos(len(photos), height, width)}"):
+            return self._averaged(photos, views, tile).numpy()
+
+    def _averaged(self, photos: Sequence[np.ndarray], views: Views, tile: int | None) -> torch.Tensor:
         height, width = photos[0].shape[:2]
         total: torch.Tensor | None = None
         for scale in views.scales:
@@ -115,7 +148,7 @@ class Predictor:
                 total = found if total is None else total.add_(found)
         assert total is not None
         count = len(views.scales) * (1 + views.mirror)
-        return (total if count == 1 else total.div_(count)).numpy()
+        return total if count == 1 else total.div_(count)
 
     @property
     def margin(self) -> int:
@@ -137,7 +170,14 @@ class Predictor:
         Returns:
             (K, h, w) float32; their stride, 8, or 1 of the multi-scale variants, whose scores are sums of maps of many
             strides; and the row and column at which the photo starts once they are upsampled.
+
+        Raises:
+            MemoryError: if memory ends on the way.
         """
+        with torch_memory(f"the network on {_photos(1, *photo.shape[:2])}"):
+            return self._scores(photo)
+
+    def _scores(self, photo: np.ndarray) -> tuple[np.ndarray, int, int]:
         variant = self.network.variant
         batch = pad_to_legal(prepare(photo, self.preparation).to(self.device), variant)
         batch = batch.contiguous(memory_format=torch.channels_last)
@@ -185,8 +225,12 @@ class Predictor:
         if core < LEAST_CORE:
             least = photos * (LEAST_CORE + 2 * self._margin) ** 2 * NETWORK_BYTES_A_PIXEL + kept
             needed = min(pixels * NETWORK_BYTES_A_PIXEL, int(least / SHARE_OF_MEMORY))
-            memory.require(needed, f"{'a photo' if photos == 1 else f'{photos} photos'} of {width}×{height}")
+            memory.require(needed, _photos(photos, height, width))
         return max(core, LEAST_CORE)
+
+
+def _photos(count: int, height: int, width: int) -> str:
+    return f"{'a photo' if count == 1 else f'{count} photos'} of {width}×{height}"
 
 
 def _resized(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 
 from deeplab.mosaic_blocks import Layout
 from deeplab.mosaic_job import MEMORY, LargeSegmentation, segment_mosaic
+from deeplab.paths import is_below
 from deeplab.photos import PHOTO_ENDINGS
 from deeplab.report import png, side_by_side, with_legend
 from deeplab.segment import Model, Segmentation
@@ -121,7 +122,8 @@ def plan(inputs: Sequence[Path], out: Path) -> tuple[list[Job], list[str]]:
             file for file in found if _is_photo(file) and not any(name.startswith(written) for name in real.names(file))
         )
         for photo in photos:
-            places.setdefault(photo, photo.relative_to(root))
+            place = photo.relative_to(root)  # photos/*/../a.jpg leads out of the folder before the wildcard
+            places.setdefault(photo, place if is_below(str(place)) else Path(photo.name))
         if not photos:
             what = "a pattern that fits no photos" if pattern else "a folder without photos"
             complaints.append(f"{path}: {what}; wanted files ending in {', '.join(PHOTO_ENDINGS)}")
@@ -219,7 +221,7 @@ class Shard:
     def of(self, jobs: Iterable[Job], out: Path) -> Iterator[Job]:
         """The jobs of this part: chosen by a hash of the result's name, so the order and other photos do not matter."""
         for job in jobs:
-            name = job.target.relative_to(out).as_posix().encode()
+            name = job.target.relative_to(out).as_posix().encode(errors="surrogateescape")
             if int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") % self.count == self.number - 1:
                 yield job
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from deeplab.classes import IGNORE, palette
 from deeplab.mosaic import tifffile_module
 from deeplab.photos import check_size, has_alpha, opened, photo_from_image
+from deeplab.weights import aside_of
 
 MOST_IN_CLASSIC = 2**32 - 2**26
 """Bytes of pixels up to which offsets of 32 bits are sure to do; above them a BigTIFF is written."""
@@ -75,7 +76,7 @@ def lay_down(photo: Path, path: Path) -> None:
     """
     tifffile = tifffile_module()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         with opened(photo) as image, tifffile.TiffWriter(aside) as file:
             check_size(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import json
 import math
@@ -62,6 +63,7 @@ def labelme(root: Path) -> Layout | None:
 
     Splits are subfolders, lists, or a hash of the name, as in ``folder_pairs``. Classes are those of a class file, or
     else the labels of all shapes, sorted; background is id 0 either way. Photos without a JSON file are left out.
+    The path of a photo that a file holds ("imagePath") is not looked at.
     """
     base = root / "images" if by_stem(root / "images", (".json",)) else root
     found, photos = by_stem(base, (".json",)), by_stem(base)
@@ -98,7 +100,7 @@ def read_shapes(path: Path) -> dict[str, Any]:
     cure = "open it in labelme and save it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LabelError.of("damaged annotations", path, f"not JSON ({error})", cure) from None
     try:
         height, width = content["imageHeight"], content["imageWidth"]
@@ -116,7 +118,7 @@ def _top(path: Path) -> Any:
     """The content of a JSON file, or nothing where it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -135,10 +137,12 @@ def _pixels(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
         return circle(points[0], math.dist(points[0], points[1]), height, width)
     if kind == "mask" and len(points) == 2:
         try:
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as file:
+            with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as file:
+                if file.width * file.height > MAX_PIXELS:  # before it is decoded
+                    raise ValueError(f"its mask has {file.height}×{file.width} pixels")
                 part = np.asarray(file.convert("L")) > 0
-        except (KeyError, TypeError, ValueError, OSError, SyntaxError):
-            raise ValueError("its mask is no picture") from None
+        except (KeyError, TypeError, OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+            raise ValueError("its mask is not a PNG picture") from None
         left, top = np.rint(points[0]).astype(int)
         whole = np.zeros((height, width), bool)
         here = whole[max(top, 0) : top + part.shape[0], max(left, 0) : left + part.shape[1]]

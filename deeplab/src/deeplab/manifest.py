@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from deeplab.claims import lock
 from deeplab.jobs import Job, Outcome, Shard
 
 
@@ -20,7 +21,8 @@ class Manifest:
 
     Every line holds: photo, name (of the results, below OUT), input (size and time of the photo), settings (a digest
     of the line of settings that the job began with), time (seconds since 1970), files, shares, seconds, or an error.
-    Of several lines for one name the latest counts; lines that cannot be read, as a killed process leaves them, do not.
+    Of several lines for one name the latest counts; lines that cannot be read, as a killed process leaves them, or lack
+    one of these, do not.
     Each part of a job that is shared among machines writes a file of its own (manifest-2-of-8.jsonl), as appending to
     one file from several machines is not safe; all of them are read. Only where each line begins is kept in memory:
     about 300 bytes a photo.
@@ -43,7 +45,11 @@ class Manifest:
         self._readers: list[BinaryIO] = []
         self._latest: dict[str, tuple[float, int, int]] = {}  # name: its time, its file, where the line begins
         try:
-            _lock(self._writer, out)
+            lock(
+                self._writer,
+                f"{out}: another process writes its results here; wait for it, name another folder, or share the "
+                "photos with --shard 1/2 and --shard 2/2",
+            )
             for path in [own, *sorted(set(out.glob("manifest*.jsonl")) - {own})]:
                 self._readers.append(self._files.enter_context(open(path, "rb")))  # noqa: SIM115
                 known = self._index(len(self._readers) - 1)
@@ -109,8 +115,9 @@ class Manifest:
         for line in self._readers[number]:
             row = _parsed(line)
             known |= row.get("settings") == self.settings and "facts" in row
-            if "name" in row and isinstance(when := row.get("time"), (int, float)):
-                self._latest[row["name"]] = max(self._latest.get(row["name"], (0.0, 0, 0)), (when, number, place))
+            if _is_whole(row):
+                name, this = row["name"], (row["time"], number, place)
+                self._latest[name] = max(self._latest.get(name, (0.0, 0, 0)), this)
             place += len(line)
         return known
 
@@ -123,7 +130,7 @@ class Manifest:
 
     def _append(self, row: Mapping[str, Any]) -> int:
         """One write for the whole line; returns where it begins."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         place = os.fstat(self._writer.fileno()).st_size
         self._writer.write(line)
         return place
@@ -134,16 +141,28 @@ class Manifest:
         _, number, place = self._latest[name]
         self._readers[number].seek(place)
         row = _parsed(self._readers[number].readline())
-        return row if row.get("name") == name else None
+        return row if _is_whole(row) and row["name"] == name else None
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     """A line's object; empty for one that a kill cut off."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether a photo's line has all that is read from it, each of its type."""
+    if not isinstance(row.get("name"), str) or not _is_number(row.get("time")):
+        return False
+    parts = [row.get(key) for key in ("shares", "seconds")]
+    return "error" in row or all(isinstance(part, dict) and all(map(_is_number, part.values())) for part in parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < math.inf
 
 
 def _input(photo: Path) -> str | None:
@@ -153,19 +172,3 @@ def _input(photo: Path) -> str | None:
     except OSError:
         return None
     return f"{state.st_size}-{state.st_mtime_ns}"
-
-
-def _lock(file: BinaryIO, out: Path) -> None:
-    """Keep other processes out until the file is closed, also by a kill."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows: two jobs in one folder do the same work twice, each file whole
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BlockingIOError(
-                f"{out}: another process writes its results here; wait for it, name another folder, or share the "
-                "photos with --shard 1/2 and --shard 2/2"
-            ) from None

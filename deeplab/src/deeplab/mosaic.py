@@ -21,6 +21,8 @@ MOST_PIXELS = 10**11
 """Larger pictures are refused: a small file can claim any size."""
 MOST_SEGMENT_BYTES = 2**27
 """Of a tile or strip once it is decoded; it is held as a whole."""
+MOST_RAW_BYTES = 2**24
+"""That are read at once of a row that is not compressed: a pixel may have thousands of bands."""
 MOST_MASKS_SEEN = 64
 """Pages of a file among which its mask is looked for."""
 
@@ -43,9 +45,10 @@ class Mosaic:
     """A large TIFF (or BigTIFF, GeoTIFF, COG) of which windows are read; close it, or use it in a ``with``.
 
     Tiles or strips of any compression that imagecodecs has; 1 band (grey) or more, of which the first three are taken
-    as R, G, B; alpha lies on white, as in ``photos``. Of several pages the first is taken. 8 bits are taken as they
-    are; more are scaled so that the largest number that their bits in use can hold becomes 255: 12 bits in a file of
-    16 by 255/4095, all 16 by 1/257. Bits in use are found in one pass over the file; ``levels`` says otherwise.
+    as R, G, B; alpha lies on white, as in ``photos``. Other bands take no memory beyond that of one tile or strip. Of
+    several pages the first is taken. 8 bits are taken as they are; more are scaled so that the largest number that
+    their bits in use can hold becomes 255: 12 bits in a file of 16 by 255/4095, all 16 by 1/257. Bits in use are found
+    in one pass over the file; ``levels`` says otherwise.
 
     Args:
         path: the file.
@@ -114,11 +117,11 @@ class Mosaic:
             PhotoError: if that part of the file is damaged.
         """
         with self._damage_in_one_line():
-            samples = self._read(self._page, rows, columns)
+            samples = self._read(self._page, rows, columns, self._bands)
             empty = self._empty(samples, rows, columns)
             photo = self._table[self._colours(samples)]
             if self._alpha is not None:
-                photo = self._on_white(photo, samples[:, :, self._alpha, None])
+                photo = self._on_white(photo, samples[:, :, -1:])
         return (photo if self._coloured else np.repeat(photo, 3, axis=2)), empty
 
     def _check(self) -> None:
@@ -143,6 +146,7 @@ class Mosaic:
         ]
         self._alpha = alphas[0] if alphas else None
         self._associated = bool(alphas) and page.extrasamples[alphas[0] - colours] == _ASSOCIATED
+        self._bands = [*range(3 if self._coloured else 1), *alphas[:1]]  # all that is looked at, alpha last
         self._nodata = self._level_of_no_data()
         across = -(-width // page.tilewidth) if page.is_tiled else 1
         self._tile = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
@@ -199,11 +203,11 @@ class Mosaic:
     def _empty(self, samples: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         empty = np.zeros(samples.shape[:2], bool)
         if self._alpha is not None:
-            empty |= samples[:, :, self._alpha] == 0
+            empty |= samples[:, :, -1] == 0
         if self._nodata is not None:
             empty |= (self._colours(samples) == self._nodata).all(axis=2)
         if self._mask is not None:
-            empty |= self._read(self._mask, rows, columns)[:, :, 0] == 0
+            empty |= self._read(self._mask, rows, columns, [0])[:, :, 0] == 0
         return empty
 
     @cached_property
@@ -220,7 +224,7 @@ class Mosaic:
             return int(self._page.bitspersample)
         most = 0
         for rows, columns in self._pieces():
-            samples = self._read(self._page, rows, columns)
+            samples = self._read(self._page, rows, columns, self._bands)
             shown = self._colours(samples)[~self._empty(samples, rows, columns)]
             most = max(most, int(shown.max(initial=0)))
         return max(8, most.bit_length())
@@ -236,28 +240,22 @@ class Mosaic:
             for left in range(0, width, right):
                 yield slice(top, min(top + down, height)), slice(left, min(left + right, width))
 
-    def _read(self, page: Any, rows: slice, columns: slice) -> np.ndarray:
-        """(h, w, samples) of a page, in the numbers of the file."""
-        height, width, samples = rows.stop - rows.start, columns.stop - columns.start, page.samplesperpixel
-        handle = self._file.filehandle
+    def _read(self, page: Any, rows: slice, columns: slice, bands: list[int]) -> np.ndarray:
+        """(h, w, bands) of a page, in the numbers of the file; only the bands asked for are held."""
         if self._is_raw(page):
-            stored = page.dtype.newbyteorder(self._file.byteorder)
-            out = np.empty((height, width, samples), page.dtype)
-            for row in range(height):
-                start = (rows.start + row) * page.imagewidth + columns.start
-                handle.seek(page.dataoffsets[0] + start * samples * stored.itemsize)
-                out[row] = np.frombuffer(handle.read(width * samples * stored.itemsize), stored).reshape(width, samples)
-            return out
+            return self._read_raw(page, rows, columns, bands)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
         tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         across, down = -(-page.imagewidth // wide), -(-page.imagelength // tall)
-        planes = range(samples) if page.planarconfig == 2 else (None,)
         fill = self._nodata or 0  # of tiles that the file leaves out
-        out = np.full((height, width, samples), fill, page.dtype)
+        out = np.full((height, width, len(bands)), fill, page.dtype)
+        # Of planes each band has tiles of its own; else a tile holds all of them.
+        parts = [(band, [0], slice(at, at + 1)) for at, band in enumerate(bands)]
+        parts = parts if page.planarconfig == 2 else [(0, bands, slice(None))]
         for y in range(rows.start // tall, -(-rows.stop // tall)):
             for x in range(columns.start // wide, -(-columns.stop // wide)):
-                for plane in planes:
-                    place = ((plane or 0) * down + y) * across + x
-                    found = self._decoded(page, place)
+                for plane, taken, into in parts:
+                    found = self._decoded(page, (plane * down + y) * across + x)
                     if found is None:
                         continue
                     top, left = y * tall, x * wide
@@ -266,7 +264,22 @@ class Mosaic:
                     ]
                     down_to, right_to = max(top - rows.start, 0), max(left - columns.start, 0)
                     target = out[down_to : down_to + part.shape[0], right_to : right_to + part.shape[1]]
-                    target[:, :, slice(None) if plane is None else slice(plane, plane + 1)] = part
+                    target[:, :, into] = part[:, :, taken]
+        return out
+
+    def _read_raw(self, page: Any, rows: slice, columns: slice, bands: list[int]) -> np.ndarray:
+        """The same of a page that is not compressed, from the places in the file."""
+        handle, samples = self._file.filehandle, page.samplesperpixel
+        stored = page.dtype.newbyteorder(self._file.byteorder)
+        out = np.empty((rows.stop - rows.start, columns.stop - columns.start, len(bands)), page.dtype)
+        step = max(1, MOST_RAW_BYTES // (samples * stored.itemsize))
+        for row in range(out.shape[0]):
+            for first in range(0, out.shape[1], step):
+                count = min(step, out.shape[1] - first)
+                start = (rows.start + row) * page.imagewidth + columns.start + first
+                handle.seek(page.dataoffsets[0] + start * samples * stored.itemsize)
+                found = np.frombuffer(handle.read(count * samples * stored.itemsize), stored)
+                out[row, first : first + count] = found.reshape(count, samples)[:, bands]
         return out
 
     def _decoded(self, page: Any, place: int) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import densecrf
 from deeplab.classes import IGNORE
 from deeplab.inference import NETWORK_BYTES_A_PIXEL
 from deeplab.mosaic import Mosaic
-from deeplab.score_grid import ScoreGrid
+from deeplab.score_grid import ScoreGrid, part_of
 from deeplab.segment import CRF_BYTES_A_PIXEL, Model
 from deeplab.tiles import Span, spans
 from deeplab.weights import write_whole
@@ -130,7 +130,7 @@ class Blocks:
 
     def look(self, window: tuple[int, int]) -> None:
         """Make the scores of a window, if they are not there."""
-        if not self._grid.file(window).is_file():
+        if part_of(self._grid.file(window)) is None:
             started = time.perf_counter()
             self._grid.make(window)
             memory.give_back()
@@ -138,7 +138,7 @@ class Blocks:
 
     def refine(self, block: tuple[int, int]) -> None:
         """Make the labels of a block, if they are not there, of windows that have been looked at."""
-        if not self._file(block).is_file():
+        if part_of(self._file(block)) is None:
             buffer = io.BytesIO()
             np.save(buffer, self._labels(self._rows[block[0]], self._columns[block[1]]))
             write_whole(self._file(block), buffer.getvalue())

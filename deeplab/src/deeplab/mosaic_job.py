@@ -150,21 +150,25 @@ def _opened(photo: Path, parts: Path, levels: tuple[float, float] | None, facts:
         mosaic = Mosaic(photo, levels=levels) if _is_tiff(photo) else None
     except NotInWindows:
         mosaic = None
-    copy = parts / "photo.tif"
     with ExitStack() as files:
         if mosaic is not None:
             files.enter_context(mosaic)
         claim(parts / "job.json", {"photo": identity_of(photo), **facts})
         try:
-            if mosaic is None:
-                if not copy.is_file():
-                    lay_down(photo, copy)
-                mosaic = files.enter_context(Mosaic(copy, levels=levels))
-            yield mosaic
+            yield mosaic or files.enter_context(_laid_down(photo, parts / "photo.tif", levels))
         except PhotoError:
             files.close()
             shutil.rmtree(parts)
             raise
+
+
+def _laid_down(photo: Path, copy: Path, levels: tuple[float, float] | None) -> Mosaic:
+    """A copy of a picture that is read in windows, made unless it is there and whole."""
+    try:
+        return Mosaic(copy, levels=levels)
+    except PhotoError:
+        lay_down(photo, copy)
+        return Mosaic(copy, levels=levels)
 
 
 def _is_tiff(photo: Path) -> bool:

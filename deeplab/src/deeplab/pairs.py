@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,17 +31,15 @@ def read_ids(path: Path) -> np.ndarray:
 def load_mask(path: Path) -> Image.Image:
     """A mask's picture with its levels, indices or colours as they were saved; errors as ``read_ids``."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size, which is checked below
-            with Image.open(path) as file:
-                if file.format in LOSSY:
-                    cure = "export the labels again as PNG; what JPEG has blurred cannot be told apart any more"
-                    raise LabelError.of("lossy mask", path, f"a mask saved as {file.format}, which changes ids", cure)
-                if file.width * file.height > MAX_PIXELS:
-                    most = f"wanted at most {MAX_PIXELS // 10**6} megapixels"
-                    raise LabelError.of("damaged mask", path, f"{file.width}×{file.height} pixels", most)
-                file.load()
-                return file.copy()
+        with Image.open(path) as file:
+            if file.format in LOSSY:
+                cure = "export the labels again as PNG; what JPEG has blurred cannot be told apart any more"
+                raise LabelError.of("lossy mask", path, f"a mask saved as {file.format}, which changes ids", cure)
+            if file.width * file.height > MAX_PIXELS:
+                most = f"wanted at most {MAX_PIXELS // 10**6} megapixels"
+                raise LabelError.of("damaged mask", path, f"{file.width}×{file.height} pixels", most)
+            file.load()
+            return file.copy()
     except (LabelError, FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # decoders of damaged files raise whatever they like: OSError, SyntaxError …

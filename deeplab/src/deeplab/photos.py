@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +37,14 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of one line."""
+    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of one line.
+
+    Python's filters of warnings are one for all threads, so they stay as they are: Pillow's warnings of odd metadata
+    are the program's to silence, as the command line does.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked below
-            with Image.open(path) as image:
-                yield image
+        with Image.open(path) as image:
+            yield image
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
     except FileNotFoundError:

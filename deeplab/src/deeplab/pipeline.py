@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import warnings
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from densecrf.threads import thread_count
 MOST_LANES = 8  # PNG encoding holds Python's lock for 3 % of a photo's time (fp32) to 10 % (bf16): more would wait
 BYTES_A_PIXEL = 1500  # the CRF's 1,200, the photo, its probabilities and its pictures; 21 classes
 SHARE_OF_MEMORY = 0.6  # of what is free, that all photos in work may take
+SECONDS_TO_GIVE_BACK = 1.0  # from one return of freed memory to the next, which takes some 10 ms
 PIXELS_WITHOUT_A_WORD = 16_000_000  # at once, where the system does not say what is free
 
 Work = Callable[[Job, int], Outcome]
@@ -107,6 +108,7 @@ def run(
     ended: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()  # None: a lane has nothing more to do
 
     def lane() -> None:
+        given_back = time.monotonic()
         try:
             torch.set_num_threads(lanes.threads)  # of this thread
             while True:
@@ -121,6 +123,9 @@ def run(
                     torch.set_num_threads(threads)
                     outcome = work(job, threads)
                 ended.put(outcome)
+                if time.monotonic() - given_back > SECONDS_TO_GIVE_BACK:
+                    memory.give_back()
+                    given_back = time.monotonic()
         except BaseException as error:
             ended.put(error)
         finally:
@@ -128,30 +133,27 @@ def run(
 
     threads = [threading.Thread(target=lane, name=f"lane {number}") for number in range(lanes.count)]
     before = torch.get_num_threads()
-    with warnings.catch_warnings():
-        # A reader silences these for itself, but Python's filters are one for all threads.
-        warnings.filterwarnings("ignore", module=r"PIL\b")
+    for thread in threads:
+        thread.start()
+    try:
+        working = lanes.count
+        while working:
+            match ended.get():
+                case None:
+                    working -= 1
+                case BaseException() as error:
+                    raise error
+                case outcome:
+                    note(outcome)
+    finally:
+        stop.set()
         for thread in threads:
-            thread.start()
-        try:
-            working = lanes.count
-            while working:
-                match ended.get():
-                    case None:
-                        working -= 1
-                    case BaseException() as error:
-                        raise error
-                    case outcome:
-                        note(outcome)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-            torch.set_num_threads(before)  # threads that are made later begin with the number set last
-            with suppress(Empty, OSError):
-                while True:
-                    if isinstance(left := ended.get_nowait(), Outcome):
-                        note(left)
+            thread.join()
+        torch.set_num_threads(before)  # threads that are made later begin with the number set last
+        with suppress(Empty, OSError):
+            while True:
+                if isinstance(left := ended.get_nowait(), Outcome):
+                    note(left)
 
 
 def _pixels(photo: Path) -> int:

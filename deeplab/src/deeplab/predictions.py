@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deeplab.paths import path_below
+
 NAMED = 3  # of many missing files, how many an error names
 
 
@@ -17,11 +19,12 @@ def prediction_files(folder: str | Path, names: Sequence[str]) -> tuple[Path, ..
 
     Raises:
         FileNotFoundError: if there is no such folder, or a file is missing; says how many, and names the first few.
+        ValueError: for a name that leads out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; wanted one with a PNG file of class ids for each photo")
-    files = tuple(folder / f"{name}.png" for name in names)
+    files = tuple(path_below(folder, f"{name}.png") for name in names)
     missing = [file for file in files if not file.is_file()]
     if missing:
         first = ", ".join(file.relative_to(folder).as_posix() for file in missing[:NAMED])

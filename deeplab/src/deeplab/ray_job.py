@@ -91,10 +91,10 @@ class Labeller:
         self._worker = f"{platform.node()}:{os.getpid()}"
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Photos and targets in columns to outcomes in a column."""
+        """Paths of photos and targets, bytes in columns, to outcomes in a column."""
         outcomes: list[Outcome] = []
         pairs = zip(block["photo"], block["target"], strict=True)
-        jobs = [Job(Path(str(photo)), Path(str(target))) for photo, target in pairs]
+        jobs = [Job(Path(os.fsdecode(photo)), Path(os.fsdecode(target))) for photo, target in pairs]
         run(jobs, self._label, outcomes.append, lanes=self._lanes)
         return {"outcome": [_packed(outcome) for outcome in outcomes]}
 
@@ -129,7 +129,8 @@ def _stream(
     """Outcomes of jobs as their blocks end; those of blocks whose workers died too often are missing."""
     workers, lanes, needs = _share_out(ray.cluster_resources(), str(engine.get("device", "auto")))
     size = 1 if alone else min(max(len(jobs) // (BLOCKS_A_WORKER * workers), 1), MOST_IN_BLOCK)
-    rows = [{"photo": str(job.photo.absolute()), "target": str(job.target.absolute())} for job in jobs]
+    # As bytes, since Arrow's text must be UTF-8, and names of files need not.
+    rows = [{"photo": os.fsencode(job.photo.absolute()), "target": os.fsencode(job.target.absolute())} for job in jobs]
     done = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
         Labeller,
         fn_constructor_args=(dict(engine), settings, lanes, since),

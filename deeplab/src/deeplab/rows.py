@@ -35,4 +35,4 @@ def comma_separated(rows: Rows) -> bytes:
     text = io.StringIO(newline="")
     lines = [["" if cell == NO_VALUE else cell for cell in row] for row in rows]
     csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")

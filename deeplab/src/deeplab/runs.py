@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from deeplab.claims import lock
 from deeplab.recipes import Recipe
 from deeplab.weights import write_whole
 
@@ -27,7 +27,8 @@ class Run:
     """Keeps recipe.json, run.json and log.jsonl in a folder, and TensorBoard's events if the recipe asks for them.
 
     Raises:
-        ValueError: if the folder holds a run of another recipe, or another process works in it.
+        ValueError: if the folder holds a run of another recipe.
+        BlockingIOError: if another process works in it.
         ModuleNotFoundError: if TensorBoard is asked for and missing.
     """
 
@@ -37,7 +38,7 @@ class Run:
         self._lock = _locked(folder)
         try:
             _require_same_recipe(folder, recipe)
-            write_whole(folder / "run.json", (json.dumps(facts(), indent=2) + "\n").encode())
+            write_whole(folder / "run.json", json.dumps(facts(), indent=2) + "\n")
             self._events = _events(folder) if recipe.tensorboard else None
         except BaseException:
             self._lock.close()
@@ -48,7 +49,7 @@ class Run:
         path = self.folder / "log.jsonl"
         if path.is_file():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+            write_whole(path, "".join(f"{line}\n" for line in kept))
 
     def log(self, step: int, **figures: float) -> None:
         """Add a line of figures to log.jsonl, and to TensorBoard."""
@@ -97,10 +98,10 @@ def memory_gigabytes() -> float:
 def _locked(folder: Path) -> IO[str]:
     file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - held as long as the run lasts
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock(file, f"{folder}: another run works in this folder; wait for it, or choose another")
+    except BlockingIOError:
         file.close()
-        raise ValueError(f"{folder}: another run works in this folder; wait for it, or choose another") from None
+        raise
     return file
 
 
@@ -113,7 +114,7 @@ def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
             raise ValueError(
                 f"{folder} holds a run with other {', '.join(changed)}; choose another folder or remove it"
             )
-    write_whole(path, (json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
 
 
 def _events(folder: Path) -> Any:

@@ -17,6 +17,7 @@ import densecrf
 from deeplab.claims import claim
 from deeplab.datasets import Dataset, Pair
 from deeplab.inference import NETWORK_BYTES_A_PIXEL
+from deeplab.paths import path_below
 from deeplab.score_file import ScoreFile
 from deeplab.segment import Model
 from deeplab.weights import write_whole
@@ -66,7 +67,9 @@ class CachedScores:
         self.defaults = model.crf_params
         precision = str(model.predictor.dtype).removeprefix("torch.")
         self.identity = f"{model.card.variant}, weights {model.digest}, {precision}"
-        names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode()).hexdigest()[:16]
+        names = hashlib.sha256("\n".join(pair.name for pair in dataset).encode(errors="surrogateescape")).hexdigest()[
+            :16
+        ]
         claim(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": names})
 
     def fill(self, pairs: Sequence[Pair]) -> None:
@@ -74,7 +77,7 @@ class CachedScores:
 
         Raises:
             PhotoError, MemoryError: for a photo that cannot be used.
-            ValueError: for scores that are not finite.
+            ValueError: for scores that are not finite, or a photo whose name leads out of the folder.
         """
         missing = [pair for pair in pairs if not self._file(pair).is_file()]
         for pair in tqdm(missing, desc="class scores", unit="photo", disable=None if missing else True):
@@ -97,7 +100,7 @@ class CachedScores:
         """
         file = self._file(pair)
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 scores, found = archive["scores"].astype(np.float32), tuple(archive["size"].tolist())
                 stride, start = int(archive["stride"]), int(archive["start"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -111,7 +114,7 @@ class CachedScores:
         return _softmax(upsampled(scores, stride)[:, start : start + size[0], start : start + size[1]])
 
     def _file(self, pair: Pair) -> Path:
-        return self._folder / "photos" / f"{pair.name}.npz"
+        return path_below(self._folder / "photos", f"{pair.name}.npz")
 
 
 class FileScores:

@@ -17,6 +17,15 @@ from deeplab.tiles import Span, spans
 from deeplab.weights import write_whole
 
 
+def part_of(file: Path) -> np.ndarray | None:
+    """An array kept in a file; None if there is no such file or it is not whole, so that it is made again."""
+    try:
+        found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):  # empty or cut off, as a crash of the system leaves files
+        return None
+    return found
+
+
 class ScoreGrid:
     """Class probabilities of any rectangle of a large picture, as the network would give them on the whole.
 
@@ -92,8 +101,8 @@ class ScoreGrid:
         for place in product(numbers[0], numbers[1]):
             (a, b), (c, d) = (self._kept(axis, number) for axis, number in enumerate(place))
             a, b, c, d = max(a, first[0]), min(b, last[0]), max(c, first[1]), min(d, last[1])
-            part = np.load(self.file(place), mmap_mode="r", allow_pickle=False)
-            if part.size:
+            part = part_of(self.file(place))
+            if part is not None and part.size:
                 y, x = place[0] * self._core // OUTPUT_STRIDE, place[1] * self._core // OUTPUT_STRIDE
                 scores[:, a - first[0] : b - first[0], c - first[1] : d - first[1]] = part[
                     :, a - y : b - y, c - x : d - x

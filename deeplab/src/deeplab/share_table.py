@@ -41,7 +41,7 @@ class ShareTable:
 
     def write(self, path: Path) -> None:
         """A CSV with a row for each class of each photo: photo, class, share (0–1)."""
-        write_whole(path, self._text.getvalue().encode())
+        write_whole(path, self._text.getvalue())
 
     def render(self) -> Table:
         """For the terminal: every photo's classes, or of many photos how often and how widely each class occurs."""

@@ -7,6 +7,7 @@ import io
 import json
 import secrets
 import threading
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ import numpy as np
 
 from deeplab.report import palette_png, png
 from deeplab.segment import Segmentation
-from densecrf import Params
+from densecrf import Params, memory
 
 NETWORK, CRF = "network", "network + CRF"
 
@@ -67,10 +68,12 @@ class Shelf:
 
     Args:
         most: how many are kept.
+        seconds: after which a result that nobody has asked for is dropped, and its memory given back.
     """
 
-    def __init__(self, most: int = 4):
+    def __init__(self, most: int = 4, *, seconds: float = 1800.0):
         self._most, self._kept, self._lock = most, OrderedDict[str, Kept | Batch](), threading.Lock()
+        self._seconds, self._asked_for, self._timer = seconds, dict[str, float](), False
 
     def put(self, thing: Kept | Batch, name: str | None = None) -> str:
         """Keep a result, in place of the one of this name if there is one; returns the name."""
@@ -78,14 +81,36 @@ class Shelf:
             name = name or secrets.token_urlsafe(16)
             self._kept[name] = thing
             self._kept.move_to_end(name)
+            self._asked_for[name] = time.monotonic()
             while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+                del self._asked_for[self._kept.popitem(last=False)[0]]
+            self._look_later()
         return name
 
     def get(self, name: str | None) -> Kept | Batch | None:
         """A result that is still kept."""
         with self._lock:
-            return self._kept.get(name or "")
+            if name is None or name not in self._kept:
+                return None
+            self._asked_for[name] = time.monotonic()
+            return self._kept[name]
+
+    def _look_later(self) -> None:
+        if not self._timer:
+            self._timer = True
+            timer = threading.Timer(self._seconds, self._drop)
+            timer.daemon = True
+            timer.start()
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._timer = False
+            oldest = time.monotonic() - self._seconds
+            for name in [name for name, when in self._asked_for.items() if when <= oldest]:
+                del self._kept[name], self._asked_for[name]
+            if self._kept:
+                self._look_later()
+        memory.give_back()
 
 
 class Archive:

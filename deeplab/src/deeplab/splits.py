@@ -37,7 +37,9 @@ def side(name: str) -> str:
     ending, Unicode NFC, UTF-8), its first eight bytes as a big-endian number, and those it divides by five are "val".
     Frames of one film are spread over both sides, which flatters the scores: give such data lists of its own.
     """
-    digest = hashlib.sha256(unicodedata.normalize("NFC", name.rpartition("/")[2]).encode()).digest()
+    digest = hashlib.sha256(
+        unicodedata.normalize("NFC", name.rpartition("/")[2]).encode(errors="surrogateescape")
+    ).digest()
     return "train" if int.from_bytes(digest[:8], "big") % 5 else "val"
 
 

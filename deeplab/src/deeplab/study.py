@@ -169,5 +169,5 @@ def _class_counts(out: Path, train: Dataset) -> np.ndarray:
         pixels = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes]
         counts[:, 0] += pixels
         counts[:, 1] += (pixels > 0) * pixels.sum()
-    write_whole(path, json.dumps(counts.tolist()).encode())
+    write_whole(path, json.dumps(counts.tolist()))
     return counts

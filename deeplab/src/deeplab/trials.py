@@ -172,7 +172,7 @@ class Trials:
                 "photo": pair.name, "params": asdict(params), "cells": cells.tolist(), "counts": counts[cells].tolist(),
             }  # fmt: skip
             with self._guard:
-                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
                 file.flush()
                 self._add(pair.name, params, cells, counts[cells])
                 bar.update()

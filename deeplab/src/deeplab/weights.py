@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,9 @@ from safetensors.torch import save
 from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
 from deeplab.transforms import Preparation
+
+MOST_NAME_BYTES = 200
+"""Of a file's name, to which a file that is written aside adds some; systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def save_weights(path: str | Path, network: DeepLab, card: Card, *, half: bool =
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
     write_whole(path, save(tensors))
-    write_whole(card_path(path), (json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(card_path(path), json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n")
 
 
 def load_weights(path: str | Path) -> tuple[DeepLab, Card]:
@@ -102,10 +106,21 @@ def read_card(path: Path) -> Card:
         raise ValueError(f"{path}: not a card of weights: {type(error).__name__}: {error}") from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it into place, so that no reader ever sees half of it."""
+def aside_of(path: Path) -> Path:
+    """Where this process writes a file before it is renamed into place: hidden, and short enough if its name is."""
+    name = os.fsencode(path.name)
+    short = path.name if len(name) <= MOST_NAME_BYTES else hashlib.blake2b(name, digest_size=8).hexdigest()
+    return path.with_name(f".{short}.{os.getpid()}.part")
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file aside and rename it into place, so that no reader ever sees half of it.
+
+    Text becomes UTF-8. In it may be names of files that are not; their bytes are escaped as JSON has it.
+    """
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         with open(aside, "wb") as file:
             file.write(content)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from deeplab.refusals import Refusal
+from densecrf import memory
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ class Workers:
             try:
                 return work()
             finally:
+                memory.give_back()
                 with self._lock:
                     self._running -= 1
                     self._last_seconds = time.monotonic() - started

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OK, FAILED = 0, 1
+# What NumPy and zipfile raise for files that are damaged, or pickles in disguise.
+DAMAGED = (
+    ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +72,7 @@ def run_refine(options: argparse.Namespace) -> int:
     labels, before = marginals.argmax(axis=0), probabilities.argmax(axis=0)
     if options.out.suffix.lower() == ".png" and len(marginals) > 256:
         raise ValueError(f"got {len(marginals)} labels, a PNG holds at most 256; wanted --out NAME.npy")
-    aside = options.out.with_name(f".{options.out.name}.{os.getpid()}.part")
+    aside = options.out.with_name(f".densecrf.{os.getpid()}.part")
     try:
         with open(aside, "wb") as file:
             if options.out.suffix.lower() == ".npy":
@@ -98,6 +105,8 @@ def read_scores(path: Path, size: tuple[int, int], confidence: float, ignore: in
     """
     if path.suffix.lower() in (".npy", ".npz"):
         scores = _read_array(path)
+        if scores.dtype.kind not in "fiub":
+            raise ValueError(f"{path}: got an array of {scores.dtype}, wanted numbers")
         if scores.ndim != 3:
             raise ValueError(f"{path}: got an array {scores.shape}, wanted (K, H, W) or (H, W, K)")
         if scores.shape[1:] != size and scores.shape[:2] == size:
@@ -143,17 +152,18 @@ def entry() -> None:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not an array that can be read ({error})") from None
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded as archive:
-        names = list(archive)
-        chosen = names if len(names) == 1 else [n for n in ("probabilities", "scores", "logits") if n in names]
-        if len(chosen) != 1:
-            raise ValueError(f"{path}: got arrays {names}, wanted one, or one named probabilities, scores or logits")
-        return archive[chosen[0]]
+        with open(path, "rb") as file:  # NumPy leaves the files of damaged archives open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = list(loaded)
+            chosen = names if len(names) == 1 else [n for n in ("probabilities", "scores", "logits") if n in names]
+            if len(chosen) == 1:
+                array: np.ndarray = loaded[chosen[0]]
+                return array
+    except DAMAGED as error:
+        raise ValueError(f"{path}: not an array that can be read ({error}); wanted .npy or .npz, whole") from None
+    raise ValueError(f"{path}: got arrays {names}, wanted one, or one named probabilities, scores or logits")
 
 
 def _open_image(path: Path) -> Image.Image:

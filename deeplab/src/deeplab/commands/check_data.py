@@ -62,7 +62,7 @@ def check_data(options: CheckData) -> int:
         from deeplab.weights import write_whole
 
         content = asdict(report) | {"errors": errors, "warnings": warned}
-        write_whole(options.out, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(options.out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         print(f"written: {options.out}")
     return FAILED if errors else WARNED if warned else OK
 

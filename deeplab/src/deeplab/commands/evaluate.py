@@ -75,8 +75,8 @@ def evaluate(options: Evaluate) -> int:
     board = replace(board, about=board.about | {"split": options.split})
     Console().print(terminal(board))
     if options.out is not None:
-        write_whole(options.out, (json.dumps(figures(board), indent=2, ensure_ascii=False) + "\n").encode())
-        write_whole(options.out.with_suffix(".md"), markdown(board).encode())
+        write_whole(options.out, json.dumps(figures(board), indent=2, ensure_ascii=False) + "\n")
+        write_whole(options.out.with_suffix(".md"), markdown(board))
         print(f"written: {options.out} and {options.out.with_suffix('.md')}")
     if options.report is not None:
         from deeplab.evaluation_report import write_report

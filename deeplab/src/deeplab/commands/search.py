@@ -63,20 +63,29 @@ class Search:
 
 def search(options: Search) -> int:
     """Search, and write parameters, tables and a picture."""
+    from deeplab.charts import require_matplotlib
+    from deeplab.claims import lock
+
+    require_matplotlib()  # before an hour's work, not after it
+    if options.scores is not None and options.engine.weights is not None:
+        raise ValueError("got --scores and --weights, wanted one of them")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with open(options.out / ".lock", "ab") as file:
+        lock(file, f"{options.out}: another search works in this folder; wait for it, or name another with --out")
+        return _searched(options)
+
+
+def _searched(options: Search) -> int:
     import json
     from dataclasses import asdict
 
     from rich.console import Console
 
-    from deeplab.charts import require_matplotlib
     from deeplab.rows import markdown_table, terminal_table
     from deeplab.search import best_of, outside
     from deeplab.search_report import cloud, heat_map, short_rows, table_csv, worth
     from deeplab.weights import write_whole
 
-    require_matplotlib()  # before an hour's work, not after it
-    if options.scores is not None and options.engine.weights is not None:
-        raise ValueError("got --scores and --weights, wanted one of them")
     out, grid = options.out, _grid(options)
     model = None if options.scores is not None else model_of(options.engine)
     how: dict[str, Any] = {"metric": options.metric, "method": options.method, **asdict(grid)}
@@ -90,7 +99,7 @@ def search(options: Search) -> int:
     table = _search(options, tuned, grid)
     best = best_of(table)
     ranked = tuned.scores(sorted(table, key=lambda params: -table[params]))
-    write_whole(out / "params.json", (json.dumps(asdict(best), indent=2) + "\n").encode())
+    write_whole(out / "params.json", json.dumps(asdict(best), indent=2) + "\n")
     write_whole(out / "table.csv", table_csv(ranked))
     if options.method == "grid":
         picture, drawn = "heat-map.png", heat_map(grid, table, options.metric)
@@ -111,7 +120,7 @@ def search(options: Search) -> int:
         console.print(terminal_table(rows, title))
         print(told)
     text = "\n\n".join(f"## {title}\n\n{markdown_table(rows)}\n\n{told}" for title, rows, told in parts)
-    write_whole(out / "summary.md", f"{text}\n".encode())
+    write_whole(out / "summary.md", f"{text}\n")
     print(f"written: params.json, table.csv, {picture} and summary.md in {out}/")
     return OK
 
