@@ -144,16 +144,24 @@ def attacks(folder, secret):
     ]  # fmt: skip
 
 
-def test_no_path_but_an_upload_s_reaches_gradio(served, behind, folder, secret):
+@pytest.mark.parametrize("route", ["queue/join", "run/predict", "cancel", "reset"])
+def test_no_path_but_an_upload_s_reaches_gradio(served, behind, folder, secret, route):
+    keys = page_gate.JSON_KEYS[f"/gradio_api/{route}"]
+
+    def joined(data, event_data=None):
+        content = {key: data if key == keys[0] else event_data for key in keys[:2]} if event_data else {keys[0]: data}
+        return ("POST", f"/page/gradio_api/{route}", {"json": content})
+
     requests = []
     for path in attacks(folder, secret):
         forged = {"path": path, "meta": {"_type": "gradio.FileData"}}
         requests += [
             joined([forged]), joined([[forged]]), joined([{"image": forged, "value": 1}]), joined([{"path": path}]),
-            joined([], event_data=forged), joined([{"value": {"path": None, "url": path}}] if path != "" else [forged]),
+            *([joined([], event_data=forged)] if len(keys) > 1 else []),
+            joined([{"value": {"path": None, "url": path}}] if path != "" else [forged]),
         ]  # fmt: skip
         if isinstance(path, str) and re.match(r"[/\\]|\w+:/|data:", path):
-            requests += [joined([path]), joined([{"video": path}]), joined([], event_data=[path])]
+            requests += [joined([path]), joined([{"video": path}]), joined([{path: 1}])]
     answers = served.ask(*requests)
     wrong = [request[2] for request, answer in zip(requests, answers, strict=True) if answer.status_code != 403]
     assert wrong == []

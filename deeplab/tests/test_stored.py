@@ -32,8 +32,9 @@ def stored(tmp_path):
 
 def put(stored, name, size, age=0.0):
     """A file of a size that was uploaded so many seconds ago."""
-    path = stored.new(name)
-    path.write_bytes(bytes(size))
+    with stored.room(size) as room:
+        path = room.add(name)
+        path.write_bytes(bytes(size))
     os.utime(path, (time.time() - age,) * 2)
     return path
 
@@ -147,6 +148,12 @@ def test_uploads_are_bounded_in_bytes_and_number(served):
     (many,) = served.ask(upload(*((f"{number}.png", b"") for number in range(4))))
     assert (many.status_code, many.json()["error"]) == (503, "full")
     assert len(files_of(served)) == 2
+
+
+def test_an_upload_is_not_counted_twice_while_it_is_written(served):
+    (answer,) = served.ask(upload(*((f"{number}.png", bytes(600)) for number in range(4))))
+    assert answer.status_code == 200  # 2400 of 3000 bytes
+    assert len(files_of(served)) == 4
 
 
 def test_files_of_one_upload_are_counted(served, monkeypatch):

@@ -24,8 +24,10 @@ STREAMS, UPLOADS = 128, 16  # answers that go on for long, and uploads, at a tim
 FILE = "/gradio_api/file="
 PLAIN = re.compile(r"/(?:config|theme\.css|gradio_api/startup-events|(?:assets|static)(?:/[\w@+~-][\w.@+~-]*)+)")
 STREAM = re.compile(r"/gradio_api/(?:heartbeat/\w+|queue/data)")
+EVENT_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")
 JSON_KEYS = {  # of a body, those that the page sends; others are not passed on
-    "/gradio_api/queue/join": ("data", "event_data", "fn_index", "trigger_id", "session_hash"),
+    "/gradio_api/queue/join": EVENT_KEYS,
+    "/gradio_api/run/predict": EVENT_KEYS,  # what runs at once, as the examples do
     "/gradio_api/cancel": ("session_hash", "fn_index", "event_id"),
     "/gradio_api/reset": ("event_id",),
 }

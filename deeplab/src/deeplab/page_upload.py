@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from deeplab.refusals import UPLOAD_FILES, Limits, Refusal
-from deeplab.stored import Stored
+from deeplab.stored import Room, Stored
 
 HEADER_BYTES = 8000  # of the headers of one part
 QUIET_SECONDS = 20.0  # that may pass between two pieces of a body
@@ -41,8 +41,8 @@ async def stored_files(request: Request, stored: Stored, limits: Limits) -> list
     told = request.headers.get("content-length", "")
     if not told.isdigit():
         raise Refusal(411, "no-length", "got a body of no length, wanted a Content-Length header")
-    with stored.room(int(told)):
-        files = _Files(options[b"boundary"], stored, limits)
+    with stored.room(int(told)) as room:
+        files = _Files(options[b"boundary"], room, limits)
         try:
             await timely(_fed(request, files, int(told)), limits.seconds + int(told) / SLOWEST)
             return files.finished()
@@ -77,9 +77,10 @@ async def _fed(request: Request, files: _Files, most: int) -> None:
 class _Files:
     """The files of a multipart body, written as it is taken."""
 
-    def __init__(self, boundary: bytes, stored: Stored, limits: Limits):
-        self._stored, self._limits = stored, limits
-        self._paths, self._file, self._size = list[Path](), None, 0
+    def __init__(self, boundary: bytes, room: Room, limits: Limits):
+        self._room, self._limits = room, limits
+        self._file: IO[bytes] | None = None
+        self._size = 0
         self._name, self._value, self._headers = b"", b"", dict[bytes, bytes]()
         self._header_size, self._ended = 0, False
         self._parser = MultipartParser(
@@ -90,8 +91,6 @@ class _Files:
                 "on_part_end": self._close, "on_end": self._end,
             },
         )  # fmt: skip
-
-    _file: IO[bytes] | None
 
     def take(self, piece: bytes) -> None:
         """A piece of the body; Refusal if it is too much, or no multipart."""
@@ -105,12 +104,12 @@ class _Files:
         """The files, once the whole body has been taken."""
         if not self._ended:
             raise Refusal(400, "bad-multipart", "the multipart body has no end")
-        return self._paths
+        return self._room.paths
 
     def drop(self) -> None:
         """Remove what was written."""
         self._close()
-        self._stored.remove(self._paths)
+        self._room.drop()
 
     def _begin(self) -> None:
         self._headers, self._header_size = {}, 0
@@ -136,11 +135,9 @@ class _Files:
         self._file, self._size = None, 0
         if b"filename" not in options:
             return  # a field that is no file; it is read over
-        if len(self._paths) == UPLOAD_FILES:
+        if len(self._room.paths) == UPLOAD_FILES:
             raise Refusal(413, "too-many-files", f"got more than {UPLOAD_FILES} files in one upload, wanted no more")
-        path = self._stored.new(options[b"filename"].decode("utf-8", "replace"))
-        self._paths.append(path)
-        self._file = path.open("xb")
+        self._file = self._room.add(options[b"filename"].decode("utf-8", "replace")).open("xb")
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         if self._file is None:

@@ -45,6 +45,7 @@ class Stored:
         self._lock = threading.RLock()
         self._kept = frozenset[Path]()
         self._held, self._reserved = Counter[Path](), 0
+        self._written = set[Path]()  # within what is reserved
         self.keep()
 
     def keep(self) -> None:
@@ -103,8 +104,8 @@ class Stored:
                 self._held -= mine
 
     @contextmanager
-    def room(self, size: int) -> Iterator[None]:
-        """Room for so many bytes within the block; the oldest files make it.
+    def room(self, size: int) -> Iterator[Room]:
+        """Room for new files of so many bytes in all, to be written within the block; the oldest files make it.
 
         Raises:
             Refusal: 413 for more than may ever be stored, 503 if those that are stored are too young to go, 507 if the
@@ -119,19 +120,22 @@ class Stored:
             if shutil.disk_usage(self.folder).free - self._reserved - size < FREE_BYTES:
                 raise Refusal(507, "disk-full", "the disk of the server is nearly full", retry_after=60)
             self._reserved += size
+        room = Room(self)
         try:
-            yield
+            yield room
         finally:
             with self._lock:
                 self._reserved -= size
+                self._written -= set(room.paths)
 
-    def new(self, name: str) -> Path:
-        """Where a new file of this name may be written, in a folder of its own that cannot be guessed."""
+    def _add(self, name: str) -> Path:
         with self._lock:
             self._make_room(0, files=1)
             place = self.folder / secrets.token_urlsafe(16)
             place.mkdir()
-        return place / safe_name(name)
+            path = place / safe_name(name)
+            self._written.add(path)
+        return path
 
     def remove(self, paths: Iterable[Path]) -> None:
         """Remove files of this folder, and the folders of their own."""
@@ -156,11 +160,11 @@ class Stored:
         """Remove what is too old, then the oldest until so much fits; Refusal if it cannot."""
         now, limits = time.time(), self._limits
         every = sorted(self._files(), key=lambda file: file.since)
-        total, number = sum(file.bytes for file in every), len(every)
+        total, number = sum(file.bytes for file in every if file.path not in self._written), len(every)
         for file in every:
             age = now - file.since
             full = total + self._reserved + size > limits.stored_bytes or number + files > limits.stored_files
-            if self._held[file.path] or age < min(SPARED_SECONDS, limits.stored_seconds):
+            if self._held[file.path] or file.path in self._written or age < min(SPARED_SECONDS, limits.stored_seconds):
                 continue
             if full or age > limits.stored_seconds:
                 self.remove([file.path])
@@ -179,6 +183,27 @@ class Stored:
             for name in names:
                 with suppress(OSError):
                     yield Path(parent) / name, os.lstat(os.path.join(parent, name))
+
+
+class Room:
+    """Room for the files of one upload; ``paths`` are those so far."""
+
+    def __init__(self, stored: Stored):
+        self._stored, self.paths = stored, list[Path]()
+
+    def add(self, name: str) -> Path:
+        """Where a new file of this name may be written, in a folder of its own that cannot be guessed.
+
+        Raises:
+            Refusal: 503 if there are too many files, and the others are too young to go.
+        """
+        path = self._stored._add(name)
+        self.paths.append(path)
+        return path
+
+    def drop(self) -> None:
+        """Remove the files."""
+        self._stored.remove(self.paths)
 
 
 def safe_name(name: str) -> str:
