@@ -312,6 +312,10 @@ def test_monitoring_and_its_like_are_closed(served):
         assert answer.status_code == 404
 
 
+def test_visitors_that_are_remembered_are_bounded(served):
+    assert served.gradio.state_holder.capacity == 200
+
+
 def test_streams_are_bounded(served, behind, monkeypatch):
     monkeypatch.setattr(page_gate, "STREAMS", 0)
     (answer,) = served.ask(("GET", "/page/gradio_api/heartbeat/abc"))

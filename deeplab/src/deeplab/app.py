@@ -41,6 +41,7 @@ KNOBS = {  # field of Params: title, least, most, step
     "smoothness_xy_std": ("σγ · smoothness, pixels", 0.5, 30, 0.5),
 }
 ITERATIONS, MOST_ITERATIONS = 10, 30
+SESSIONS = 200  # visitors whose page is remembered; each takes about 0.1 MB, and Gradio's own bound is 10,000
 
 
 def mount_page(
@@ -90,6 +91,7 @@ def mount_page(
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     blocks = Page(model, limits, line, decoder, stored, shelf).blocks()
+    blocks.state_session_capacity = SESSIONS
     gr.mount_gradio_app(
         door, blocks, "/page", root_path="/page", max_file_size=limits.bytes, enable_monitoring=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -98,9 +98,7 @@ class PageGate:
     async def _post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         if path == "/gradio_api/upload":
-            with self._one_of("upload", UPLOADS):
-                files = await stored_files(request, self._stored, self._limits)
-            await JSONResponse([str(file) for file in files])(scope, receive, send)
+            await (await self._upload(request))(scope, receive, send)
             return
         keys = JSON_KEYS.get(path)
         if keys is None:
@@ -112,6 +110,15 @@ class PageGate:
         headers = [pair for pair in scope["headers"] if pair[0] not in _OF_BODY]
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         await self._gradio({**scope, "headers": headers, "query_string": b""}, _replayed(content, receive), send)
+
+    async def _upload(self, request: Request) -> Response:
+        """The paths of the files that were uploaded; a refusal is plain text, which the page shows as it is."""
+        try:
+            with self._one_of("upload", UPLOADS):
+                files = await stored_files(request, self._stored, self._limits)
+        except Refusal as refusal:
+            return PlainTextResponse(refusal.detail, refusal.status)
+        return JSONResponse([str(file) for file in files])
 
     def _checked(self, value: Any, depth: int = 0) -> Any:
         """A value of a JSON body in which every path is one of an upload, and no other text names a place.

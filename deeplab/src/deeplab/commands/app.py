@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes
 
 from deeplab.commands.engine import OK, Engine, model_of
 
-MODULES = ("gradio", "fastapi", "uvicorn", "multipart")
+MODULES = ("gradio", "fastapi", "uvicorn", "python_multipart")
 
 
 @dataclass(frozen=True)
