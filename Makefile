@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: demo pictures docs test check bench gpu evaluate test-pythons sanitize clean
+.PHONY: demo pictures docs test check bench gpu evaluate test-pythons test-gradio sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -77,6 +77,16 @@ test-pythons:
 	  venv=.venv-test/$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  $$python -m venv $$venv && $$venv/bin/python -m pip install -q './densecrf[test]' && \
 	  $$venv/bin/python -m pytest -q densecrf || exit 1; \
+	done
+
+# The page's routes and files against each minor version of Gradio that deeplab/pyproject.toml allows: raise both together.
+GRADIOS ?= 6.31
+test-gradio: $(VENV)/.tested
+	@for version in $(GRADIOS); do \
+	  place=.venv-test/gradio-$$version; \
+	  $(BIN)/python -m pip install -q --upgrade --target $$place "gradio==$$version.*" && \
+	  PYTHONPATH=$$place $(BIN)/python -c 'import gradio; print("Gradio", gradio.__version__)' && \
+	  PYTHONPATH=$$place $(BIN)/python -m pytest -q deeplab/tests/test_page_gate.py deeplab/tests/test_app.py || exit 1; \
 	done
 
 # The kernels under AddressSanitizer with UBSan, then under ThreadSanitizer.

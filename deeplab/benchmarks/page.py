@@ -25,15 +25,18 @@ from typing import Any, TypeVar
 import torch
 import uvicorn
 from cascade import PHOTO
+from gradio.utils import get_upload_folder
 from machine import processor
 from PIL import Image
 
 import deeplab
 from deeplab.app import ITERATIONS, KNOBS, mount_page
 from deeplab.comparison import PAIRS
+from deeplab.decoder import Decoder
 from deeplab.refusals import Limits
 from deeplab.service import service
 from deeplab.serving import listen
+from deeplab.stored import Stored
 from deeplab.workers import Workers
 
 T = TypeVar("T")
@@ -109,8 +112,9 @@ def served(model: deeplab.Model, line: Workers) -> Any:
     """A server on a free port, in a thread."""
     limits = Limits(seconds=300)
     with listen("127.0.0.1", 0) as listener:
-        door = service(model, limits, workers=line)
-        hang_up = mount_page(door, model, limits, line)
+        decoder, stored = Decoder(), Stored(Path(get_upload_folder()), limits)
+        door = service(model, limits, workers=line, decoder=decoder)
+        hang_up = mount_page(door, model, limits, line, decoder, stored)
         server = uvicorn.Server(uvicorn.Config(door, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import socket
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,20 +15,22 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="needs pip install 'deeplab-crf[app]'")
 httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
 
-from deeplab import app as page_module  # noqa: E402  (after the skip)
-from deeplab.app import KNOBS, Page, mount_page, params_of  # noqa: E402
+from deeplab import app as page_module  # noqa: E402
+from deeplab.app import KNOBS, Page, params_of  # noqa: E402
 from deeplab.comparison import PAIRS, both, refined, uri  # noqa: E402
+from deeplab.decoder import Decoder  # noqa: E402
+from deeplab.decoding import shrunk  # noqa: E402
 from deeplab.page_parts import code, legend, legend_of  # noqa: E402
 from deeplab.refusals import Limits  # noqa: E402
 from deeplab.segment import Model, Segmentation  # noqa: E402
-from deeplab.service import service  # noqa: E402
-from deeplab.several import Several, photos_of  # noqa: E402
+from deeplab.several import Several  # noqa: E402
 from deeplab.shelf import CRF, NETWORK, Archive, Batch, Kept, Shelf  # noqa: E402
-from deeplab.uploads import shrunk  # noqa: E402
+from deeplab.stored import Stored  # noqa: E402
 from deeplab.weights import Card  # noqa: E402
 from deeplab.workers import Workers  # noqa: E402
 from densecrf import Params  # noqa: E402
 from densecrf.params import read_params  # noqa: E402
+from served_page import ServedPage  # noqa: E402  (after the skip)
 
 NAMES = ("background", "cat", "<dog>")
 STANDARD = (5.0, 50.0, 3.0, 3.0, 3.0, 10, "after")
@@ -53,9 +54,25 @@ def line():
         yield opened
 
 
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder() as started:
+        yield started
+
+
 @pytest.fixture
-def page(small, line, shelf):
-    return Page(small, Limits(seconds=30), line, shelf)
+def stored(tmp_path):
+    return Stored(tmp_path, Limits())
+
+
+@pytest.fixture
+def page(small, line, decoder, stored, shelf):
+    return Page(small, Limits(seconds=30), line, decoder, stored, shelf)
+
+
+def told_of(path):
+    """A file as the browser tells of it."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
 def kept_of(small, photo):
@@ -65,7 +82,7 @@ def kept_of(small, photo):
 
 def test_a_photo_is_labelled_and_kept(page, shelf, small, photo, photo_file):
     name, compare, _, summary, links, pixel, text = asyncio.run(
-        page.label(str(photo_file), None, PAIR, 69, 44, *STANDARD)
+        page.label(told_of(photo_file), None, PAIR, 69, 44, *STANDARD)
     )
     wanted, without = small.segment(photo), small.segment(photo, crf=False)
     assert compare["left"] == uri(without.overlay())
@@ -77,12 +94,12 @@ def test_a_photo_is_labelled_and_kept(page, shelf, small, photo, photo_file):
     assert f"../kept/{name}/ids.png" in links
     assert small.class_names[wanted.labels[44, 69]].replace("<", "&lt;").replace(">", "&gt;") in pixel
     assert "normalization='after'" in text
-    again, *_ = asyncio.run(page.label(str(photo_file), name, PAIR, 0, 0, *STANDARD))
+    again, *_ = asyncio.run(page.label(told_of(photo_file), name, PAIR, 0, 0, *STANDARD))
     assert again == name  # a second photo takes the place of the first
 
 
 def test_sliders_run_the_crf_alone(page, shelf, small, photo, photo_file, monkeypatch):
-    name, *_ = asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
+    name, *_ = asyncio.run(page.label(told_of(photo_file), None, PAIR, 0, 0, *STANDARD))
     plain = shelf.get(name).plain
     monkeypatch.setattr(small.predictor, "probabilities", None)  # the network is not asked again
     params = Params(appearance_weight=0.0, smoothness_weight=9.0, normalization="symmetric")
@@ -109,7 +126,7 @@ def test_what_goes_wrong_is_told_on_the_page(page, shelf, tmp_path, photo_file, 
     broken = tmp_path / "broken.png"
     broken.write_bytes(photo_file.read_bytes()[:60])
     with pytest.raises(gr.Error, match="damaged"):
-        asyncio.run(page.label(str(broken), None, PAIR, 0, 0, *STANDARD))
+        asyncio.run(page.label(told_of(broken), None, PAIR, 0, 0, *STANDARD))
     with (
         line.place(),
         line.place(),
@@ -118,10 +135,22 @@ def test_what_goes_wrong_is_told_on_the_page(page, shelf, tmp_path, photo_file, 
         line.place(),
         pytest.raises(gr.Error, match="5 photos"),
     ):
-        asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
+        asyncio.run(page.label(told_of(photo_file), None, PAIR, 0, 0, *STANDARD))
     with pytest.raises(gr.Error, match="above 0"):
-        params_of((5, 0, 3, 3, 3, 10, "after"))
+        params_of((5, 0, 3, 3, 3, 10, "after"), Params())
     assert line.waiting == 0
+
+
+@pytest.mark.parametrize("values", [
+    (5, 50, 3, 3, 3, 31, "after"), (5, 50, 3, 3, 3, 10**9, "after"), (5, 50, 3, 3, 3, -1, "after"),
+    (31, 50, 3, 3, 3, 10, "after"), (5, 1e9, 3, 3, 3, 10, "after"), (5, 50, 3, 3, 1e308, 10, "after"),
+])  # fmt: skip
+def test_what_is_on_no_slider_is_refused(values):
+    with pytest.raises(gr.Error, match=r"got .* wanted"):
+        params_of(values, Params())
+    mine = Params(appearance_xy_std=300.0)  # of the weights: on its slider
+    found, steps = params_of((5, 300, 3, 3, 3, 30, "after"), mine)
+    assert (found.appearance_xy_std, steps) == (300, 30)
 
 
 def test_class_and_confidence_at_a_pixel():
@@ -140,7 +169,7 @@ def test_class_and_confidence_at_a_pixel():
 
 
 def test_a_click_moves_the_point(page, photo_file):
-    name, *_ = asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
+    name, *_ = asyncio.run(page.label(told_of(photo_file), None, PAIR, 0, 0, *STANDARD))
     x, y, told = page.click(name, SimpleNamespace(index=[60, 11]))
     assert (x, y) == (60, 11)
     assert "x 60, y 11" in told
@@ -210,14 +239,18 @@ def test_the_shelf_keeps_the_last_ones():
 
 
 @pytest.fixture
-def several(small, line, shelf):
-    return Several(small, Limits(seconds=30), line, shelf)
+def several(small, line, decoder, stored, shelf):
+    return Several(small, Limits(seconds=30), line, decoder, stored, shelf)
 
 
-def test_photos_of_a_folder():
-    files = ["/a/2/b.JPG", "/a/1/c.png", "/a/1/notes.txt", "/a/1/a.webp"]
-    assert photos_of(files) == ["/a/1/a.webp", "/a/2/b.JPG", "/a/1/c.png"]
-    assert photos_of(None) == []
+def test_photos_of_a_folder(several, tmp_path):
+    files = [tmp_path / name for name in ("2/b.JPG", "1/c.png", "1/notes.txt", "1/a.webp")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    found = several.photos_of([told_of(file) for file in files])
+    assert found == [str(tmp_path / name) for name in ("1/a.webp", "2/b.JPG", "1/c.png")]
+    assert several.photos_of(None) == []
 
 
 def test_several_photos(several, shelf, small, photo, tmp_path):
@@ -225,7 +258,7 @@ def test_several_photos(several, shelf, small, photo, tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(photo[: 45 if folder == "a" else 30]).save(tmp_path / folder / name)
     (tmp_path / "a/bad.png").write_text("no photo")
-    paths = [str(tmp_path / name) for name in ("a/one.png", "a/bad.png", "b/one.png", "a/one_overlay.png")]
+    paths = [told_of(tmp_path / name) for name in ("a/one.png", "a/bad.png", "b/one.png", "a/one_overlay.png")]
     shown, table, told, link = asyncio.run(several.label(paths, True))
     assert "3 of 4 photos labelled; bad.png: not a picture" in told
     assert [name for _, name in shown] == ["one", "one-2", "one_overlay-2"]
@@ -245,11 +278,12 @@ def test_several_photos(several, shelf, small, photo, tmp_path):
 
 
 def test_too_few_and_too_many_photos(several, tmp_path):
-    for paths in ([], None, ["a.png"] * 51):
+    (tmp_path / "a.png").touch()
+    for paths in ([], None, [told_of(tmp_path / "a.png")] * 51):
         with pytest.raises(gr.Error, match=f"got {len(paths or [])} photos, wanted 1 to 50"):
             asyncio.run(several.label(paths, True))
     (tmp_path / "bad.png").write_text("no photo")
-    shown, table, told, link = asyncio.run(several.label([str(tmp_path / "bad.png")], False))
+    shown, table, told, link = asyncio.run(several.label([told_of(tmp_path / "bad.png")], False))
     assert (shown, table, link) == ([], "", "")
     assert "0 of 1 photos" in told
 
@@ -268,45 +302,15 @@ def test_large_photos_are_shrunk_and_small_ones_are_not(photo):
 
 
 def test_a_shrunk_photo_says_so(page, photo_file, monkeypatch):
-    monkeypatch.setattr(page_module, "shrunk", lambda photo, most: photo[:30, :40])
-    _, _, _, summary, *_ = asyncio.run(page.label(str(photo_file), None, PAIR, 0, 0, *STANDARD))
-    assert "shrunk from 70×45 to 40×30" in summary
+    monkeypatch.setattr(page_module, "PAGE_PIXELS", 1300)
+    _, _, _, summary, *_ = asyncio.run(page.label(told_of(photo_file), None, PAIR, 0, 0, *STANDARD))
+    assert "shrunk from 70×45 to 44×28" in summary
 
 
 @pytest.fixture
 def mounted(small, monkeypatch, tmp_path):
-    """The door with the page; whatever is reached outside this machine is an error."""
-    reached = []
-
-    def guarded(self, address):
-        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
-            reached.append(address)
-        raise OSError("this test reaches nothing")
-
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(socket.socket, "connect", guarded)
-    line = Workers(1, 4)
-    door = service(small, Limits(bytes=100_000), workers=line)
-
-    async def mount():  # without a running loop Gradio makes some and never closes them
-        mount_page(door, small, Limits(bytes=100_000), line)
-
-    asyncio.run(mount())
-
-    def ask(*requests):
-        async def talk():
-            transport = httpx.ASGITransport(door, raise_app_exceptions=False)
-            async with (
-                door.router.lifespan_context(door),
-                httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", follow_redirects=True) as client,
-            ):
-                return [await client.request(*request[:2], **(request[2:] or [{}])[0]) for request in requests]
-
-        answers = asyncio.run(talk())
-        assert reached == []
-        return answers
-
-    return ask
+    """Asks the door with the page."""
+    return ServedPage(small, Limits(bytes=100_000), tmp_path, monkeypatch).ask
 
 
 def test_the_page_is_served_beside_the_door(mounted):

@@ -4,12 +4,13 @@ from pathlib import Path
 import deeplab
 
 LADDER = [  # a module imports only from those before it
-    "classes", "paths", "photos", "winograd", "network", "description", "transforms", "weights", "claims", "caffe",
+    "classes", "paths", "jpeg_scans", "photos", "winograd", "network", "description", "transforms", "weights", "claims",
+    "caffe",
     "checkpoints", "conversion", "hub", "rehead", "precision", "backends", "tiles", "inference", "report", "segment",
     "loading",
     "mosaic", "label_tiff", "score_grid", "mosaic_blocks", "mosaic_job",
-    "export", "refusals", "workers", "uploads", "service", "shelf", "page_parts", "comparison", "several", "app",
-    "serving", "jobs",
+    "export", "refusals", "workers", "decoding", "decoder", "uploads", "guard", "service", "stored", "page_upload",
+    "page_gate", "shelf", "page_parts", "comparison", "several", "app", "connections", "serving", "jobs",
     "share_table", "manifest", "pipeline", "ray_job",
     "faults", "splits", "pairs", "partners", "label_colours", "class_files", "outlines", "voc_layout",
     "folder_pairs", "labelme", "coco", "datasets", "inspection", "checking", "metrics", "contours", "calibration",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +16,15 @@ from starlette.routing import Mount
 
 from deeplab import comparison
 from deeplab.comparison import PAIRS, both, refined
+from deeplab.decoder import Decoder
+from deeplab.page_gate import PageGate
 from deeplab.page_parts import CSS, FILES, code, legend_of, links, note, times
 from deeplab.photos import PHOTO_ENDINGS
 from deeplab.refusals import Limits, Refusal
 from deeplab.segment import Model
-from deeplab.several import Several
+from deeplab.several import Several, path_in
 from deeplab.shelf import Kept, Shelf
-from deeplab.uploads import photo_from_bytes, shrunk
+from deeplab.stored import Stored
 from deeplab.workers import Workers
 from densecrf import Params
 from densecrf.params import NORMALIZATIONS
@@ -36,10 +40,13 @@ KNOBS = {  # field of Params: title, least, most, step
     "smoothness_weight": ("w2 · smoothness, weight", 0, 30, 0.5),
     "smoothness_xy_std": ("σγ · smoothness, pixels", 0.5, 30, 0.5),
 }
-ITERATIONS = 10
+ITERATIONS, MOST_ITERATIONS = 10, 30
+SESSIONS = 200  # visitors whose page is remembered; each takes about 0.1 MB, and Gradio's own bound is 10,000
 
 
-def mount_page(door: FastAPI, model: Model, limits: Limits, line: Workers) -> Callable[[], None]:
+def mount_page(
+    door: FastAPI, model: Model, limits: Limits, line: Workers, decoder: Decoder, stored: Stored
+) -> Callable[[], None]:
     """Put the page beside the HTTP door, at /page/; / leads to it.
 
     Args:
@@ -47,6 +54,8 @@ def mount_page(door: FastAPI, model: Model, limits: Limits, line: Workers) -> Ca
         model: that labels the photos.
         limits: of ``door``.
         line: workers, shared with ``door``.
+        decoder: likewise.
+        stored: where uploads lie; GRADIO_TEMP_DIR names its folder, and did so before Gradio was imported.
 
     Returns:
         What hangs up on open pages, to be called when the server is to stop; it would wait for them else.
@@ -81,12 +90,29 @@ def mount_page(door: FastAPI, model: Model, limits: Limits, line: Workers) -> Ca
         headers = {"content-disposition": f'attachment; filename="{file}"', "cache-control": "no-store"}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
+    blocks = Page(model, limits, line, decoder, stored, shelf).blocks()
+    blocks.state_session_capacity = SESSIONS
     gr.mount_gradio_app(
-        door, Page(model, limits, line, shelf).blocks(), "/page", root_path="/page", max_file_size=limits.bytes,
+        door, blocks, "/page", root_path="/page", max_file_size=limits.bytes, enable_monitoring=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=CSS + comparison.CSS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
     )  # fmt: skip
-    mounted = next(route.app for route in door.routes if isinstance(route, Mount) and route.path == "/page")
+    blocks.has_launched = True  # Gradio looks at the paths of a request only where this is set, and leaves it unset
+    stored.keep()  # the examples, which Gradio has copied there
+    mount = next(route for route in door.routes if isinstance(route, Mount) and route.path == "/page")
+    mounted, mount.app = mount.app, PageGate(mount.app, stored, limits)
+    before = door.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with before(app) as state:
+            sweeper = asyncio.create_task(stored.swept())
+            try:
+                yield state
+            finally:
+                sweeper.cancel()
+
+    door.router.lifespan_context = lifespan
     return lambda: mounted.stop_event.set()  # type: ignore[attr-defined]
 
 
@@ -96,19 +122,23 @@ def examples() -> list[Path]:
 
 
 class Page:
-    """What the page does; arguments as in ``mount_page``, and the shelf for its results."""
+    """What the page does; arguments as of ``mount_page``, and the shelf for its results."""
 
-    def __init__(self, model: Model, limits: Limits, line: Workers, shelf: Shelf):
-        self._model, self._limits, self._line, self._shelf = model, limits, line, shelf
+    def __init__(self, model: Model, limits: Limits, line: Workers, decoder: Decoder, stored: Stored, shelf: Shelf):
+        self._model, self._limits, self._line = model, limits, line
+        self._decoder, self._stored, self._shelf = decoder, stored, shelf
 
     def blocks(self) -> gr.Blocks:
         """The page as Gradio has it."""
-        with gr.Blocks(title="DeepLab", analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        with gr.Blocks(title="DeepLab", analytics_enabled=False) as page:
             gr.Markdown("# DeepLab\nA photo in, a label for every pixel out. Nothing leaves this machine.")
             with gr.Tab("One photo"):
                 self._one()
             with gr.Tab("Several photos"):
-                Several(self._model, self._limits, self._line, self._shelf).blocks()
+                several = Several(
+                    self._model, self._limits, self._line, self._decoder, self._stored, self._shelf
+                )  # fmt: skip
+                several.blocks()
         return page.queue(default_concurrency_limit=None, max_size=64)
 
     def _one(self) -> None:
@@ -142,7 +172,7 @@ class Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         photo.change(
             self.label, [photo, name, pair, x, y, *knobs], [name, *outputs], api_visibility="private",
-            show_progress_on=[compare],
+            preprocess=False, show_progress_on=[compare],
         )  # fmt: skip
         again: dict[str, Any] = {"fn": self.refine, "inputs": [name, pair, x, y, *knobs], "outputs": outputs, **quiet}
         gr.on([knob.input for knob in knobs], trigger_mode="always_last", **again)
@@ -154,12 +184,14 @@ class Page:
     def _knobs(self) -> list[Any]:
         """Sliders for the fields of Params, two in a row, and the normalisation."""
         params, knobs = self._model.crf_params, list[Any]()
-        ranges = [(f"knob-{field}", *KNOBS[field], float(getattr(params, field))) for field in KNOBS]
-        ranges.append(("knob-iterations", "iterations", 0, 30, 1, float(ITERATIONS)))
+        ranges = [
+            (f"knob-{field}", title, ends_of(field, params), step, float(getattr(params, field)))
+            for field, (title, _, _, step) in KNOBS.items()
+        ]
+        ranges.append(("knob-iterations", "iterations", (0.0, float(MOST_ITERATIONS)), 1, float(ITERATIONS)))
         for first in range(0, len(ranges), 2):
             with gr.Row():
-                for where, title, least, most, step, value in ranges[first : first + 2]:
-                    ends = min(least, value), max(most, value)
+                for where, title, ends, step, value in ranges[first : first + 2]:
                     knobs.append(gr.Slider(*ends, value, step=step, label=title, min_width=220, elem_id=where))
         knobs.append(
             gr.Radio(
@@ -169,20 +201,21 @@ class Page:
         return knobs
 
     async def label(
-        self, path: str | None, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
+        self, file: Any, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
     ) -> tuple[Any, ...]:
-        """A new photo: network and CRF."""
-        if path is None:
+        """A new photo: network and CRF; ``file`` is as the browser tells of it, and Gradio has not opened it."""
+        if file is None:
             return (gr.skip(),) * 7
-        params, iterations = params_of(values)
+        params, iterations = params_of(values, self._model.crf_params)
+        pair = pair if pair in PAIRS else next(iter(PAIRS))
 
         def work() -> tuple[Any, ...]:
-            photo = photo_from_bytes(Path(path).read_bytes(), replace(self._limits, pixels=CAMERA_PIXELS))
-            small = shrunk(photo, PAGE_PIXELS)
+            content = self._stored.read(path_in(file))
+            small, size = self._decoder.photo(content, replace(self._limits, pixels=CAMERA_PIXELS), PAGE_PIXELS)
             plain = self._model.segment(small, crf=False)
             kept = Kept(plain, self._model.refine(plain, params=params, iterations=iterations), params)
             mine = self._shelf.put(kept, name)
-            told = note(times(kept, None if small is photo else (photo.shape[0], photo.shape[1])))
+            told = note(times(kept, None if small.shape[:2] == size else size))
             text = code(params, iterations)
             return (
                 mine, both(kept, mine, pair), legend_of(kept), told, links(mine, FILES), self.point(mine, x, y), text
@@ -194,7 +227,7 @@ class Page:
         self, name: str | None, pair: str, x: float | None, y: float | None, *values: Any
     ) -> tuple[Any, ...]:
         """Other parameters: the CRF alone, on kept scores; what it leaves as it was is not sent again."""
-        params, iterations = params_of(values)
+        params, iterations = params_of(values, self._model.crf_params)
         before = self._shelf.get(name)
         if not isinstance(before, Kept) or name is None:
             if name is not None:
@@ -239,12 +272,22 @@ class Page:
             raise gr.Error(str(error) or "out of memory", print_exception=False) from None
 
 
-def params_of(values: tuple[Any, ...]) -> tuple[Params, int]:
-    """Parameters and iterations from the sliders' values; gr.Error tells what cannot be used."""
+def ends_of(field: str, standard: Params) -> tuple[float, float]:
+    """Least and most of the slider for a field of Params; the weights' own value is on it."""
+    value = float(getattr(standard, field))
+    return min(KNOBS[field][1], value), max(KNOBS[field][2], value)
+
+
+def params_of(values: tuple[Any, ...], standard: Params) -> tuple[Params, int]:
+    """Parameters and iterations from the sliders' values; gr.Error tells what cannot be used, or is on no slider."""
     *numbers, iterations, normalization = values
     try:
-        return Params(**dict(zip(KNOBS, map(float, numbers), strict=True)), normalization=normalization), int(
-            iterations
-        )
-    except (TypeError, ValueError) as error:
+        params = Params(**dict(zip(KNOBS, map(float, numbers), strict=True)), normalization=normalization)
+        steps = int(iterations)
+        ranges = [(field, getattr(params, field), *ends_of(field, standard)) for field in KNOBS]
+        for field, value, least, most in [*ranges, ("iterations", steps, 0, MOST_ITERATIONS)]:
+            if not least <= value <= most:
+                raise ValueError(f"got {field} = {value:g}, wanted {least:g} to {most:g}")
+    except (TypeError, ValueError, OverflowError) as error:
         raise gr.Error(str(error), print_exception=False) from None
+    return params, steps

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deeplab.jpeg_scans import scans_of
+
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 MAX_PIXELS = 300_000_000
 """Larger pictures are refused before they are decoded: a small file can claim any size."""
+MAX_SCANS = 100
+"""JPEG files that go over their picture more often are refused: a small file can do it 20,000 times; usual are 1–15."""
 
 
 class PhotoError(ValueError):
@@ -73,9 +77,10 @@ def photo_from_image(image: Image.Image) -> np.ndarray:
         (H, W, 3) uint8, R, G, B, with the EXIF orientation applied.
 
     Raises:
-        PhotoError: if it has no pixels, too many, or levels that are not finite.
+        PhotoError: if it has no pixels, too many, more scans than ``MAX_SCANS``, or levels that are not finite.
     """
     check_size(image)
+    _check_scans(image)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # Pillow would clip these levels to 0–255 instead of scaling them
         return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
@@ -93,6 +98,12 @@ def check_size(image: Image.Image) -> None:
         raise PhotoError(f"has no pixels ({width}×{height})")
     if width * height > MAX_PIXELS:
         raise PhotoError(f"has {width}×{height} pixels, wanted at most {MAX_PIXELS // 10**6} megapixels")
+
+
+def _check_scans(image: Image.Image) -> None:
+    file = getattr(image, "fp", None)  # None once it is decoded
+    if image.format in ("JPEG", "MPO") and file is not None and scans_of(file, MAX_SCANS) > MAX_SCANS:
+        raise PhotoError(f"goes over its picture in more than {MAX_SCANS} scans; save it anew, as a JPEG of a few")
 
 
 def has_alpha(image: Image.Image) -> bool:

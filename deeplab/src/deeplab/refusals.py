@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+UPLOAD_FILES = 200  # in one request of the page; a folder's other files are uploaded with its photos
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -23,6 +25,12 @@ class Limits:
     """Photos worked on at a time; each takes all cores and up to 1800 bytes a pixel."""
     waiting: int = 16
     """Requests that may wait for a worker; more are told to come back."""
+    stored_bytes: int = 500_000_000
+    """Of all photos that the page's visitors have uploaded."""
+    stored_files: int = 500
+    """That they have uploaded; of one upload ``UPLOAD_FILES`` at most."""
+    stored_seconds: float = 1800.0
+    """That an upload is kept; the oldest go earlier where there are too many."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Literal
 
@@ -14,24 +14,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 import deeplab
 from deeplab.classes import palette
+from deeplab.decoder import Decoder
+from deeplab.guard import READ, Guard
 from deeplab.refusals import Limits, Refusal
 from deeplab.report import palette_png, png
 from deeplab.segment import Model, Segmentation
-from deeplab.uploads import FIELD, photo_from_bytes, upload_of
+from deeplab.uploads import FIELD, upload_of
 from deeplab.workers import Workers
 
-READ = "deeplab.read"  # key of a request's scope
 LINGER_BYTES, LINGER_SECONDS = 50_000_000, 5.0
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-HEADERS = {  # the browser itself refuses what would leave the machine, or ask for anything from elsewhere
-    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 
 class Options(BaseModel):
@@ -84,13 +80,18 @@ class Problem(BaseModel):
 
 
 RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body ended early, or is no multipart body."},
+STRANGERS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "No Host header, or more than one."},
+    403: {"model": Problem, "description": "Asked for by a page of another site."},
+    421: {"model": Problem, "description": "A Host header that is not of this server."},
+    500: {"model": Problem, "description": "A fault of the server."},
+}
+REFUSALS: dict[int | str, dict[str, Any]] = STRANGERS | {
+    400: {"model": Problem, "description": "The body ended early, is no multipart body, or there is no Host header."},
     408: {"model": Problem, "description": "The body came too slowly."},
     413: {"model": Problem, "description": "Too many bytes, or too many pixels."},
     415: {"model": Problem, "description": "Neither a photo nor multipart."},
-    422: {"model": Problem, "description": "An unknown or bad option, no photo, or a damaged one."},
-    500: {"model": Problem, "description": "A fault of the server."},
+    422: {"model": Problem, "description": "A bad option, no photo, a damaged one, or one that decodes too slowly."},
     503: {"model": Problem, "description": "Too busy, short of memory, or stopping.", "headers": RETRY},
     504: {"model": Problem, "description": "The photo took too long."},
 }
@@ -106,31 +107,36 @@ BODY = {
 }
 
 
-def service(model: Model, limits: Limits | None = None, *, workers: Workers | None = None) -> FastAPI:
+def service(
+    model: Model, limits: Limits | None = None, *, workers: Workers | None = None, decoder: Decoder | None = None,
+    names: Iterable[str] = (),
+) -> FastAPI:  # fmt: skip
     """The HTTP door: ``POST /v1/segment``, ``GET /healthz``, ``GET /openapi.json``.
 
     Args:
         model: that labels the photos.
         limits: by default ``Limits()``.
         workers: to share with a page; by default its own. They work while the server runs.
+        decoder: likewise.
+        names: host names that may be asked for, beside localhost and addresses.
     """
     limits = limits or Limits()
-    line = workers or Workers(limits.workers, limits.waiting)
+    line, decoder = workers or Workers(limits.workers, limits.waiting), decoder or Decoder()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with line:
+        with decoder, line:
             yield
 
     door = FastAPI(
         title="DeepLab", version=deeplab.__version__, summary="A photo in, a label for every pixel out.",
         docs_url=None, redoc_url=None, lifespan=lifespan,  # their pages load scripts from elsewhere
     )  # fmt: skip
-    door.add_middleware(_Guarded)
+    door.add_middleware(Guard, names=names)
     for kind, refuse in _HANDLERS.items():
         door.add_exception_handler(kind, refuse)
 
-    @door.get("/healthz", summary="Whether the server is there", responses={500: REFUSALS[500]})
+    @door.get("/healthz", summary="Whether the server is there", responses=STRANGERS)
     async def healthz() -> Health:
         return Health(
             status="ok", version=deeplab.__version__, variant=model.card.variant, class_names=list(model.class_names),
@@ -149,7 +155,8 @@ def service(model: Model, limits: Limits | None = None, *, workers: Workers | No
 
             def work() -> Response:
                 try:
-                    result = model.segment(photo_from_bytes(content, limits), crf=options.crf)
+                    photo, _ = decoder.photo(content, limits)
+                    result = model.segment(photo, crf=options.crf)
                 except MemoryError as error:
                     raise Refusal(503, "memory", str(error) or "out of memory", retry_after=5) from None
                 return _answer(result, output)
@@ -236,25 +243,3 @@ def _fault(_: Request, error: Exception) -> Response:
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
     Refusal: _refused, RequestValidationError: _bad_option, HTTPException: _http, Exception: _fault,
 }  # fmt: skip
-
-
-class _Guarded:
-    """Adds ``HEADERS`` to every answer, and notes when a request has been read to its end."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []), *((name.encode(), value.encode()) for name, value in HEADERS.items())
-                ]  # fmt: skip
-            await send(message)
-
-        async def noted() -> Message:
-            message = await receive()
-            scope[READ] = not message.get("more_body", False)
-            return message
-
-        await self._app(scope, noted, guarded)

@@ -11,22 +11,25 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from deeplab.decoder import Decoder
+from deeplab.decoding import shrunk
 from deeplab.page_parts import legend, links, note
 from deeplab.photos import PHOTO_ENDINGS
 from deeplab.refusals import Limits, Refusal
 from deeplab.segment import Model
 from deeplab.shelf import Archive, Batch, Shelf
-from deeplab.uploads import photo_from_bytes, shrunk
+from deeplab.stored import Stored
 from deeplab.workers import Workers
 
 MOST, SHOWN, THUMBNAIL = 50, 12, 480
 
 
 class Several:
-    """What the tab does; arguments as in ``app.mount_page``, and the shelf for its results."""
+    """What the tab does; arguments as of ``app.Page``."""
 
-    def __init__(self, model: Model, limits: Limits, line: Workers, shelf: Shelf):
-        self._model, self._limits, self._line, self._shelf = model, limits, line, shelf
+    def __init__(self, model: Model, limits: Limits, line: Workers, decoder: Decoder, stored: Stored, shelf: Shelf):
+        self._model, self._limits, self._line = model, limits, line
+        self._decoder, self._stored, self._shelf = decoder, stored, shelf
 
     def blocks(self) -> None:
         """The tab as Gradio has it; called within it."""
@@ -50,33 +53,37 @@ class Several:
                     label="overlays", columns=3, format="jpeg", object_fit="contain", elem_id="gallery"
                 )
                 shares = gr.HTML(elem_id="batch-legend")
-        folder.upload(photos_of, folder, photos, show_progress="hidden", api_visibility="private")
+        folder.upload(
+            self.photos_of, folder, photos, show_progress="hidden", api_visibility="private", preprocess=False
+        )
         start.click(
-            self.label, [photos, crf], [gallery, shares, told, files], api_visibility="private",
+            self.label, [photos, crf], [gallery, shares, told, files], api_visibility="private", preprocess=False,
             show_progress_on=[gallery],
         )  # fmt: skip
 
     async def label(
-        self, paths: list[str] | None, crf: bool, progress: gr.Progress = gr.Progress()  # noqa: B008 (Gradio's way)
+        self, files: Any, crf: bool, progress: gr.Progress = gr.Progress()  # noqa: B008 (Gradio's way)
     ) -> tuple[Any, ...]:  # fmt: skip
         """Several photos: pictures, shares over all, what failed, and a zip."""
-        if not paths or len(paths) > MOST:
+        paths = self._paths(files)
+        if not 0 < len(paths) <= MOST:
             raise gr.Error(
-                f"got {len(paths or [])} photos, wanted 1 to {MOST}; deeplab segment FOLDER takes any number",
+                f"got {len(paths)} photos, wanted 1 to {MOST}; deeplab segment FOLDER takes any number",
                 print_exception=False,
             )
         archive, shown, failed, total = Archive(), list[tuple[np.ndarray, str]](), list[str](), dict[str, float]()
 
         def work(path: Path) -> None:
-            result = self._model.segment(photo_from_bytes(path.read_bytes(), self._limits), crf=crf)
+            photo, _ = self._decoder.photo(self._stored.read(str(path)), self._limits)
+            result = self._model.segment(photo, crf=bool(crf))
             stored = archive.add(path.stem, result)
             if len(shown) < SHOWN:
                 shown.append((shrunk(result.overlay(), THUMBNAIL**2), stored))
             for label, share in result.shares().items():
                 total[label] = total.get(label, 0.0) + share
 
-        with archive:
-            for path in progress.tqdm(list(map(Path, paths)), unit="photos"):
+        with archive, self._stored.held(paths):
+            for path in progress.tqdm(paths, unit="photos"):
                 try:
                     await self._patiently(lambda path=path: work(path))  # type: ignore[misc]
                 except (Refusal, MemoryError) as error:
@@ -101,8 +108,19 @@ class Several:
                     raise
                 await asyncio.sleep(0.5)
 
+    def photos_of(self, files: Any) -> list[str]:
+        """Those files of an uploaded folder that may be photos, sorted by name."""
+        found = [path for path in self._paths(files) if path.suffix.lower() in PHOTO_ENDINGS]
+        return [str(path) for path in sorted(found, key=lambda path: path.name)]
 
-def photos_of(paths: list[str] | None) -> list[str]:
-    """Those files of an uploaded folder that may be photos, sorted by name."""
-    found = [path for path in paths or [] if Path(path).suffix.lower() in PHOTO_ENDINGS]
-    return sorted(found, key=lambda path: Path(path).name)
+    def _paths(self, files: Any) -> list[Path]:
+        """Where the uploads lie that the browser named; gr.Error for what is none."""
+        try:
+            return [self._stored.path_of(path_in(file)) for file in (files or [])]
+        except (Refusal, TypeError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+
+def path_in(file: Any) -> Any:
+    """The path in a file as the browser tells of it, ``{"path": …}``; None if there is none."""
+    return file.get("path") if isinstance(file, dict) else None

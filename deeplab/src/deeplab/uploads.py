@@ -1,25 +1,17 @@
-"""Photos that come over the network: read into memory within limits, decoded by formats that are only pictures."""
+"""Photos that come over the network to the HTTP door: read into memory within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import threading
-import warnings
 from collections.abc import AsyncGenerator
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from deeplab.photos import PhotoError, photo_from_image
 from deeplab.refusals import Limits, Refusal
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none runs another program
 FIELD = "file"
-_DECODING = threading.Lock()  # Python's filters of warnings belong to the process, not to a thread
 
 
 async def upload_of(request: Request, limits: Limits, *, seconds: float) -> bytes:
@@ -86,51 +78,3 @@ async def _part_of(request: Request, body: bytes) -> bytes:
         return await part.read()
     finally:
         await form.close()
-
-
-def photo_from_bytes(content: bytes, limits: Limits) -> np.ndarray:
-    """A photo from the bytes of its file, upright; its size is looked at before it is decoded.
-
-    Returns:
-        (H, W, 3) uint8, R, G, B.
-
-    Raises:
-        Refusal: 413 for too many pixels, 422 for what is no picture, or a damaged one.
-    """
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    try:
-        with _DECODING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked here
-            with Image.open(io.BytesIO(content), formats=formats) as image:
-                _require_pixels(image, limits.pixels)
-                photo = photo_from_image(image)
-                _require_pixels(image, limits.pixels)  # some decoders learn the size late
-                return photo
-    except Refusal:
-        raise
-    except Image.DecompressionBombError:
-        raise Refusal(413, "too-many-pixels", f"wanted at most {limits.pixels} pixels") from None
-    except UnidentifiedImageError:
-        raise Refusal(422, "no-photo", f"not a picture that can be read; wanted {', '.join(FORMATS)}") from None
-    except PhotoError as error:
-        raise Refusal(422, "no-photo", str(error)) from None
-    except Exception as error:  # decoders of damaged files raise whatever they like
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise Refusal(422, "damaged", f"the picture is damaged and cannot be decoded ({reason})") from None
-
-
-def shrunk(photo: np.ndarray, most: int) -> np.ndarray:
-    """A photo of at most so many pixels, (H, W, 3) uint8; the same one if it has no more."""
-    height, width = photo.shape[:2]
-    if height * width <= most:
-        return photo
-    factor = (most / (height * width)) ** 0.5
-    size = max(1, int(width * factor)), max(1, int(height * factor))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
-
-
-def _require_pixels(image: Image.Image, most: int) -> None:
-    width, height = image.size
-    if width * height > most:
-        raise Refusal(413, "too-many-pixels", f"got {width}×{height} pixels, wanted at most {most}")

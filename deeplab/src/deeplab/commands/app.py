@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes
 
 from deeplab.commands.engine import OK, Engine, model_of
 
-MODULES = ("gradio", "fastapi", "uvicorn", "multipart")
+MODULES = ("gradio", "fastapi", "uvicorn", "python_multipart")
 
 
 @dataclass(frozen=True)
@@ -32,40 +32,59 @@ class App:
     """Photos worked on at a time; each takes all cores."""
     waiting: int = 16
     """Requests that may wait; more are told to come back."""
+    max_stored_megabytes: float = 500.0
+    """Of all photos that visitors of the page have uploaded; each is kept for half an hour at most."""
+    host_names: tuple[str, ...] = ()
+    """Names under which the server is asked for, as that of a proxy before it; localhost and addresses always are."""
 
 
 def app(options: App) -> int:
     """Listen, serve until told to stop, and finish what runs."""
     import importlib.util
     import os
+    import shutil
     import tempfile
+    from pathlib import Path
 
     if any(importlib.util.find_spec(module) is None for module in MODULES):
         raise ModuleNotFoundError("the page and the HTTP door need more packages: pip install 'deeplab-crf[app]'")
 
     from deeplab.refusals import Limits
-    from deeplab.serving import listen, serve
+    from deeplab.serving import listen, serve, stopped_by_signals
 
     limits = Limits(
         bytes=int(options.max_megabytes * 1e6), pixels=int(options.max_megapixels * 1e6), seconds=options.max_seconds,
-        workers=options.workers, waiting=options.waiting,
+        workers=options.workers, waiting=options.waiting, stored_bytes=int(options.max_stored_megabytes * 1e6),
     )  # fmt: skip
-    with listen(options.host, options.port) as listener, tempfile.TemporaryDirectory(prefix="deeplab-") as folder:
+    with (
+        stopped_by_signals(),
+        listen(options.host, options.port) as listener,
+        tempfile.TemporaryDirectory(prefix="deeplab-", ignore_cleanup_errors=True) as folder,
+    ):
+        from deeplab.decoder import Decoder
         from deeplab.service import service
         from deeplab.workers import Workers
 
-        model, line = model_of(options.engine), Workers(limits.workers, limits.waiting)
-        door, hang_up = service(model, limits, workers=line), None
+        model, line, decoder = model_of(options.engine), Workers(limits.workers, limits.waiting), Decoder()
+        names = (options.host, *options.host_names)
+        door, hang_up = service(model, limits, workers=line, decoder=decoder, names=names), None
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         if options.page:
+            folder = os.path.realpath(folder)
             # Gradio reads both when it is imported: what it keeps of a visit goes when the server goes
             os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
             from deeplab.app import mount_page
+            from deeplab.stored import Stored
 
-            hang_up = mount_page(door, model, limits, line)
+            hang_up = mount_page(door, model, limits, line, decoder, Stored(Path(folder), limits))
             print(f"page: {address}/")
         print(f"HTTP: {address}/v1/segment, described in {address}/openapi.json; Ctrl-C stops", flush=True)
-        serve(door, listener, seconds=limits.seconds, hang_up=hang_up or (lambda: None))
+
+        def give_up() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            decoder.end()
+
+        serve(door, listener, seconds=limits.seconds, hang_up=hang_up or (lambda: None), give_up=give_up)
     print("stopped")
     return OK
