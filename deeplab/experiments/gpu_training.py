@@ -3,10 +3,10 @@
     python gpu_training.py --recipes deeplab/recipes --data PACK --teacher teacher.npz --imagenet VGG16.npz \
         --stages compare,largefov,msc --seconds 270 --out runs
 
-The comparisons train ``voc-gpu.toml`` and changes of it for the same few hundred steps and score each on ``val_choose``;
-the better optimiser of the two then trains the network. Its number of steps is what fits into ``--seconds`` at the speed
-the comparisons had. Writes OUT/gpu-training.json after every run. ``--small`` does all of it with a handful of crops, to
-try it out on a CPU.
+The comparisons train ``voc-gpu.toml`` and changes of it for the same few hundred steps and score each on
+``val_choose``; the better optimiser of the two then trains the network. Its number of steps is what fits into
+``--seconds`` at the speed the comparisons had. Writes OUT/gpu-training.json after every run. ``--small`` does all of it
+with a handful of crops, to try it out on a CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ COMPARED: dict[str, dict[str, Any]] = {
     "nothing pasted": {"mix": 0.0},
 }
 OPTIMISERS = ("recipe", "adamw")
-SMALL = {"crop": 97, "batch": 4, "workers": 2, "memory_side": 128, "precision": "fp32", "warmup": 1, "validate_photos": 2}
+SMALL: dict[str, Any] = {
+    "crop": 97,
+    "batch": 4,
+    "workers": 2,
+    "memory_side": 128,
+    "precision": "fp32",
+    "warmup": 1,
+    "validate_photos": 2,
+}
 
 
 def run(recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def main() -> None:
     if torch.cuda.is_available():
         report["device"] = torch.cuda.get_device_name()
     report["torch"] = torch.__version__
-    small = SMALL if options.small else {}
+    small: dict[str, Any] = SMALL if options.small else {}
 
     def keep(name: str, found: dict[str, Any]) -> None:
         report[name] = found
@@ -103,18 +111,18 @@ def main() -> None:
             keep("largefov", run(recipe, weights.parent))
         elif stage == "msc":
             recipe = read_recipe(options.recipes / "voc-gpu-msc.toml")
-            changes = small | ({"steps": 10, "validate_every": 10} if small else {})
+            changed = small | ({"steps": 10, "validate_every": 10} if small else {})
             keep(
                 "msc",
                 run(
-                    replace(recipe, data=data, teacher=teacher, init=str(weights), **changes),
+                    replace(recipe, data=data, teacher=teacher, init=str(weights), **changed),
                     options.out / "voc-gpu-msc",
                 ),
             )
         elif stage == "camvid":
             recipe = read_recipe(options.recipes / "camvid-gpu.toml")
-            changes = small | ({"steps": 10, "validate_every": 10} if small else {})
-            recipe = replace(recipe, data=str(options.camvid), init=str(weights), **changes)
+            changed = small | ({"steps": 10, "validate_every": 10} if small else {})
+            recipe = replace(recipe, data=str(options.camvid), init=str(weights), **changed)
             keep("camvid", run(recipe, options.out / "camvid"))
         else:
             parser.error(f"got stage {stage!r}, wanted compare, largefov, msc or camvid")

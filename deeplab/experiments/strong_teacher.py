@@ -1,13 +1,14 @@
 """Soft targets from an instance segmentation network trained on COCO (YOLOv7-seg), corrected by the photos' own masks.
 
-    python strong_teacher.py --state yolov7seg_state.pt --layers v7.json --data PACK --split train_once --out teacher.npz
+    python strong_teacher.py --state yolov7seg_state.pt --layers v7.json --data PACK --split train_once \
+        --out teacher.npz
 
-``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the network's layer table
-as JSON. The network itself is under the GPL and only teaches: none of it is shipped. The score of a class is the largest
-product of confidence and mask over its instances; background has what is missing to one. Inside an area of the mask the
-target is 0.6 of the mask's class and 0.4 of the teacher, or the mask alone where the teacher gives its class less than
-0.15; within about 10 pixels of a boundary, and where the mask is void, the target is the teacher's. Written as
-``deeplab.score_file.ScoreFile`` reads it, with a score every 8 pixels of a photo of 513.
+``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the network's layer
+table as JSON. The network itself is under the GPL and only teaches: none of it is shipped. The score of a class is
+the largest product of confidence and mask over its instances; background has what is missing to one. Inside an area
+of the mask the target is 0.6 of the mask's class and 0.4 of the teacher, or the mask alone where the teacher gives
+its class less than 0.15; within about 10 pixels of a boundary, and where the mask is void, the target is the
+teacher's. Written as ``deeplab.score_file.ScoreFile`` reads it, with a score every 8 pixels of a photo of 513.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def main() -> None:
         kept["ids"].append(pair.name)
         kept["logits_u8"].append((255 + logs * 255 / LEAST_LOG).round().clip(0, 255).astype(np.uint8))
         kept["width_height_canvasw_canvash"].append((width, height, filled[1], filled[0]))
-    arrays = {name: np.array(values) for name, values in kept.items()}
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in kept.items()}
     np.savez_compressed(options.out, scale=LEAST_LOG / 255, zero_point=255, **arrays)
     print(f"{options.out}: {len(kept['ids'])} photos")
 

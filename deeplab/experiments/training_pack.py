@@ -3,11 +3,11 @@
     python training_pack.py --source voc:train_all --source rare=rare/JPEGImages,rare/PseudoClassV7 \
         --source animals=animals/JPEGImages,animals/Masks --val voc:val --out pack --repeat-factor 0.1
 
-A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS, two folders with files of
-the same stems and VOC's ids. Photos are resized to ``--side`` pixels on their longer side and saved as WebP. The list
-``train`` names a photo more than once if its classes are rare: r = max(1, sqrt(t / f)) times, f the share of photos
-that show the class and t ``--repeat-factor``. Of the val photos every second one goes into the list ``val_choose``, to
-choose a checkpoint by; the others, ``val_report``, only judge.
+A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS, two folders with files
+of the same stems and VOC's ids. Photos are resized to ``--side`` pixels on their longer side and saved as WebP. The
+list ``train`` names a photo more than once if its classes are rare: r = max(1, sqrt(t / f)) times, f the share of
+photos that show the class and t ``--repeat-factor``. Of the val photos every second one goes into the list
+``val_choose``, to choose a checkpoint by; the others, ``val_report``, only judge.
 
 Source: "LVIS" (arXiv 1908.03195), appendix B.2, for the repeat factor.
 """

@@ -16,8 +16,8 @@ LADDER = [  # a module imports only from those before it
     "folder_pairs", "labelme", "coco", "datasets", "inspection", "checking", "metrics", "contours", "calibration",
     "evaluation", "predictions", "rows", "scoreboard", "score_tables", "charts", "evaluation_page",
     "evaluation_report", "score_file", "score_cache", "trials", "search", "search_report", "recipes", "losses",
-    "augmentation", "teacher", "batches", "memory_batches", "optimisation", "feature_cache", "head_norm", "snapshots", "runs", "study",
-    "training", "cli", "__main__",
+    "augmentation", "teacher", "batches", "memory_batches", "optimisation", "feature_cache", "head_norm",
+    "snapshots", "runs", "study", "training", "cli", "__main__",
 ]  # fmt: skip
 FOLDER = Path(deeplab.__file__).parent
 

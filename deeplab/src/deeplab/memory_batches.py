@@ -1,6 +1,6 @@
 """Batches from photos that were decoded once into the device's memory: crops, colours and mixing are made there.
 
-For a GPU, which trains faster than a processor decodes JPEG files. Which photo, scale, place and mirroring a crop has is
+For a GPU, which trains faster than a processor decodes JPEG files. Photo, scale, place and mirroring of a crop are
 drawn exactly as ``deeplab.batches`` draws it, from recipe and step alone, so a run can go on from any step.
 """
 

@@ -122,14 +122,24 @@ class Recipe:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise ValueError(f"got {key} = {getattr(self, key)!r}, wanted one of: {', '.join(known)}")
-        for key in ("crop", "batch", "accumulate", "steps", "validate_every", "checkpoint_every", "workers", "memory_side"):
+        counts = (
+            "crop",
+            "batch",
+            "accumulate",
+            "steps",
+            "validate_every",
+            "checkpoint_every",
+            "workers",
+            "memory_side",
+        )
+        for key in counts:
             if getattr(self, key) < 1:
                 raise ValueError(f"got {key} = {getattr(self, key)}, wanted at least 1")
         if not 0 < self.scale_low <= self.scale_high:
             raise ValueError(f"got scales {self.scale_low} to {self.scale_high}, wanted 0 < scale_low ≤ scale_high")
-        for key, most in (("dropout", 1), ("ema", 1), ("jitter", 1), ("extra_share", 1), ("teacher_share", 1), ("mix", 1)):
-            if not 0 <= getattr(self, key) < most:
-                raise ValueError(f"got {key} = {getattr(self, key)}, wanted 0 or more and less than {most:g}")
+        for key in ("dropout", "ema", "jitter", "extra_share", "teacher_share", "mix"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"got {key} = {getattr(self, key)}, wanted 0 or more and less than 1")
         legal = VARIANTS[self.variant].legal_crop(self.crop)
         if legal != self.crop:
             raise ValueError(
