@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 import deeplab
 from deeplab.classes import VOC_CLASSES
+from deeplab.network import build
 from deeplab.weights import Card, load_weights, save_weights
 
 
@@ -88,3 +89,37 @@ def test_card_of_another_network(saved, tmp_path):
 def test_card_with_other_crf_parameters(network):
     with pytest.raises(ValueError, match="'w1'"):
         deeplab.Model(network, Card("deeplab-largefov", VOC_CLASSES, crf={"w1": 4}))
+
+
+@pytest.fixture(scope="module")
+def on_a_base(saved):
+    """A multi-scale network whose trunk is that of the saved weights, in a file of what differs."""
+    network = build("deeplab-msc-largefov")
+    network.load_state_dict(load_weights(saved)[0].state_dict(), strict=False)
+    path = saved.with_name("msc.safetensors")
+    save_weights(path, network, Card("deeplab-msc-largefov", VOC_CLASSES, base=saved.name))
+    return path, network
+
+
+def test_weights_that_share_tensors_with_a_base_hold_only_what_differs(on_a_base, tmp_path):
+    path, network = on_a_base
+    assert all(name.startswith("branches.") for name in load_file(path))
+    loaded, card = load_weights(path)
+    assert card.base == ""
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float())
+    save_weights(tmp_path / "whole.safetensors", loaded, card)  # needs no base any more
+    assert set(load_file(tmp_path / "whole.safetensors")) == set(network.state_dict())
+
+
+def test_a_base_that_is_missing_or_elsewhere_is_named(on_a_base, tmp_path):
+    path, _ = on_a_base
+    (tmp_path / "msc.safetensors").write_bytes(path.read_bytes())
+    card = json.loads(path.with_suffix(".json").read_text())
+    (tmp_path / "msc.json").write_text(json.dumps(card))
+    with pytest.raises(FileNotFoundError, match=r"no file .*net.safetensors; msc.safetensors has only what differs"):
+        load_weights(tmp_path / "msc.safetensors")
+    for base in ("../net.safetensors", str(path.with_name("net.safetensors")), "msc.safetensors"):
+        (tmp_path / "msc.json").write_text(json.dumps(card | {"base": base}))
+        with pytest.raises(ValueError, match="wanted the name of another file beside it"):
+            load_weights(tmp_path / "msc.safetensors")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
@@ -32,6 +32,8 @@ class Card:
     """Fields of ``densecrf.Params`` that suit these weights; empty for the defaults."""
     story: dict[str, Any] = field(default_factory=dict)
     """Data, recipe, time and scores, for people; the program does not read it."""
+    base: str = ""
+    """Name of a weights file in the same folder that has the tensors this one lacks; "" where it has them all."""
 
 
 def card_path(weights: Path) -> Path:
@@ -45,12 +47,19 @@ def save_weights(path: str | Path, network: DeepLab, card: Card, *, half: bool =
     Args:
         path: the file, ending in .safetensors; the card goes beside it as .json.
         network: whose parameters are written.
-        card: what they are.
+        card: what they are. If it names a base, tensors that are equal to the base's are left out of the file.
         half: store fp16 (half the size; the network computes in fp32 after loading).
+
+    Raises:
+        FileNotFoundError, ValueError: if the base is missing or cannot be read.
     """
     path = Path(path)
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
+    if card.base:
+        shared = _tensors_of(_base_path(path, card))
+        equal = [name for name, value in tensors.items() if name in shared and torch.equal(shared[name], value)]
+        tensors = {name: value for name, value in tensors.items() if name not in equal}
     write_whole(path, save(tensors))
     write_whole(card_path(path), json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n")
 
@@ -59,7 +68,7 @@ def load_weights(path: str | Path) -> tuple[DeepLab, Card]:
     """Read weights and card and build the network they belong to, in evaluation mode.
 
     Raises:
-        FileNotFoundError: if the weights or their card are missing.
+        FileNotFoundError: if the weights, their card or the base that it names are missing.
         ValueError: if a file is damaged, or a tensor is missing, unknown or of the wrong shape.
     """
     path = Path(path)
@@ -71,24 +80,38 @@ def load_weights(path: str | Path) -> tuple[DeepLab, Card]:
     card = read_card(card_path(path))
     network = build(card.variant, classes=len(card.class_names))
     wanted = network.state_dict()
-    try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            if names != set(wanted):
-                lacking, foreign = sorted(set(wanted) - names), sorted(names - set(wanted))
-                raise ValueError(
-                    f"{path}: not weights of {card.variant}: lacks {lacking or 'none'}, has also {foreign}"
-                )
-            for name, tensor in wanted.items():
-                found = tuple(file.get_slice(name).get_shape())
-                if found != tuple(tensor.shape):
-                    raise ValueError(f"{path}: {name} is {found}, wanted {tuple(tensor.shape)} for {card.variant}")
-                tensor.copy_(file.get_tensor(name))
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); fetch or copy it again") from None
+    tensors = _tensors_of(path)
+    if card.base:
+        shared = _tensors_of(_base_path(path, card))
+        tensors = {name: value for name, value in shared.items() if name in wanted} | tensors
+    if set(tensors) != set(wanted):
+        lacking, foreign = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+        raise ValueError(f"{path}: not weights of {card.variant}: lacks {lacking or 'none'}, has also {foreign}")
+    for name, tensor in wanted.items():
+        found = tuple(tensors[name].shape)
+        if found != tuple(tensor.shape):
+            raise ValueError(f"{path}: {name} is {found}, wanted {tuple(tensor.shape)} for {card.variant}")
+        tensor.copy_(tensors[name])
     if not all(bool(torch.isfinite(tensor).all()) for tensor in wanted.values()):
         raise ValueError(f"{path}: has weights that are NaN or infinite; it cannot be used")
-    return network.eval(), card
+    return network.eval(), replace(card, base="")  # what was loaded is whole, wherever it is saved next
+
+
+def _base_path(path: Path, card: Card) -> Path:
+    base = path.with_name(card.base) if Path(card.base).name == card.base else None
+    if base is None or base == path:
+        raise ValueError(f"{card_path(path)}: got base {card.base!r}, wanted the name of another file beside it")
+    if not base.is_file():
+        raise FileNotFoundError(f"no file {base}; {path.name} has only what differs from it, so both are wanted")
+    return base
+
+
+def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, as they are stored."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); fetch or copy it again") from None
 
 
 def read_card(path: Path) -> Card:
@@ -101,7 +124,7 @@ def read_card(path: Path) -> Card:
         how: dict[str, Any] = dict(raw["preparation"])
         how |= {key: tuple(map(float, how[key])) for key in ("mean", "scale") if key in how}
         crf, story = dict(raw.get("crf", {})), dict(raw.get("story", {}))
-        return Card(str(raw["variant"]), names, Preparation(**how), crf, story)
+        return Card(str(raw["variant"]), names, Preparation(**how), crf, story, str(raw.get("base", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a card of weights: {type(error).__name__}: {error}") from None
 
