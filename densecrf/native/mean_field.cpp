@@ -67,11 +67,11 @@ void MeanField::run(int iterations) {
 }
 
 void MeanField::advance(int iterations) {
-    const int steps_before = steps_;  // steps that are repeated are full ones
+    const std::int64_t steps_before = steps_;  // steps that are repeated are full ones
     if (iterations > 0) adapt();
-    for (int left = iterations; left > 0;) {
-        const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= std::max(2, steps_before) && left > 2;
-        const int rest = std::min(steps_ == 2 ? 2 : 3, left - 2);
+    for (std::int64_t left = iterations; left > 0;) {
+        const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && steps_ >= steps_before && left > 2;
+        const std::int64_t rest = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         update(look);
         if (!(doubt_ <= (steps_ == 0 && left > 1 ? most_doubt_at_first : most_doubt))) {
             left += steps_;
@@ -86,7 +86,7 @@ void MeanField::advance(int iterations) {
         unsettled_.touches.clear();
         for (const Pull &pull : pulls_)
             unsettled_.touches.push_back(pull.kernel->lattice().select(unsettled_.points, threads_));
-        for (int step = 0; step < rest; ++step) update_unsettled();
+        for (std::int64_t step = 0; step < rest; ++step) update_unsettled();
         left -= rest;
         steps_ += rest;
         parallel_for(threads_, unsettled_.points.size(), [&](std::size_t begin, std::size_t end) {

@@ -129,9 +129,9 @@ private:
     Savings savings_;
     int threads_;
     Turns turns_;
-    int steps_ = 0;                          // since the start
+    std::int64_t steps_ = 0;                 // since the start
     Buffer<float> given_;                    // K x N: what to begin again from; empty: the unaries
-    int given_steps_ = 0;                    // steps_ there
+    std::int64_t given_steps_ = 0;           // steps_ there
     bool from_unaries_ = true;               // what steps began from
     float doubt_ = 0;                        // what pooling may have changed in the last step
     Buffer<float> least_;                    // N: the least energy at each point; empty if unaries are probabilities

@@ -10,12 +10,13 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "reserve.hpp"
 
 namespace densecrf {
 
@@ -82,6 +83,7 @@ public:
                 turn_.fetch_add(1, std::memory_order_release);
             }
             if (sleeping_.load() > 0) wake_.notify_all();
+            wait_for_new_ones();
             work(0);
             for (std::size_t part = helpers + 1; part < parts; ++part) work(part);
             for (int look = 0; left_.load(std::memory_order_acquire) > 0; ++look) {
@@ -101,7 +103,6 @@ public:
 
 private:
     static constexpr int patience = 4000;  // some ten to a hundred us
-    static constexpr std::size_t spare = std::size_t(1) << 16;  // bytes, more than a thread's own data take
 
     struct Place {
         Team *team = nullptr;
@@ -116,8 +117,9 @@ private:
     // A thread's own data are allocated when it first uses them, and the process ends if that fails; a thread that first
     // uses them to throw std::bad_alloc would meet just that.
     static void touch_thread_locals() {
-        (void)std::uncaught_exceptions();
-        (void)place();
+        volatile int used = std::uncaught_exceptions();  // volatile: without a use the call would be left out
+        used = place().is_caller;
+        (void)used;
     }
 
     static void pause() {
@@ -126,6 +128,11 @@ private:
 #else
         std::this_thread::yield();
 #endif
+    }
+
+    void wait_for_new_ones() const {
+        for (int look = 0; unready_.load(std::memory_order_acquire) > 0; ++look)
+            look < patience ? pause() : std::this_thread::yield();
     }
 
     void ask() {
@@ -139,28 +146,27 @@ private:
     // Starts threads until there are so many; fewer if no more are to be had.
     void grow(std::size_t members) {
         if (members <= members_.size() || no_more_) return;
+        const std::size_t before = members_.size();
         try {
             members_.reserve(members);
             while (members_.size() < members) {
                 const std::size_t number = members_.size() + 1;
+                unready_.fetch_add(1, std::memory_order_relaxed);
                 const unsigned seen = turn_.load(std::memory_order_relaxed);
-                std::unique_ptr<char[]> room(new char[spare]);  // for the thread's own data
-                members_.emplace_back([this, number, seen, held = std::move(room)]() mutable {
-                    held.reset();
-                    touch_thread_locals();
-                    place() = {this, false};
-                    stand_by(number, seen);
-                });
+                members_.emplace_back([this, number, seen, reserve = Reserve()]() mutable { stand_by(number, seen, reserve); });
             }
         } catch (const std::system_error &) {
             no_more_ = true;
         } catch (const std::bad_alloc &) {
             no_more_ = true;
         }
+        if (no_more_) unready_.store(members_.size() - before, std::memory_order_relaxed);
     }
 
-    void stand_by(std::size_t number, unsigned seen) {
-        for (;;) {
+    // A new thread first uses its own data, for which it has the reserve, after the last thread was started and before the
+    // first one works: stacks and arrays would take what it gives back.
+    void stand_by(std::size_t number, unsigned seen, Reserve &reserve) {
+        for (bool is_first = true;; is_first = false) {
             for (int look = 0; look < patience && turn_.load(std::memory_order_acquire) == seen; ++look) pause();
             if (turn_.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(guard_);
@@ -170,6 +176,13 @@ private:
             }
             ++seen;
             if (dismissed_) return;
+            if (is_first) {
+                reserve.give_back();
+                touch_thread_locals();
+                place() = {this, false};
+                unready_.fetch_sub(1, std::memory_order_acq_rel);
+                wait_for_new_ones();
+            }
             if (number <= helpers_) call_(context_, number);
             left_.fetch_sub(1, std::memory_order_acq_rel);
         }
@@ -187,7 +200,7 @@ private:
     std::condition_variable wake_;
     std::atomic<unsigned> turn_{0};
     std::atomic<int> sleeping_{0};
-    std::atomic<std::size_t> left_{0};
+    std::atomic<std::size_t> left_{0}, unready_{0};
     bool dismissed_ = false, busy_ = false;
     void (*call_)(const void *, std::size_t) = nullptr;
     const void *context_ = nullptr;
