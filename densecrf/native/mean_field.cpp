@@ -10,9 +10,8 @@ namespace {
 
 constexpr float most_pull = 1e20f;  // sums of messages over all points of an image stay finite
 
-// What pooling may change in a step: in the last one, and in all but the first; and there, where the pool may still hold
-// much that later steps take from it.
-constexpr float most_doubt = 0.25f, most_doubt_at_first = 1.0f;
+// What pooling may change in a step. Early steps may still find much in the pool, as later ones take it away.
+float most_doubt(std::int64_t step, bool is_last) { return is_last || step > 1 ? 0.25f : step == 1 ? 0.5f : 1.0f; }
 
 }  // namespace
 
@@ -73,7 +72,7 @@ void MeanField::advance(int iterations) {
         const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && steps_ >= steps_before && left > 2;
         const std::int64_t rest = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         update(look);
-        if (!(doubt_ <= (steps_ == 0 && left > 1 ? most_doubt_at_first : most_doubt))) {
+        if (!(doubt_ <= most_doubt(steps_, left == 1))) {
             left += steps_;
             begin_again();
             left -= steps_;

@@ -53,7 +53,7 @@ def test_gradients_refuse_sizes_that_do_not_fit():
         ([native], [], values, None),
         ([native], [1.0], values, values[1:]),
     ):
-        with pytest.raises(ValueError, match="^got "):
+        with pytest.raises(ValueError, match=r"^got "):
             _native.messages(kernels, weights, given, beside, False, 1)
 
 
@@ -75,9 +75,9 @@ def test_impossible_numbers_of_threads_get_one_line(threads):
 @pytest.mark.parametrize("value", [2.0, "2", [2]])
 def test_what_is_no_whole_number_gets_one_line(value):
     crf = DenseCRF([Gaussian((4, 6), 3)])
-    with pytest.raises(TypeError, match="^got iterations = .*, wanted a whole number$"):
+    with pytest.raises(TypeError, match=r"^got iterations = .*, wanted a whole number$"):
         crf.infer(np.zeros((2, 4, 6)), iterations=value)
-    with pytest.raises(TypeError, match="^got threads = .*, wanted a whole number$"):
+    with pytest.raises(TypeError, match=r"^got threads = .*, wanted a whole number$"):
         DenseCRF([Gaussian((4, 6), 3)], threads=value)
     with pytest.raises(ValueError, match=r"^got 10000000000 iterations, wanted at least 0 and at most"):
         crf.infer(np.zeros((2, 4, 6)), iterations=10**10)
