@@ -10,9 +10,10 @@
 
 namespace densecrf {
 
-// exp(x), relative error under 2e-7; from exp(-87) to exp(87). Polynomial of Cephes' expf.
+// exp(x), relative error under 2e-7; from exp(-87), which is also that of NaN, to exp(87). Polynomial of Cephes' expf.
 DENSECRF_INLINE float exp_of(float x) {
-    x = std::min(std::max(x, -87.0f), 87.0f);
+    x = x > -87.0f ? x : -87.0f;  // in this order, so that no NaN is left to be made a whole number
+    x = x < 87.0f ? x : 87.0f;
     const std::int32_t steps = std::int32_t(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
     const float n = float(steps);
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -30,7 +31,7 @@ DENSECRF_INLINE float exp_of(float x) {
 }
 
 // exp(min(x, 0)), which cannot exceed one.
-DENSECRF_INLINE float exp_of_negative(float x) { return exp_of(std::min(x, 0.0f)); }
+DENSECRF_INLINE float exp_of_negative(float x) { return exp_of(x < 0.0f ? x : 0.0f); }
 
 // log(x) for normal x > 0, relative error under 2e-7 (absolute near 1). Polynomial of Cephes' logf.
 DENSECRF_INLINE float log_of_positive(float x) {

@@ -23,7 +23,7 @@ public:
         if (!include_self) {
             own_.resize(n);
             parallel_for(threads, n, [&](std::size_t begin, std::size_t end) {
-                for (std::size_t i = begin; i < end; ++i) own_[i] = lattice_.own_share(i);
+                in_pieces(begin, end, 1, [&](std::size_t i, std::size_t) { own_[i] = lattice_.own_share(i); });
             });
         }
         if (!scale_before && !scale_after) return;

@@ -171,10 +171,12 @@ private:
         std::mutex guard;
         parallel_for(threads, points_, [&](std::size_t begin, std::size_t end) {
             std::vector<std::int32_t> low = none_low, high = none_high;
-            if (!locate(features, d, begin, end, s.cell.data(), s.rank.data(), weight, low.data(), high.data()))
-                throw std::invalid_argument(
-                    "features span more lattice cells than can be told apart; wanted |feature / std| under about 10^6: "
-                    "use larger standard deviations or smaller feature values");
+            in_pieces(begin, end, 4096, [&](std::size_t i, std::size_t stop) {
+                if (!locate(features, d, i, stop, s.cell.data(), s.rank.data(), weight, low.data(), high.data()))
+                    throw std::invalid_argument(
+                        "features span more lattice cells than can be told apart; wanted |feature / std| under about "
+                        "10^6: use larger standard deviations or smaller feature values");
+            });
             const std::lock_guard<std::mutex> lock(guard);
             for (int i = 0; i < d; ++i) {
                 s.low[i] = std::min(s.low[i], low[i]);

@@ -2,65 +2,59 @@
 #include "mean_field.hpp"
 
 #include <map>
-#include <numeric>
 #include <stdexcept>
 
 namespace densecrf {
 
+namespace {
+
+constexpr float most_pull = 1e20f;  // sums of messages over all points of an image stay finite
+
+// What pooling may change in a step. Early steps may still find much in the pool, as later ones take it away.
+float most_doubt(std::int64_t step, bool is_last) { return is_last || step > 1 ? 0.25f : step == 1 ? 0.5f : 1.0f; }
+
+}  // namespace
+
 MeanField::MeanField(const Unaries &unaries, std::vector<Pull> pulls, Savings savings, int threads)
     : unaries_(unaries), labels_(unaries.labels), points_(unaries.points), pulls_(std::move(pulls)), savings_(savings),
       threads_(threads), rows_(pulls_.size()), mixed_(pulls_.size()) {
+    check_pulls();
     for (const Pull &pull : pulls_) {
         if (pull.is_matrix(labels_)) savings_.settled = 0;
         for (const float strength : pull.strength)
             if (pull.is_matrix(labels_) || strength != pull.strength[0]) alike_ = false;
     }
     if (!alike_) savings_.pool = 0;
+    if (!unaries_.are_probabilities()) {
+        least_.resize(points_);
+        unaries_.least = least_.data();
+        parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+            least_energies(unaries_, least_.data(), begin, end);
+        });
+    }
+    choose_lanes();
     start();
     if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
 }
 
-// The softmax of the negative energies, with labels pooled from the beginning.
-void MeanField::start() {
-    Buffer<float> norm(points_);
-    std::vector<float> top(labels_, 0.0f);
-    bool fine = true;
-    std::mutex guard;
-    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> mine(labels_, 0.0f);
-        const bool these = scan_unaries(unaries_, norm.data(), mine.data(), begin, end);
-        const std::lock_guard<std::mutex> lock(guard);
-        fine = fine && these;
-        for (std::size_t k = 0; k < labels_; ++k) top[k] = std::max(top[k], mine[k]);
-    });
-    if (!fine) throw std::domain_error("probabilities that are negative, NaN or infinite");
-    std::vector<std::int32_t> little;
-    for (std::size_t k = 0; k < labels_; ++k) (top[k] <= savings_.pool ? little : lanes_of_).push_back(std::int32_t(k));
-    if (little.size() > 1 && width_for(lanes_of_.size() + 1) < width_for(labels_)) {
-        pool_.add(little, unaries_, threads_);
-    } else {
-        lanes_of_.resize(labels_);
-        std::iota(lanes_of_.begin(), lanes_of_.end(), 0);
+void MeanField::check_pulls() const {
+    for (const Pull &pull : pulls_) {
+        if (!pull.kernel || pull.kernel->lattice().points() != points_)
+            throw std::invalid_argument("got a kernel over another number of points than the unaries, wanted the same");
+        if (pull.strength.size() != labels_ && pull.strength.size() != labels_ * labels_)
+            throw std::invalid_argument("got a pull of another size than the number of labels or its square");
+        for (const float strength : pull.strength)
+            if (!(std::fabs(strength) <= most_pull))
+                throw std::invalid_argument("got a weight, or a weight times a compatibility, over 1e20; wanted at most that");
     }
-    layout();
-    std::fill(q_.begin(), q_.end(), 0.0f);
-    each_block(points_, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t a = 0; a < std::min(lanes_used(), groups_ * lanes_); ++a) {
-            const float *plane = a < lanes_of_.size() ? energy(a) : pool_.energy();
-            start_lane(plane, norm.data(), group(q_, a / lanes_) + a % lanes_, lanes_, begin, end);
-        }
-    });
 }
 
 void MeanField::set_marginals(const float *marginals) {
-    steps_ = 0;
-    give_all_lanes();
-    each_block(points_, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
-            float *out = group(q_, a / lanes_) + a % lanes_;
-            const float *plane = a < labels_ ? marginals + a * points_ : nullptr;
-            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = plane ? plane[i] : 0.0f;
-        }
+    turns_.take([&] {
+        steps_ = 0;
+        from_unaries_ = false;
+        given_ = {};
+        set_lanes(marginals);
     });
 }
 
@@ -68,18 +62,30 @@ void MeanField::set_marginals(const float *marginals) {
 std::size_t MeanField::most_unsettled() const { return std::min(points_ / 2, std::max<std::size_t>(points_ / 32, 3 << 15)); }
 
 void MeanField::run(int iterations) {
-    for (int left = iterations; left > 0;) {
-        const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && left > 2;
-        const int rest = std::min(steps_ == 2 ? 2 : 3, left - 2);
+    turns_.take([&] { advance(iterations); });
+}
+
+void MeanField::advance(int iterations) {
+    const std::int64_t steps_before = steps_;  // steps that are repeated are full ones
+    if (iterations > 0) adapt();
+    for (std::int64_t left = iterations; left > 0;) {
+        const bool look = savings_.settled > 0 && groups_ == 1 && steps_ >= 2 && steps_ >= steps_before && left > 2;
+        const std::int64_t rest = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         update(look);
-        const bool rearranged = adapt();
+        if (!(doubt_ <= most_doubt(steps_, left == 1))) {
+            left += steps_;
+            begin_again();
+            left -= steps_;
+            continue;
+        }
         --left;
         ++steps_;
+        const bool rearranged = left > 0 && adapt();  // for further steps alone: the last one's results stay as they are
         if (!look || rearranged || unsettled_.too_many) continue;
         unsettled_.touches.clear();
         for (const Pull &pull : pulls_)
             unsettled_.touches.push_back(pull.kernel->lattice().select(unsettled_.points, threads_));
-        for (int step = 0; step < rest; ++step) update_unsettled();
+        for (std::int64_t step = 0; step < rest; ++step) update_unsettled();
         left -= rest;
         steps_ += rest;
         parallel_for(threads_, unsettled_.points.size(), [&](std::size_t begin, std::size_t end) {
@@ -90,15 +96,23 @@ void MeanField::run(int iterations) {
 }
 
 void MeanField::finish(float *out) {
-    for (std::vector<Buffer<float>> *buffers : {&rows_, &mixed_}) buffers->clear();
-    spare_ = {};
-    energies_ = {};
-    unsettled_ = {};
-    pulls_.clear();
-    marginals(out);
+    turns_.take([&] {
+        for (std::vector<Buffer<float>> *buffers : {&rows_, &mixed_}) buffers->clear();
+        spare_ = {};
+        energies_ = {};
+        given_ = {};
+        unsettled_ = {};
+        pulls_.clear();
+        turns_.finish();
+        write(out);
+    });
 }
 
-void MeanField::marginals(float *out) const {
+void MeanField::marginals(float *out) {
+    turns_.take([&] { write(out); });
+}
+
+void MeanField::write(float *out) const {
     each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
             float *plane = out + std::size_t(lanes_of_[a]) * points_;
@@ -117,56 +131,32 @@ void MeanField::marginals(float *out) const {
     });
 }
 
-void MeanField::give_all_lanes() {
-    lanes_of_.resize(labels_);
-    std::iota(lanes_of_.begin(), lanes_of_.end(), 0);
-    pool_.clear();
-    layout();
-}
-
-// Floats a pixel that so many lanes take.
-std::size_t MeanField::width_for(std::size_t used) const {
-    if (used == 2 && alike_) return 1;
-    return used <= 4 ? 4 : (used + 7) / 8 * 8;
-}
-
-void MeanField::layout() {
-    const std::size_t width = width_for(lanes_used());
-    lanes_ = std::min<std::size_t>(width, 8);
-    groups_ = width / lanes_;
-    q_.resize(width * points_);
-    top_.assign(std::max<std::size_t>(width, 2), 0.0f);
-    if (unaries_.are_probabilities()) {
-        energies_.resize(lanes_of_.size() * points_);
-        parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t a = 0; a < lanes_of_.size(); ++a)
-                energies_of(unaries_, lanes_of_[a], energies_.data() + a * points_ + begin, begin, end);
-        });
-    }
-    if (lanes_ > 1 || !whole_message_.empty()) return;
-    whole_message_.assign(points_, 0.0f);
-    const Buffer<float> ones(points_, 1.0f);
-    for (std::size_t m = 0; m < pulls_.size(); ++m) {
-        const Kernel &kernel = *pulls_[m].kernel;
-        const float strength = pulls_[m].strength[0];
-        kernel.lattice().splat_and_blur(nullptr, ones.data(), 1, rows_[m], spare_, threads_);
-        each_block(points_, [&](std::size_t begin, std::size_t end) {
-            kernel.lattice().slice(1, nullptr, rows_[m].data(), &strength, whole_message_.data() + begin, begin, end);
-            for (std::size_t i = begin; i < end && kernel.own(); ++i) whole_message_[i] -= strength * kernel.own()[i];
-        });
-    }
-}
-
 // Logits to probabilities, in place.
 void MeanField::normalize() {
     std::mutex guard;
     std::fill(top_.begin(), top_.end(), 0.0f);
+    doubt_ = 0;
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> top(top_.size(), 0.0f);
         softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(), top.data(), begin, end);
+        const float mine = doubt(group(q_, groups_ - 1) + begin * lanes_, begin, end);
         const std::lock_guard<std::mutex> lock(guard);
+        doubt_ = std::max(doubt_, mine);
         for (std::size_t a = 0; a < top.size(); ++a) top_[a] = std::max(top_[a], top[a]);
     });
+}
+
+// What pooling may have changed at points [begin, end), whose probabilities lie at `rows`, those of the last group.
+float MeanField::doubt(const float *rows, std::size_t begin, std::size_t end) const {
+    if (pool_.empty()) return 0;
+    if (lanes_ > 1) return pool_.doubt(rows + lanes_of_.size() % lanes_, lanes_, begin, end);
+    float rest[block_], most = 0;
+    for (std::size_t i = begin; i < end; i += block_) {
+        const std::size_t stop = std::min(end, i + block_);
+        for (std::size_t n = i; n < stop; ++n) rest[n - i] = 1.0f - rows[n - begin];
+        most = std::max(most, pool_.doubt(rest, 1, i, stop));
+    }
+    return most;
 }
 
 // In what follows, the points are ids[n] for n in [begin, end), or n themselves where ids is null; the rows of the first
@@ -195,12 +185,12 @@ void MeanField::complete_pool(const std::int32_t *ids, float *logits, std::size_
 
 // Only the first logit was computed; the second follows from the message of both.
 void MeanField::complete_pair(const std::int32_t *ids, float *logits, float *top, std::size_t begin, std::size_t end) {
-    const float *first = energy(0), *second = pool_.empty() ? energy(1) : nullptr;
+    const float *first = energy(0), *second = pool_.empty() ? energy(1) : nullptr, *least = unaries_.least;
     float other[block_], high = top[0], low = 1 - top[1];
     for (std::size_t n = begin; n < end; ++n) {
         const std::size_t i = ids ? ids[n] : n;
-        other[n - begin] = whole_message_[i] - (logits[n - begin] + first[i]);
-        if (second) other[n - begin] -= second[i];
+        other[n - begin] = whole_message_[i] - (logits[n - begin] + (least ? above_least(first[i], least[i]) : first[i]));
+        if (second) other[n - begin] -= least ? above_least(second[i], least[i]) : second[i];
     }
     if (!second) pool_.take(unaries_, ids, other, begin, end);
     sigmoid(logits, other, end - begin, &high, &low);
@@ -248,6 +238,7 @@ void MeanField::update(bool look) {
     for (std::size_t m = 0; m < pulls_.size(); ++m)
         if (pulls_[m].is_matrix(labels_)) mix(m);
     std::fill(top_.begin(), top_.end(), 0.0f);
+    doubt_ = 0;
     for (std::size_t g = 0; g < groups_; ++g) update_group(g, look);
     if (groups_ > 1) normalize();
 }
@@ -258,30 +249,33 @@ void MeanField::update_group(std::size_t g, bool look) {
         sources.push_back(group(pulls_[m].is_matrix(labels_) ? mixed_[m] : q_, g));
         pulls_[m].kernel->lattice().splat_and_blur(nullptr, sources[m], int(lanes_), rows_[m], spare_, threads_);
     }
-    std::vector<const float *> planes;  // of the lanes with a label
-    for (std::size_t a = g * lanes_; a < (g + 1) * lanes_; ++a)
-        planes.push_back(a < lanes_of_.size() ? energy(a) : nullptr);
-    const bool holds_pool = !pool_.empty() && g + 1 == groups_;
+    const std::vector<const float *> energies = planes(g);
+    const bool with_pool = holds_pool(g);
     float *rows = group(q_, g);
     std::mutex guard;
     std::map<std::size_t, Unsettled> found;  // by the beginning of each thread's range
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         std::vector<float> top(top_.size(), 0.0f), logits(block_ * lanes_), raw;
         Unsettled mine;
+        float unsure = 0;
         const std::size_t most = most_unsettled();  // of all points: where one thread gives up, all would have
         if (look) mine.reserve(std::min(most, end - begin) + block_, lanes_);
-        for (std::size_t i = begin; i < end; i += block_) {
-            const std::size_t stop = std::min(end, i + block_);
-            load_logits(int(lanes_), planes.data(), logits.data(), i, stop);
+        in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
+            load_logits(int(lanes_), energies.data(), unaries_.least, logits.data(), i, stop);
             add_messages(g, sources, nullptr, logits.data(), i, stop);
             if (look) raw = logits;
-            if (groups_ == 1) complete(nullptr, logits.data(), top.data(), i, stop);
-            else if (holds_pool) complete_pool(nullptr, logits.data(), i, stop);
+            if (groups_ == 1) {
+                complete(nullptr, logits.data(), top.data(), i, stop);
+                unsure = std::max(unsure, doubt(logits.data(), i, stop));
+            } else if (with_pool) {
+                complete_pool(nullptr, logits.data(), i, stop);
+            }
             if (look)
                 mine.look_at(i, stop, lanes_, raw.data(), rows + i * lanes_, logits.data(), savings_.settled, most);
             std::copy_n(logits.data(), (stop - i) * lanes_, rows + i * lanes_);
-        }
+        });
         const std::lock_guard<std::mutex> lock(guard);
+        doubt_ = std::max(doubt_, unsure);
         for (std::size_t a = 0; a < top.size(); ++a) top_[a] = std::max(top_[a], top[a]);
         if (look) found[begin] = std::move(mine);
     });
@@ -313,52 +307,6 @@ void MeanField::update_unsettled() {
         std::copy_n(unsettled_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
         add_messages(0, sources, ids, now, begin, end);
         complete(ids, now, top.data(), begin, end);
-    });
-}
-
-// Pools labels that hold little, if that saves lanes; dissolves a pool that holds much. True if lanes changed.
-bool MeanField::adapt() {
-    if (savings_.pool <= 0) return false;
-    if (!pool_.empty() && top_[lanes_of_.size()] > 10 * savings_.pool) {
-        Buffer<float> all(labels_ * points_);
-        marginals(all.data());
-        set_marginals(all.data());
-        savings_.pool = 0;
-        return true;
-    }
-    std::vector<std::int32_t> places;
-    for (std::size_t a = 0; a < lanes_of_.size(); ++a)
-        if (top_[a] <= savings_.pool) places.push_back(std::int32_t(a));
-    if (places.empty() || width_for(lanes_of_.size() - places.size() + 1) >= groups_ * lanes_) return false;
-    pool(places);
-    return true;
-}
-
-// places: of the labels to pool in lanes_of_, ascending; those that are pooled already stay so.
-void MeanField::pool(const std::vector<std::int32_t> &places) {
-    const Buffer<float> old = std::move(q_);
-    const std::size_t stride = lanes_, old_pool = lanes_of_.size();
-    const auto old_lane = [&](std::size_t a) { return old.data() + (a / stride) * points_ * stride + a % stride; };
-    std::vector<const float *> kept, joining;
-    std::vector<std::int32_t> kept_labels, little;
-    for (std::size_t a = 0; a < lanes_of_.size(); ++a) {
-        const bool joins = std::binary_search(places.begin(), places.end(), std::int32_t(a));
-        (joins ? little : kept_labels).push_back(lanes_of_[a]);
-        (joins ? joining : kept).push_back(old_lane(a));
-    }
-    if (!pool_.empty()) joining.push_back(old_lane(old_pool));
-    lanes_of_ = kept_labels;
-    pool_.add(little, unaries_, threads_);
-    q_ = Buffer<float>();
-    layout();
-    each_block(points_, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
-            float *out = group(q_, a / lanes_) + a % lanes_;
-            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = a < kept.size() ? kept[a][i * stride] : 0.0f;
-            if (a != kept.size()) continue;
-            for (const float *from : joining)
-                for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += from[i * stride];
-        }
     });
 }
 

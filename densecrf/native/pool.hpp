@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "buffer.hpp"
@@ -42,7 +44,24 @@ public:
         spread_pool(unaries, pooled(), message_.data(), together, stride, out, begin, end);
     }
 
+    // A bound on what pooling may have changed at points [begin, end), where together[n x stride] is the pool's probability
+    // at point begin + n: the largest of that x message. (A label's own message and its part of the pool's differ by no
+    // more than the pool's.) Infinite if a message is too large for what pool_logits() makes of it, or NaN.
+    float doubt(const float *together, std::size_t stride, std::size_t begin, std::size_t end) const {
+        float most = 0, largest = 0;
+        bool is_number = true;
+        for (std::size_t n = 0; n < end - begin; ++n) {
+            const float size = std::fabs(message_[begin + n]), change = together[n * stride] * size;
+            most = std::max(most, change);
+            largest = std::max(largest, size);
+            is_number &= change == change;
+        }
+        return is_number && largest <= largest_message ? most : std::numeric_limits<float>::infinity();
+    }
+
 private:
+    static constexpr float largest_message = 30;  // exponentials reach from -87 to 87
+
     PooledLabels pooled() const { return {labels_.data(), labels_.size(), energy_.data(), slope_.data(), curve_.data()}; }
 
     std::vector<std::int32_t> labels_;

@@ -7,6 +7,7 @@
 
 #include "exponential.hpp"
 #include "lanes.hpp"
+#include "unaries.hpp"
 
 namespace densecrf {
 namespace {
@@ -77,12 +78,15 @@ DENSECRF_INLINE void slice_lanes(int corners, const T *ties, const std::int32_t 
 }
 
 template <int L>
-DENSECRF_INLINE void load_lanes(const float *const *planes, float *out, std::size_t begin, std::size_t end) {
+DENSECRF_INLINE void load_lanes(const float *const *planes, const float *least, float *out, std::size_t begin,
+                                std::size_t end) {
     for (int k = 0; k < L; ++k) {
-        if (planes[k])
-            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -planes[k][i];
-        else
+        if (!planes[k])
             for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = 0;
+        else if (least)
+            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -above_least(planes[k][i], least[i]);
+        else
+            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -planes[k][i];
     }
 }
 
@@ -127,8 +131,7 @@ DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, f
     switch (lanes) {                  \
         case 1: call(1); break;       \
         case 4: call(4); break;       \
-        case 8: call(8); break;       \
-        default: call(16); break;     \
+        default: call(8); break;      \
     }
 
 #define CALL(L) splat_lanes<L>(first, touches, values, rows, begin, end)
@@ -170,9 +173,9 @@ DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stri
 #undef CALL
 }
 
-DENSECRF_CLONES void load_logits(int lanes, const float *const *planes, float *out, std::size_t begin,
-                                 std::size_t end) {
-#define CALL(L) load_lanes<L>(planes, out, begin, end)
+DENSECRF_CLONES void load_logits(int lanes, const float *const *planes, const float *least, float *out,
+                                 std::size_t begin, std::size_t end) {
+#define CALL(L) load_lanes<L>(planes, least, out, begin, end)
     DENSECRF_FOR_LANES(CALL)
 #undef CALL
 }

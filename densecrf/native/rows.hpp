@@ -1,4 +1,4 @@
-// The inner loops: each works on rows of a fixed number of lanes (1, 4, 8 or 16 floats), one row a vertex or pixel.
+// The inner loops: each works on rows of a fixed number of lanes (1, 4 or 8 floats), one row a vertex or pixel.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -30,9 +30,10 @@ void slice_add(int lanes, int corners, const ShortTie *ties, const std::int32_t 
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *top, std::size_t begin,
              std::size_t end);
 
-// out[i x lanes + k] = -plane k[i - begin ...]: energies of up to `lanes` planes (null: zero) to rows of logits, for
-// points [begin, end); the first row is written to out.
-void load_logits(int lanes, const float *const *planes, float *out, std::size_t begin, std::size_t end);
+// out[(i - begin) x lanes + k] = -planes[k][i]: energies of `lanes` planes (null: zero) to rows of logits, for points
+// [begin, end). least: at each point, what energies are counted from (see above_least()); null: from 0.
+void load_logits(int lanes, const float *const *planes, const float *least, float *out, std::size_t begin,
+                 std::size_t end);
 
 // first[i] = 1 / (1 + exp(second[i] - first[i])): the probability of the first of two logits. *high and *low are widened
 // to contain the results.

@@ -27,10 +27,10 @@ struct Touches {
         std::vector<Buffer<std::int32_t>> next(parts);
         const auto each_part = [&](const auto &work) {
             parallel_for(int(parts), parts, [&](std::size_t begin, std::size_t end) {
-                for (std::size_t part = begin; part < end; ++part) {
-                    for (std::size_t n = points * part / parts; n < points * (part + 1) / parts; ++n)
-                        work(next[part].data(), n, std::size_t(ids ? ids[n] : n));
-                }
+                for (std::size_t part = begin; part < end; ++part)
+                    in_pieces(points * part / parts, points * (part + 1) / parts, 4096, [&](std::size_t i, std::size_t stop) {
+                        for (std::size_t n = i; n < stop; ++n) work(next[part].data(), n, std::size_t(ids ? ids[n] : n));
+                    });
             }, 1);
         };
         for (Buffer<std::int32_t> &counts : next) counts.assign(vertices, 0);

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "simd.hpp"
 
 namespace densecrf {
 
@@ -13,21 +16,26 @@ struct Unaries {
     const float *data;  // labels x points
     std::size_t labels, points;
     float floor;  // probabilities count as at least this, which is above 0; 0: data are energies
+    const float *least = nullptr;  // points: the least energy at each, from which all others are counted; none for
+                                   // probabilities
 
     bool are_probabilities() const { return floor > 0; }
     const float *plane(std::size_t label) const { return data + label * points; }
 };
 
-// norm[i] = log of the sum of the likelihoods; top[k] becomes the maximum of what it was and of label k's likelihoods
-// over their sums. Returns false if a probability is negative, NaN or infinite.
-bool scan_unaries(const Unaries &unaries, float *norm, float *top, std::size_t begin, std::size_t end);
+// Energies of any size lose their digits when likelihoods are compared; their distances from the least one do not. Bounded,
+// so that sums of some of them stay finite.
+DENSECRF_INLINE float above_least(float energy, float least) { return std::min(energy - least, 1e30f); }
 
-// out[i - begin] = energy of a label.
+// out[i] = the least energy of all labels at point i.
+void least_energies(const Unaries &unaries, float *out, std::size_t begin, std::size_t end);
+
+// top[k] becomes the maximum of what it was and of label k's likelihoods over the sums of all. Returns false if a
+// probability is negative, NaN or infinite.
+bool scan_unaries(const Unaries &unaries, float *top, std::size_t begin, std::size_t end);
+
+// out[i - begin] = energy of a label, counted from the least one if the unaries are energies.
 void energies_of(const Unaries &unaries, std::size_t label, float *out, std::size_t begin, std::size_t end);
-
-// out[i x stride] = exp(-energy[i] - norm[i]).
-void start_lane(const float *energy, const float *norm, float *out, std::size_t stride, std::size_t begin,
-                std::size_t end);
 
 // Labels that share a lane: what follows asks of them.
 struct PooledLabels {

@@ -18,6 +18,7 @@ using Key = std::uint64_t;
 
 // How places are packed into a key.
 struct Packing {
+    int margin;              // in steps
     std::vector<Key> unit;   // d + 1: what a step along each axis adds, modulo 2^64
     std::vector<int> shift;  // d: of each place
     int bits = 0;
@@ -33,8 +34,6 @@ struct Packing {
             bits += width;
         }
     }
-
-    int margin;  // in steps
 };
 
 // keys: of the corners of points [begin, end): from the vertex of remainder k to that of remainder k + 1 is a step back
@@ -98,8 +97,10 @@ public:
         old.swap(slots_);
         count_ = 0;
         Buffer<std::int32_t> moved(old.size());
-        for (std::size_t slot = 0; slot < old.size(); ++slot)
-            if (old[slot]) moved[slot] = std::int32_t(add(old[slot]));
+        in_pieces(0, old.size(), 4096, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t slot = begin; slot < end; ++slot)
+                if (old[slot]) moved[slot] = std::int32_t(add(old[slot]));
+        });
         return moved;
     }
 
@@ -127,9 +128,13 @@ void radix_sort(Buffer<T> &entries, int low, int bits, const KeyOf &key_of) {
     for (int pass = 0; pass < passes; ++pass) {
         const int shift = low + pass * width;
         std::vector<std::size_t> start(mask + 2, 0);
-        for (const T &e : entries) ++start[((key_of(e) >> shift) & mask) + 1];
+        in_pieces(0, entries.size(), 65536, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n) ++start[((key_of(entries[n]) >> shift) & mask) + 1];
+        });
         for (std::size_t i = 0; i <= mask; ++i) start[i + 1] += start[i];
-        for (const T &e : entries) spare[start[(key_of(e) >> shift) & mask]++] = e;
+        in_pieces(0, entries.size(), 65536, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n) spare[start[(key_of(entries[n]) >> shift) & mask]++] = entries[n];
+        });
         entries.swap(spare);
     }
 }
@@ -147,8 +152,8 @@ struct Part {
         const std::size_t corners = s.dimensions + 1;
         KeySet set(2 * (end - begin));
         std::vector<Key> found(batch * corners);
-        for (std::size_t p = begin; p < end; p += batch) {
-            const std::size_t stop = std::min(end, p + batch), count = (stop - p) * corners;
+        in_pieces(begin, end, batch, [&](std::size_t p, std::size_t stop) {
+            const std::size_t count = (stop - p) * corners;
             if (!set.has_room(count)) {
                 const Buffer<std::int32_t> moved = set.grow();
                 for (std::size_t place = begin * corners; place < p * corners; ++place) corner[place] = moved[corner[place]];
@@ -156,7 +161,7 @@ struct Part {
             find_keys(s, packing, p, stop, found.data());
             for (std::size_t n = 0; n < count; ++n) set.expect(found[n]);
             for (std::size_t n = 0; n < count; ++n) corner[p * corners + n] = std::int32_t(set.add(found[n]));
-        }
+        });
         for (int ring = 0; ring < s.rings; ++ring) add_ring(set, packing, corner + begin * corners, corner + end * corners);
         slot_count = set.size();
         keys.resize(set.count());
@@ -170,16 +175,18 @@ private:
         std::vector<Key> inner;
         for (std::size_t slot = 0; slot < set.size(); ++slot)
             if (set.at(slot)) inner.push_back(set.at(slot));
-        for (const Key key : inner) {
-            if (!set.has_room(2 * packing.unit.size())) {
-                const Buffer<std::int32_t> moved = set.grow();
-                for (std::int32_t *place = corner; place < corner_end; ++place) *place = moved[*place];
+        in_pieces(0, inner.size(), 64, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n) {
+                if (!set.has_room(2 * packing.unit.size())) {
+                    const Buffer<std::int32_t> moved = set.grow();
+                    for (std::int32_t *place = corner; place < corner_end; ++place) *place = moved[*place];
+                }
+                for (const Key step : packing.unit) {
+                    set.add(inner[n] + step);
+                    set.add(inner[n] - step);
+                }
             }
-            for (const Key step : packing.unit) {
-                set.add(key + step);
-                set.add(key - step);
-            }
-        }
+        });
     }
 
     void sort(const KeySet &set, int bits) {
@@ -311,7 +318,9 @@ public:
     std::int32_t find_or_add(const std::int32_t *key) {
         if ((count_ + 1) * 2 > slots_.size()) {
             slots_.assign(slots_.size() * 4, 0);
-            for (std::size_t v = 0; v < count_; ++v) slots_[place(this->key(v))] = std::int32_t(v + 1);
+            in_pieces(0, count_, 256, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t v = begin; v < end; ++v) slots_[place(this->key(v))] = std::int32_t(v + 1);
+            });
         }
         const std::size_t slot = place(key);
         if (slots_[slot] == 0) {
@@ -349,17 +358,19 @@ Vertices number_wide(const Simplexes &s) {
         for (int i = 0; i < d; ++i) key[i] += axis == 0 ? -count : i + 1 == axis ? count : 0;
     };
     std::vector<int> axis_of(corners);
-    for (std::size_t p = 0; p < s.points; ++p) {
-        std::copy_n(s.cell.begin() + p * d, d, key.begin());
-        for (int i = 0; i < corners; ++i) axis_of[s.rank[p * corners + i]] = i;
-        for (int c = 0; c < corners; ++c) {
-            vertices.corner[p * corners + c] = table.find_or_add(key.data());
-            step(axis_of[d - c], -1);
+    in_pieces(0, s.points, 16, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t p = begin; p < end; ++p) {
+            std::copy_n(s.cell.begin() + p * d, d, key.begin());
+            for (int i = 0; i < corners; ++i) axis_of[s.rank[p * corners + i]] = i;
+            for (int c = 0; c < corners; ++c) {
+                vertices.corner[p * corners + c] = table.find_or_add(key.data());
+                step(axis_of[d - c], -1);
+            }
         }
-    }
+    });
     vertices.count = table.count();
     vertices.neighbours.assign(std::size_t(corners) * 2 * vertices.count, 0);
-    for (std::size_t v = 0; v < vertices.count; ++v)
+    in_pieces(0, vertices.count, 1, [&](std::size_t v, std::size_t) {
         for (int axis = 0; axis < corners; ++axis) {
             std::copy_n(table.key(v), d, key.begin());
             step(axis, 1);
@@ -369,6 +380,7 @@ Vertices number_wide(const Simplexes &s) {
             pairs[2 * v] = up;
             pairs[2 * std::size_t(up - 1) + 1] = std::int32_t(v + 1);
         }
+    });
     vertices.first_local_axis = corners;
     vertices.blocks = {0, std::int32_t(vertices.count)};
     return vertices;

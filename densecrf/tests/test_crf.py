@@ -108,7 +108,8 @@ def test_more_labels_do_not_disturb_the_others():
     assert marginals[3:].max() < 1e-6
 
 
-def test_same_bits_with_any_number_of_threads():
+def test_same_bits_with_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr("densecrf.threads.processors", lambda: 8)
     photo, probabilities, _ = scene(120, 170, 5)
     one = refine(photo, probabilities, threads=1)
     for threads in (2, 5):

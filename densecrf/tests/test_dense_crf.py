@@ -201,7 +201,8 @@ def test_pixels_at_rest_change_next_to_nothing(labels, parameters):
     np.testing.assert_array_equal(steps[-1], moved)
 
 
-def test_pixels_at_rest_do_not_depend_on_threads():
+def test_pixels_at_rest_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr("densecrf.threads.processors", lambda: 8)
     # All that moves lies in one of eight threads' ranges.
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, size=(450, 1000, 3), dtype=np.uint8)

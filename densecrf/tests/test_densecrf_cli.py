@@ -130,3 +130,15 @@ def test_doctor(capsys):
     assert f"densecrf {densecrf.__version__}" in out
     assert "instruction set: " in out
     assert "fine" in out
+
+
+def test_ctrl_c_and_absurd_numbers_get_one_line(files, monkeypatch, capsys):
+    assert main(["refine", "photo.png", "p.npy", "-o", "out.png", "--threads", "99999999999"]) == 1
+    assert capsys.readouterr().err.startswith("densecrf: error: got 99999999999 threads, wanted at least 1")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(densecrf, "refine", interrupted)
+    assert main(["refine", "photo.png", "p.npy", "-o", "out.png"]) == 130
+    assert capsys.readouterr().err == "densecrf: interrupted\n"

@@ -15,7 +15,8 @@ from PIL import Image
 
 from deeplab.jobs import Job, Outcome
 from densecrf import memory
-from densecrf.threads import thread_count
+from densecrf.threads import processors as usable_processors
+from densecrf.threads import whole_number
 
 MOST_LANES = 8  # PNG encoding holds Python's lock for 3 % of a photo's time (fp32) to 10 % (bf16): more would wait
 BYTES_A_PIXEL = 1500  # the CRF's 1,200, the photo, its probabilities and its pictures; 21 classes
@@ -50,7 +51,7 @@ class Lanes:
         Raises:
             ValueError: for fewer than one lane.
         """
-        processors = thread_count(processors)
+        processors = usable_processors() if processors is None else whole_number("processors", processors, least=1)
         if count is not None and count < 1:
             raise ValueError(f"got {count} lanes, wanted at least 1")
         count = max(1, min(count or min(processors, MOST_LANES), photos))

@@ -23,7 +23,7 @@ from densecrf.threads import thread_count
 if TYPE_CHECKING:
     from PIL import Image
 
-OK, FAILED = 0, 1
+OK, FAILED, INTERRUPTED = 0, 1, 130
 # What NumPy and zipfile raise for files that are damaged, or pickles in disguise.
 DAMAGED = (
     ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -31,7 +31,7 @@ DAMAGED = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 failed; wrong usage exits with 2."""
+    """Run a command; returns the exit code: 0 done, 1 failed, 130 interrupted; wrong usage exits with 2."""
     parser = argparse.ArgumentParser(prog="densecrf", description="Fully connected CRFs for class scores and images.")
     commands = parser.add_subparsers(dest="command", required=True)
     refine = commands.add_parser("refine", help="make class scores consistent with the edges of their photo")
@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return doctor() if options.command == "doctor" else run_refine(options)
+    except KeyboardInterrupt:
+        print("densecrf: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except ImportError:
         message = "reading images needs Pillow, which is not installed: pip install pillow"
     except (ValueError, OSError, MemoryError) as error:

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike
 from densecrf import exact, lattice
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.params import NORMALIZATIONS, Params
-from densecrf.threads import thread_count
+from densecrf.threads import thread_count, whole_number
 from densecrf.unary import FLOOR, real_array, unary_from_probabilities
 
 BACKENDS = ("lattice", "accurate", "exact")
 POOL = 0.1
 """Labels whose probability is nowhere higher share one message by default; on noisy maps of 21 labels this changes no
-probability by more than 2e-3, and by no more than 1e-6 on the mean (see the package's README)."""
+probability by more than 5e-3, and by no more than 1e-6 on the mean (see the package's README)."""
 SETTLED = 1e-4
 """From the third step on, pixels none of whose probabilities moved by more in a full step rest for two or three steps,
 by default; the last step is a full one (measured differences in the package's README)."""
@@ -41,8 +41,9 @@ class DenseCRF:
             papers' formula leaves it out.
         backend: "lattice" (permutohedral, linear in N), "accurate" (the same with a ring of vertices around the touched
             ones: about half the error for two to five times the time) or "exact" (quadratic in N).
-        threads: how many to use; by default as many as this process may run on.
-        pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
+        threads: the most to use; by default, and at most, as many as there are processors that this process may run on.
+        pool: labels whose probability is nowhere higher than this share one message, as long as that changes next to
+            nothing; 0 keeps all apart.
         settled: pixels none of whose probabilities moves by more than this in a step rest for two or three steps, if no
             tolerance or callback asks for each step; 0: none rests.
 
@@ -104,10 +105,10 @@ class DenseCRF:
             Marginals of unary's shape, float32; they sum to 1 over K.
 
         Raises:
-            ValueError: for shapes that do not fit, or values that are not finite.
+            ValueError: for shapes that do not fit, values that are not finite, or, on lattices, weights that, times the
+                compatibility, are over 1e20.
         """
-        if iterations < 0:
-            raise ValueError(f"got {iterations} iterations, wanted at least 0")
+        iterations = whole_number("iterations", iterations)
         energies = real_array("unary energies", unary)
         flat, shape = self._images(energies)
         starts: Sequence[np.ndarray | None] = [None] * len(flat)
@@ -248,7 +249,8 @@ class DenseCRF:
             raise ValueError(
                 f"got compatibility {mu.shape} and {labels} labels, wanted ({labels},) or ({labels}, {labels})"
             )
-        return [weight * mu if mu.ndim == 1 else -weight * mu for weight in self._weights]
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
+            return [weight * mu if mu.ndim == 1 else -weight * mu for weight in self._weights]
 
     def _infer_one(
         self,
@@ -330,7 +332,7 @@ def refine(
         probabilities: (K, H, W) real, finite, not negative; (B, K, H, W) for a batch.
         params: weights and widths; ``Params()`` by default.
         iterations: mean-field steps; the paper uses 10.
-        threads: how many to use; by default as many as this process may run on.
+        threads: the most to use; by default, and at most, as many as there are processors that this process may run on.
         backend: "lattice" (permutohedral, linear in pixels), "accurate" (the same, half the error, two to five times
             the time) or "exact" (quadratic: for small images and for checks).
         origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then the whole's,
@@ -340,14 +342,13 @@ def refine(
         Marginals of probabilities' shape, float32, that sum to 1 over K; ``.argmax(0)`` is the label map.
 
     Raises:
-        ValueError: for shapes that do not fit, values that are not finite, or an unknown backend.
+        ValueError: for shapes that do not fit, values that are not finite, weights over 1e20, or an unknown backend.
         MemoryError: if the image is too large for the memory at hand.
 
     Source: DeepLab, section 3.3; Krähenbühl and Koltun 2011.
     """
     params = params or Params()
-    if iterations < 0:
-        raise ValueError(f"got {iterations} iterations, wanted at least 0")
+    iterations = whole_number("iterations", iterations)
     photo, scores = np.asarray(image), np.asarray(probabilities)
     batch = scores.ndim == 4
     if scores.ndim not in (3, 4) or scores.shape[batch] < 1:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
 from densecrf.kernels import BYTES_A_CORNER, require_room
+from densecrf.params import NORMALIZATIONS
 from densecrf.threads import thread_count
 from densecrf.unary import real_array
 
@@ -84,17 +85,25 @@ class Kernel:
         rings: int = 0,
         threads: int | None = None,
     ):
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}")
         array = _checked_features(features, rings)
         self._threads = thread_count(threads)
         self._native = _native.Kernel(array, normalization, include_self, rings, self._threads)
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """(N, v) to (N, v) float32, each column filtered and normalised."""
+        """(N, v) to (N, v) float32, each column filtered and normalised.
+
+        Raises:
+            ValueError: for another number of rows.
+        """
         return self._native.filter(np.ascontiguousarray(values, np.float32), self._threads)
 
 
 class MeanField:
-    """A mean field on lattices, step by step.
+    """A mean field on lattices, step by step; by one thread at a time, others get a RuntimeError.
+
+    Ctrl-C ends a run in the middle of a step; what is then left is of no use, and says so.
 
     Args:
         unary: (K, N) energies in nats, finite; or probabilities, if there is a floor.
@@ -106,7 +115,8 @@ class MeanField:
         floor: probabilities count as at least this; 0 for energies.
 
     Raises:
-        ValueError: for probabilities that are negative, NaN or infinite.
+        ValueError: for probabilities that are negative, NaN or infinite; for kernels or strengths whose sizes do not
+            fit the unary; or for strengths over 1e20.
     """
 
     def __init__(
@@ -126,7 +136,7 @@ class MeanField:
         self._native = _native.MeanField(planes, floor, terms, pulls, pool, settled, threads)
 
     def start_from(self, marginals: np.ndarray) -> None:
-        """Go on from these marginals (K, N) instead of the softmax of −unary."""
+        """Go on from these marginals (K, N) instead of the softmax of −unary; ValueError for another shape."""
         self._native.set_marginals(np.ascontiguousarray(marginals, np.float32))
 
     def run(self, steps: int) -> None:

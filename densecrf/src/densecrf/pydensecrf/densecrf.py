@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from densecrf.kernels import Bilateral, Gaussian
 from densecrf.lattice import Kernel, MeanField
-from densecrf.threads import thread_count
+from densecrf.threads import thread_count, whole_number
 from densecrf.unary import real_array
 
 
@@ -106,10 +106,9 @@ class DenseCRF:
 
     def inference(self, niter: int) -> np.ndarray:
         """Marginals (K, N) float32 after ``niter`` mean-field steps."""
-        if niter < 0:
-            raise ValueError(f"got {niter} iterations, wanted at least 0")
+        steps = whole_number("iterations", niter)
         field = self._field()
-        field.run(niter)
+        field.run(steps)
         return field.marginals()
 
     def startInference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,129 @@
+"""Labels that share a lane: never at the price of a wrong answer, however unsure the scores and strong the weights."""
+
+import numpy as np
+import pytest
+
+from densecrf import Bilateral, DenseCRF, Gaussian, Params, refine, unary_from_probabilities
+from scenes import scene
+
+NORMALIZATIONS = ("symmetric", "after", "before", "none")
+
+
+def unsure(labels, highest=0.1, height=24, width=37):
+    """A photo, probabilities that are nowhere above ``highest``, the right label a little more probable, and areas."""
+    photo, _, areas = scene(height, width, labels=labels)
+    rng = np.random.default_rng(0)
+    scores = 0.3 * (areas == np.arange(labels)[:, None, None]) + rng.normal(scale=0.1, size=(labels, height, width))
+    powers = np.exp(np.minimum(scores, np.log(highest * labels) - 0.15))
+    probabilities = powers / powers.sum(axis=0)
+    assert probabilities.max() <= highest
+    return photo, probabilities, areas
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("labels", [16, 21])
+def test_scores_unsure_everywhere_are_refined_as_by_the_exact_crf(labels, normalization):
+    photo, probabilities, areas = unsure(labels)
+    params = Params(appearance_xy_std=20, appearance_rgb_std=15, normalization=normalization)
+    ours = refine(photo, probabilities, params=params)
+    wanted = refine(photo, probabilities, params=params, backend="exact")
+    assert (probabilities.argmax(0) != areas).mean() > 0.01
+    assert (wanted.argmax(0) == areas).mean() > 0.99
+    assert (ours.argmax(0) != wanted.argmax(0)).mean() < 1e-3
+    assert np.abs(ours - wanted).max() < 0.01
+    np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("weight", [1.0, 60.0, 1000.0, 1e6])
+def test_scores_that_say_nothing_stay_so(weight, normalization):
+    params = Params(appearance_weight=weight, smoothness_weight=weight, normalization=normalization)
+    marginals = refine(np.zeros((24, 37, 3)), np.full((21, 24, 37), 1 / 21), params=params)
+    np.testing.assert_allclose(marginals, 1 / 21, rtol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("weight", [20.0, 100.0])
+def test_strong_weights_give_what_the_exact_crf_gives(weight, normalization):
+    photo, probabilities, _ = scene(24, 37, labels=3)
+    known = np.where(np.arange(37) < 15, 0.02, 1.0)  # on the left, fourteen more labels hold nearly everything
+    rest = np.broadcast_to((1 - known) / 14, (14, 24, 37))
+    params = Params(
+        appearance_weight=weight, appearance_xy_std=20, appearance_rgb_std=15, smoothness_weight=weight,
+        normalization=normalization,
+    )  # fmt: skip
+    scores = np.concatenate([probabilities * known, rest])
+    ours = refine(photo, scores, params=params)
+    wanted = refine(photo, scores, params=params, backend="exact")
+    np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-5)
+    assert (ours.argmax(0) != wanted.argmax(0)).mean() < 0.01
+    assert np.abs(ours - wanted).mean() < 2e-3
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 10])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 3.5, 5.0])
+def test_pooling_is_never_far_from_all_labels_apart(sharpness, iterations):
+    # From maps on which a pool holds nearly everything to such on which it holds next to nothing.
+    photo, _, areas = scene(36, 52, labels=4)
+    rng = np.random.default_rng(1)
+    noise = rng.normal(scale=0.6, size=(21, 9, 13)).repeat(4, 1).repeat(4, 2)
+    powers = np.exp(sharpness * (areas == np.arange(21)[:, None, None]) + noise)
+    unary = unary_from_probabilities(powers / powers.sum(0))
+    start = rng.dirichlet(np.full(21, 0.05), size=(36, 52)).transpose(2, 0, 1)
+    for weight, normalization in ((1.0, "symmetric"), (8.0, "after"), (60.0, "before"), (0.1, "none")):
+        kernels = [Gaussian((36, 52), 3, 0.4 * weight), Bilateral(photo, 20, 10, 0.6 * weight)]
+        pooled = DenseCRF(kernels, normalization=normalization)
+        apart = DenseCRF(kernels, normalization=normalization, pool=0)
+        for options in ({}, {"callback": lambda step, q: None}, {"start": start}):
+            ours = pooled.infer(unary, iterations=iterations, **options)
+            wanted = apart.infer(unary, iterations=iterations, **options)
+            np.testing.assert_allclose(ours, wanted, atol=0.01)
+            np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-4)
+
+
+def test_weights_that_push_labels_apart_are_no_exception():
+    rng = np.random.default_rng(0)
+    unary = rng.normal(scale=0.3, size=(12, 24, 37)) + 2.0 * (np.arange(12) > 2)[:, None, None]
+    crf, apart = (DenseCRF([Gaussian((24, 37), 3, weight=-30.0)], pool=pool) for pool in (0.1, 0))
+    for iterations in (1, 2, 5):
+        ours, wanted = (one.infer(unary, iterations=iterations) for one in (crf, apart))
+        np.testing.assert_allclose(ours, wanted, atol=0.01)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 5, 21])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_large_energies_lose_no_digits(labels, scale):
+    rng = np.random.default_rng(labels)
+    near = (scale * rng.integers(0, 9, size=(labels, 24, 37)) / 4).astype(np.float32)
+    near[0, :12] += 4 * scale
+    kernels = [Gaussian((24, 37), 3, 3.0)]
+    for iterations in (0, 3):
+        for far in (1e6, -1e6):  # sums of quarters are exact there
+            found = DenseCRF(kernels).infer(near + np.float32(far), iterations=iterations)
+            wanted = DenseCRF(kernels).infer(near, iterations=iterations)
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+            np.testing.assert_allclose(found.sum(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [2, 3, 21])
+def test_the_largest_energies_give_distributions(labels):
+    rng = np.random.default_rng(labels)
+    energies = (rng.uniform(-1, 1, size=(labels, 24, 37)) * 3.3e38).astype(np.float32)
+    for iterations in (0, 4):
+        marginals = DenseCRF([Gaussian((24, 37), 3, 3.0)]).infer(energies, iterations=iterations)
+        np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-5)
+        assert (marginals.argmax(0) == energies.argmin(0)).all()
+
+
+@pytest.mark.parametrize("labels", [2, 3, 21])
+def test_weights_beyond_what_can_be_added_up_are_refused(labels):
+    unary = np.random.default_rng(0).uniform(size=(labels, 24, 37))
+    for weight in (1e20, -1e20):
+        marginals = DenseCRF([Gaussian((24, 37), 3, weight)], normalization="none").infer(unary)
+        np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="over 1e20"):
+        DenseCRF([Gaussian((24, 37), 3, 3e38)]).infer(unary)
+    with pytest.raises(ValueError, match="over 1e20"):
+        DenseCRF([Gaussian((24, 37), 3, 1e30)], compatibility=np.full(labels, 1e30)).infer(unary)
+    with pytest.raises(ValueError, match="over 1e20"):
+        refine(np.zeros((24, 37, 3)), np.exp(-unary), params=Params(appearance_weight=3e38))
