@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := constraints.txt densecrf/pyproject.toml densecrf/CMakeLists.txt deeplab/pyproject.toml $(wildcard densecrf/native/*)
 
-.PHONY: demo pictures docs test check bench gpu evaluate test-pythons test-gradio sanitize clean
+.PHONY: demo pictures docs test check bench gpu train-gpu evaluate test-pythons test-gradio sanitize clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.python:
@@ -65,6 +65,15 @@ bench: $(VENV)/.tested ## times of both packages, in results/
 GPU_PYTHON ?= python3
 gpu: ## set-up check, the tests that need a GPU, and all times, in results/gpu.json and results/gpu.md
 	PYTHONPATH=densecrf/src:deeplab/src $(GPU_PYTHON) deeplab/benchmarks/gpu.py --out results/gpu
+
+# The whole training on a GPU, from a folder that deeplab/experiments/training_pack.py made.
+PACK ?= pack
+TEACHER ?= teacher.npz
+IMAGENET ?= vgg16_imagenet_conv_fp16.npz
+train-gpu: $(VENV)/.installed ## LargeFOV and MSc-LargeFOV in about six minutes, in runs/gpu
+	$(BIN)/python -m pip install -q -e './deeplab[train]'
+	$(BIN)/python deeplab/experiments/gpu_training.py --recipes deeplab/recipes --data $(PACK) --teacher $(TEACHER) \
+	  --imagenet $(IMAGENET) --out runs/gpu
 
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json

@@ -26,11 +26,11 @@ from deeplab.weights import write_whole
 
 COMPARED: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "adamw": {"optimizer": "adamw", "rate": 1e-4, "weight_decay": 0.02, "bias_rate": 1.0, "clip": 2.0},
+    "sgd": {"optimizer": "sgd", "rate": 2e-3, "weight_decay": 5e-4, "bias_rate": 2.0, "clip": 10.0},
     "labels alone": {"teacher": (), "teacher_share": 0.0},
     "nothing pasted": {"mix": 0.0},
 }
-OPTIMISERS = ("recipe", "adamw")
+OPTIMISERS = ("recipe", "sgd")
 SMALL: dict[str, Any] = {
     "crop": 97,
     "batch": 4,

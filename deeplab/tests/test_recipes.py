@@ -30,6 +30,8 @@ def test_file_and_changes(tmp_path):
         ('data = "d"\nfrozen = "conv1"\n', [], "got frozen = 'conv1', wanted a list of str"),
         ('data = "d"\n', ["batch=many"], "got batch = 'many', wanted int"),
         ('data = "d"\n', ["batch"], "got 'batch', wanted key=value"),
+        ('data = "d"\n', ["mix=0.5"], "got mix without in_memory; wanted in_memory = true as well"),
+        ('data = "d"\n', ["in_memory=true", "cached_views=2"], "got in_memory and cached_views, wanted one of the two"),
         ('data = "d"\n', ["batch=0"], "got batch = 0, wanted at least 1"),
         ('data = "d"\n', ["policy=cosine"], "got policy = 'cosine', wanted one of: step, poly, constant"),
         ('data = "d"\n', ["variant=deeplab-v9"], "wanted one of: deeplab, deeplab-4x4"),

@@ -190,6 +190,20 @@ def test_it_learns(recipe, tmp_path):
     assert (cat & there).sum() / (cat | there).sum() > 0.4  # intersection over union; 0 before
 
 
+def test_photos_in_memory_train_to_the_same_weights_after_a_stop(recipe, tmp_path):
+    recipe = replace(
+        recipe, in_memory=True, memory_side=96, mix=0.5, jitter=0.2, scale_low=0.8, scale_high=1.2, steps=2,
+        validate_every=2, policy="constant",
+    )  # fmt: skip
+    whole = train(recipe, tmp_path / "whole")
+    train(replace(recipe, steps=1), tmp_path / "parts")
+    stopped = tmp_path / "parts"
+    record = json.loads((stopped / "recipe.json").read_text()) | {"steps": 2}
+    (stopped / "recipe.json").write_text(json.dumps(record))
+    train(recipe, stopped, resume=True)
+    assert same(whole.with_name("last.safetensors"), stopped / "last.safetensors")
+
+
 def test_best_is_kept_and_patience_ends(recipe, tmp_path, monkeypatch):
     values = iter([0.3, 0.5, 0.4, 0.2, 0.9])
     real = training.evaluate
@@ -203,6 +217,7 @@ def test_best_is_kept_and_patience_ends(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "evaluate", scored)
     weights = train(replace(recipe, steps=20, validate_every=1, patience=2), tmp_path)
     assert deeplab.load(weights=weights).card.story["step"] == 2
+    assert deeplab.load(weights=tmp_path / "last.safetensors").card.story["step"] == 4
     assert [r["step"] for r in records(tmp_path) if "mIoU-7" in r] == [1, 2, 3, 4]
 
 

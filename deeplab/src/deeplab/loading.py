@@ -38,7 +38,7 @@ def load(
             .onnx or .xml file that ``deeplab export`` wrote, with its card beside it; such a model only segments.
         class_names: of weights of another program, id order.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
-        precision: "auto" (bfloat16 where the device has it in hardware), "fp32" or "bf16".
+        precision: "auto" (bfloat16 where the processor has it in hardware), "fp32" or "bf16".
         compile: run the network through ``torch.compile``.
 
     Raises:

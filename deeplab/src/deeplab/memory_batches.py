@@ -1,7 +1,7 @@
 """Batches from photos that were decoded once into the device's memory: crops, colours and mixing are made there.
 
 For a GPU, which trains faster than a processor decodes JPEG files. Photo, scale, place and mirroring of a crop are
-drawn exactly as ``deeplab.batches`` draws it, from recipe and step alone, so a run can go on from any step.
+drawn exactly as ``deeplab.batches`` draws them, from recipe and step alone, so a run can go on from any step.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Model:
             which only labels photos, on the device and in the precision that it was opened with.
         card: that belongs to it.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
-        precision: "auto" (bfloat16 where the device has it in hardware), "fp32" or "bf16".
+        precision: "auto" (bfloat16 where the processor has it in hardware), "fp32" or "bf16".
         compile: run the network through ``torch.compile``; worth it for thousands of photos of few sizes.
 
     Raises:

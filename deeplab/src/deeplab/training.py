@@ -26,7 +26,7 @@ from deeplab.inference import Predictor
 from deeplab.losses import class_weights_of, cross_entropy_sum, dice_loss, soft_cross_entropy_sum, weight_of
 from deeplab.network import DeepLab
 from deeplab.optimisation import RunningMean, freeze, optimizer_of, rate_at, set_rates
-from deeplab.precision import choose
+from deeplab.precision import has_bf16
 from deeplab.recipes import Recipe, read_recipe
 from deeplab.report import overlay
 from deeplab.runs import Run, memory_gigabytes
@@ -34,7 +34,7 @@ from deeplab.snapshots import Progress, load_snapshot, save_snapshot
 from deeplab.study import Study, study_of
 from deeplab.weights import Card, save_weights
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, LAST = "weights.safetensors", "last.safetensors"  # of the best validation, and of the last
 _PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -66,7 +66,8 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, resume: bool = False)
         resume: insist that there is a run to go on with.
 
     Returns:
-        The best weights, ``out/weights.safetensors``, with their card beside them.
+        The best weights, ``out/weights.safetensors``, with their card beside them; those of the last validation are
+        in ``out/last.safetensors``.
 
     Raises:
         FileNotFoundError: if data or weights are missing, or there is nothing to resume.
@@ -225,17 +226,17 @@ def _validate(
         value = value if np.isfinite(value) else 0.0
         tqdm.write(f"step {progress.step}: {recipe.score} {100 * value:.2f} %", file=sys.stderr)
         score = torch.tensor(value)
-        if value > progress.best:
-            story = study.story | {
-                "recipe": asdict(recipe)
-                | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")}
-                | {"teacher": [Path(file).name for file in recipe.teacher]},
-                "step": progress.step,
-                "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
-                "scores": {"network": summary},
-            }
-            card = Card(recipe.variant, study.class_names, study.preparation, story=story)
-            save_weights(run.folder / WEIGHTS, scored.cpu(), card)
+        story = study.story | {
+            "recipe": asdict(recipe)
+            | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")}
+            | {"teacher": [Path(file).name for file in recipe.teacher]},
+            "step": progress.step,
+            "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
+            "scores": {"network": summary},
+        }
+        card = Card(recipe.variant, study.class_names, study.preparation, story=story)
+        for name in (LAST, WEIGHTS) if value > progress.best else (LAST,):
+            save_weights(run.folder / name, scored.cpu(), card)
     value = float(fabric.broadcast(score))
     if value > progress.best:
         progress.best, progress.best_step, progress.worse = value, progress.step, 0
@@ -255,8 +256,8 @@ def _fabric(recipe: Recipe) -> Any:
         raise ValueError("got device = 'cuda', but torch sees no GPU here; 'cpu' always works")
     wanted = recipe.precision
     if wanted == "auto":
-        best = choose("auto", torch.device("cuda" if gpu else "cpu"))
-        wanted = "bf16" if best == torch.bfloat16 else "fp16" if gpu else "fp32"
+        low = has_bf16(torch.device("cuda" if gpu else "cpu"))
+        wanted = "bf16" if low else "fp16" if gpu else "fp32"
     fabric = Fabric(
         accelerator="cuda" if gpu else "cpu",
         devices=here,

@@ -23,7 +23,7 @@ class Engine:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 where the device has it in hardware; the same labels but for 0.1 % of the pixels."""
+    """auto: bfloat16 where the processor has it in hardware; the same labels but for 0.1 % of the pixels."""
     compile: bool = False
     """Run the network through torch.compile: slow to start, for thousands of photos of few sizes."""
 
