@@ -21,6 +21,7 @@ from deeplab.winograd import kept_bytes
 from densecrf import memory
 
 NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
+LEAST_SIZE = 32  # of a photo's longer side for the network: four score pixels
 LEAST_CORE = 256  # of a window that memory forces: smaller ones would mostly look at their margins
 # What torch says when there is no memory: on the CPU (Linux, Windows), on a GPU, in its libraries, in oneDNN.
 OUT_OF_MEMORY = (
@@ -32,16 +33,27 @@ SHARE_OF_MEMORY = 0.5  # of what is free, that windows chosen here may take
 
 @dataclass(frozen=True)
 class Views:
-    """How often the network looks at a photo; probabilities are averaged over all combinations."""
+    """How often the network looks at a photo, and at which sizes; probabilities are averaged over all combinations."""
 
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width."""
+    """Factors on height and width, after ``size`` has been applied."""
     mirror: bool = False
     """Whether it also looks at a copy mirrored left to right."""
+    size: int = 0
+    """Pixels of the longer side to which larger photos are reduced; 0 for full size. Smaller ones stay as they are."""
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.05 <= scale <= 20 for scale in self.scales):
             raise ValueError(f"got scales {self.scales}, wanted at least one, each from 0.05 to 20")
+        if self.size != 0:
+            whole_number("size", self.size, least=LEAST_SIZE, note="or 0 for full size")
+
+    def reduced(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that a photo has for the network at scale 1."""
+        longer = max(height, width)
+        if not self.size or longer <= self.size:
+            return height, width
+        return max(1, round(height * self.size / longer)), max(1, round(width * self.size / longer))
 
 
 def device_from(name: str) -> torch.device:
@@ -135,17 +147,22 @@ class Predictor:
 
     def _averaged(self, photos: Sequence[np.ndarray], views: Views, tile: int | None) -> torch.Tensor:
         height, width = photos[0].shape[:2]
+        base = views.reduced(height, width)
+        if base != (height, width):
+            needed = 4 * (self.network.classes + 1) * len(photos) * height * width
+            memory.require(needed, f"{self.network.classes} classes' probabilities of {_photos(len(photos), height, width)}")
         total: torch.Tensor | None = None
         for scale in views.scales:
-            size = max(1, round(width * scale)), max(1, round(height * scale))
+            size = max(1, round(base[1] * scale)), max(1, round(base[0] * scale))
             scaled = [_resized(photo, size) for photo in photos]
             for mirror in (False, True)[: 1 + views.mirror]:
                 shown = [photo[:, ::-1] for photo in scaled] if mirror else scaled
                 found = self._look(shown, tile)
                 found = found.flip(-1) if mirror else found
-                if found.shape[-2:] != (height, width):
-                    found = F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-                total = found if total is None else total.add_(found)
+                if found.shape[-2:] == (height, width):
+                    total = found if total is None else total.add_(found)
+                else:
+                    total = _add_enlarged(total, found, (height, width))
         assert total is not None
         count = len(views.scales) * (1 + views.mirror)
         return total if count == 1 else total.div_(count)
@@ -237,6 +254,19 @@ def _resized(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if size == photo.shape[1::-1]:
         return photo
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+
+
+def _add_enlarged(total: torch.Tensor | None, found: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Add maps (B, K, h, w), brought to (H, W), to ``total`` (B, K, H, W); class by class, so that only one is held."""
+    first = total is None
+    total = torch.empty(*found.shape[:2], *size) if total is None else total
+    for number in range(found.shape[1]):
+        plane = F.interpolate(found[:, number : number + 1], size, mode="bilinear", align_corners=False)[:, 0]
+        if first:
+            total[:, number] = plane
+        else:
+            total[:, number] += plane
+    return total
 
 
 def _free(device: torch.device) -> int | None:

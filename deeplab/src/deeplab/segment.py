@@ -24,6 +24,8 @@ from deeplab.report import overlay, palette_png
 from deeplab.weights import Card, save_weights, write_whole
 from densecrf import memory
 
+LONGEST_SIDE = 640
+"""Pixels of the longer side at which the network looks at larger photos; see results/large-photos.md."""
 CRF_BYTES_A_PIXEL = 1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
 
 
@@ -128,29 +130,35 @@ class Model:
         scales: Sequence[float] = (1.0,),
         mirror: bool = False,
         tile: int | None = None,
+        size: int = LONGEST_SIDE,
     ) -> Segmentation:
         """Label every pixel of a photo.
+
+        The network sees a photo as large as those it was trained on: a larger one is reduced first, antialiased, and
+        the probabilities are enlarged to the photo's size. The CRF runs at the photo's size.
 
         Args:
             image: a path, a Pillow image, or an array (H, W, 3) uint8 in R, G, B; any size.
             crf: True for the parameters that belong to the weights, False for the network alone, or parameters.
             iterations: mean-field steps.
             threads: for the CRF; by default as many as this process may run on.
-            scales: factors on height and width at which the network looks; probabilities are averaged.
+            scales: factors on height and width at which the network looks, after ``size``; probabilities are averaged.
             mirror: whether it also looks at mirrored copies.
             tile: pixels that a window answers for; by default windows are used only where memory asks for them.
+            size: pixels of the longer side at which the network looks at larger photos, at least 32; 0 for full size.
+                Smaller photos are not enlarged.
 
         Returns:
             Labels, probabilities and pictures of them.
 
         Raises:
             PhotoError: if a file cannot be used.
-            ValueError: for another type, shape or dtype, or scales outside 0.05 to 20.
+            ValueError: for another type, shape or dtype, scales outside 0.05 to 20, or a size below 32 other than 0.
             MemoryError: if the photo needs more memory than there is.
         """
         decoding = time.perf_counter()
         photos = [photo_from_any(image)]
-        decode, views = time.perf_counter() - decoding, Views(tuple(scales), mirror)
+        decode, views = time.perf_counter() - decoding, Views(tuple(scales), mirror, size)
         return next(self._same_size(photos, decode, crf, iterations, threads, views, tile))
 
     def segment_many(self, images: Iterable[Any], *, batch: int = 8, **options: Any) -> Iterator[Segmentation]:
@@ -161,22 +169,27 @@ class Model:
         Args:
             images: as ``segment`` takes them; read as they are needed.
             batch: photos looked at together, at most.
-            options: crf, iterations, threads, scales, mirror, tile: as in ``segment``.
+            options: crf, iterations, threads, scales, mirror, tile, size: as in ``segment``. Photos larger than
+                ``size`` are looked at one at a time, as their enlarged probabilities take the memory.
         """
         if batch < 1:
             raise ValueError(f"got batch {batch}, wanted at least 1")
         crf, tile = options.pop("crf", True), options.pop("tile", None)
         steps = options.pop("iterations", 10), options.pop("threads", None)
-        views = Views(tuple(options.pop("scales", (1.0,))), options.pop("mirror", False))
+        scales, mirror = tuple(options.pop("scales", (1.0,))), options.pop("mirror", False)
+        views = Views(scales, mirror, options.pop("size", LONGEST_SIDE))
         if options:
-            raise TypeError(f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile")
+            raise TypeError(f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile, size")
         remaining = iter(images)
         while chunk := list(islice(remaining, batch)):
             started = time.perf_counter()
             photos = [photo_from_any(image) for image in chunk]
             decode = (time.perf_counter() - started) / len(chunk)
-            for _, group in groupby(photos, key=np.shape):
-                yield from self._same_size(list(group), decode, crf, *steps, views, tile)
+            for (height, width, _), group in groupby(photos, key=np.shape):
+                together = list(group)
+                most = len(together) if views.reduced(height, width) == (height, width) else 1
+                for first in range(0, len(together), most):
+                    yield from self._same_size(together[first : first + most], decode, crf, *steps, views, tile)
 
     def _same_size(
         self, photos: list[np.ndarray], decode: float, crf: bool | densecrf.Params, iterations: int,
