@@ -4,8 +4,8 @@
         --sizes 0 500 513 600 640 700 --out large-1.json
     python large_photos.py --table large-1.json large-3.json large-12.json --out ../../results/large-photos.md
 
-Photos are enlarged by bicubic interpolation, their labels by the nearest neighbour, to so many megapixels. Size 0 is the
-enlarged photo as it is. Photos are taken at equal distances over the list. Scores are added up over all photos.
+Photos are enlarged by bicubic interpolation, their labels by the nearest neighbour, to so many megapixels. Size 0 is
+the enlarged photo as it is. Photos are taken at equal distances over the list. Scores are added up over all photos.
 """
 
 import argparse
@@ -23,8 +23,6 @@ from deeplab.datasets import open_dataset
 from deeplab.evaluation import Scorer
 from deeplab.segment import Model
 
-FIGURES = {"mIoU-7": "mean IoU of seven classes", "pixel accuracy": "pixel accuracy", "seconds": "seconds a photo"}
-
 
 def enlarged(photo: np.ndarray, labels: np.ndarray, megapixels: float) -> tuple[np.ndarray, np.ndarray]:
     """Photo (H, W, 3) uint8 and labels (H, W), of the same shape and so many megapixels; 0 leaves them as they are."""
@@ -38,7 +36,7 @@ def enlarged(photo: np.ndarray, labels: np.ndarray, megapixels: float) -> tuple[
 def measure(
     model: Model, pairs: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], sizes: Sequence[int], crf: bool
 ) -> list[dict[str, float]]:
-    """The figures of ``FIGURES`` for each size, in percent and seconds; the same photos for all sizes."""
+    """Figures for each size, in percent and seconds a photo; the same photos for all sizes."""
     scorers, seconds = [Scorer(model.class_names, ()) for _ in sizes], np.zeros(len(sizes))
     photos = 0
     for photo, truth in pairs():
@@ -62,19 +60,22 @@ def table(files: Sequence[Path]) -> str:
     """All measurements as one table in Markdown."""
     lines = [
         "# Large photos: at which size the network looks at them", "",
-        "VOC val photos enlarged (bicubic; labels by nearest neighbour). Longer side in pixels of what the network sees;",
-        "the probabilities are enlarged again to the photo's size, at which the CRF runs. Made by",
-        "`deeplab/experiments/large_photos.py`. Percent; times on two cores that others used, too.", "",
-        "| megapixels | photos | CRF | network's longer side | mean IoU of seven classes | pixel accuracy | s a photo |",
+        "VOC val photos, enlarged (bicubic; labels by nearest neighbour). The network looks at them reduced to so many",
+        "pixels on the longer side; its probabilities are enlarged again to the photo's size, at which the CRF runs.",
+        "Percent; seconds on two cores that were shared with other work. Made by",
+        "`deeplab/experiments/large_photos.py`.", "",
+        "| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |",
         "|---:|---:|---|---:|---:|---:|---:|",
     ]  # fmt: skip
     for file in files:
         found = json.loads(file.read_text())
         for row in found["rows"]:
-            lines.append(
-                f"| {found['megapixels'] or 'original'} | {row['photos']} | {'yes' if found['crf'] else 'no'} | "
-                f"{row['size'] or 'full size'} | {row['mIoU-7']:.2f} | {row['pixel accuracy']:.2f} | {row['seconds']:.2f} |"
-            )
+            cells = [
+                f"{found['megapixels']:g}" if found["megapixels"] else "0.2, as they are", row["photos"],
+                "yes" if found["crf"] else "no", row["size"] or "full size",
+                f"{row['mIoU-7']:.2f}", f"{row['pixel accuracy']:.2f}", f"{row['seconds']:.2f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 

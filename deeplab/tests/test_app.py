@@ -277,6 +277,16 @@ def test_several_photos(several, shelf, small, photo, tmp_path):
         assert sum(float(row["share"]) for row in rows if row["photo"] == name) == pytest.approx(1, abs=1e-5)
 
 
+def test_large_ones_of_several_photos_are_shrunk(small, line, decoder, stored, shelf, photo, photo_file):
+    several = Several(small, Limits(seconds=30, pixels=1300), line, decoder, stored, shelf)
+    _, _, told, link = asyncio.run(several.label([told_of(photo_file)], True))
+    assert "1 of 1 photos labelled; 1 shrunk to 0.0013 megapixels, as are their labels" in told
+    files = shelf.get(re.search(r"kept/([\w-]+)/labels.zip", link).group(1)).files["labels.zip"]()
+    with zipfile.ZipFile(io.BytesIO(files)) as archive:
+        ids = np.asarray(Image.open(io.BytesIO(archive.read("photo.png"))))
+    assert np.array_equal(ids, small.segment(shrunk(photo, 1300)).labels)
+
+
 def test_too_few_and_too_many_photos(several, tmp_path):
     (tmp_path / "a.png").touch()
     for paths in ([], None, [told_of(tmp_path / "a.png")] * 51):

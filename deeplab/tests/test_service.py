@@ -43,7 +43,7 @@ class Stub:
         self.wait, self.lock = wait, threading.Lock()
         self.now = self.most = self.done = 0
 
-    def segment(self, photo, *, crf=True):
+    def segment(self, photo, *, crf=True, size=None):
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -199,8 +199,8 @@ def test_too_many_bytes_that_were_not_announced(monkeypatch):
 
 
 def test_too_many_pixels_are_not_decoded(tiny):
-    assert problem(segment(Stub(), tiny, pixels=59), 413, "too-many-pixels", "10×6", "59")
-    assert segment(Stub(), tiny, pixels=60).status_code == 200
+    assert problem(segment(Stub(), tiny, decoded_pixels=59), 413, "too-many-pixels", "10×6", "59")
+    assert segment(Stub(), tiny, decoded_pixels=60).status_code == 200
 
 
 @pytest.mark.parametrize("side", [11_000, 40_000])  # Pillow warns of the first and refuses the second
@@ -213,7 +213,7 @@ def test_a_decompression_bomb(side):
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
     assert len(bomb) < 200
-    assert problem(segment(Stub(), bomb), 413, "too-many-pixels", "4000000")
+    assert problem(segment(Stub(), bomb), 413, "too-many-pixels", "60000000")
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,13 @@ def test_photos_in_memory_train_to_the_same_weights_after_a_stop(recipe, tmp_pat
     assert same(whole.with_name("last.safetensors"), stopped / "last.safetensors")
 
 
+@pytest.mark.parametrize(("options", "wanted"), [({}, 90), ({"in_memory": True, "memory_side": 80}, 80)])
+def test_the_card_has_the_size_of_the_photos_trained_on(recipe, tmp_path, monkeypatch, options, wanted):
+    monkeypatch.setattr("deeplab.study.LONGEST_SIDE", 64)
+    weights = train(replace(recipe, steps=1, validate_every=1, **options), tmp_path)
+    assert deeplab.load(weights=weights).card.size == wanted
+
+
 def test_best_is_kept_and_patience_ends(recipe, tmp_path, monkeypatch):
     values = iter([0.3, 0.5, 0.4, 0.2, 0.9])
     real = training.evaluate
@@ -218,6 +225,7 @@ def test_best_is_kept_and_patience_ends(recipe, tmp_path, monkeypatch):
     weights = train(replace(recipe, steps=20, validate_every=1, patience=2), tmp_path)
     assert deeplab.load(weights=weights).card.story["step"] == 2
     assert deeplab.load(weights=tmp_path / "last.safetensors").card.story["step"] == 4
+    assert deeplab.load(weights=weights).card.size == 640  # the photos are smaller
     assert [r["step"] for r in records(tmp_path) if "mIoU-7" in r] == [1, 2, 3, 4]
 
 

@@ -31,7 +31,6 @@ from densecrf.params import NORMALIZATIONS
 
 T = TypeVar("T")
 PAGE_PIXELS = 1_000_000  # larger photos are shrunk: their scores are kept, and sliders should answer at once
-CAMERA_PIXELS = 60_000_000  # that are decoded before they are shrunk
 EXAMPLES = Path(__file__).parents[3] / "examples" / "photos"  # in a checkout; a wheel has none
 KNOBS = {  # field of Params: title, least, most, step
     "appearance_weight": ("w1 · appearance, weight", 0, 30, 0.5),
@@ -211,7 +210,7 @@ class Page:
 
         def work() -> tuple[Any, ...]:
             content = self._stored.read(path_in(file))
-            small, size = self._decoder.photo(content, replace(self._limits, pixels=CAMERA_PIXELS), PAGE_PIXELS)
+            small, size = self._decoder.photo(content, self._limits, min(PAGE_PIXELS, self._limits.pixels))
             plain = self._model.segment(small, crf=False)
             kept = Kept(plain, self._model.refine(plain, params=params, iterations=iterations), params)
             mine = self._shelf.put(kept, name)

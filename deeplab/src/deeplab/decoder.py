@@ -52,7 +52,8 @@ class Decoder:
 
         Args:
             content: the file.
-            limits: ``pixels`` at most are decoded; ``seconds`` at most are taken, if fewer than the decoder's own.
+            limits: ``decoded_pixels`` at most are decoded; ``seconds`` at most are taken, if fewer than the decoder's
+                own.
             most: pixels to shrink it to, if it has more; 0 for all of them.
 
         Returns:
@@ -64,7 +65,7 @@ class Decoder:
         process, seconds, large = self._take(), min(self._seconds, limits.seconds), False
         deadline = _Deadline(process, seconds)
         try:
-            answer = _asked(process, content, limits.pixels, most)
+            answer = _asked(process, content, limits.decoded_pixels, most)
             if isinstance(answer, Refusal):
                 raise answer
             large = answer[1][0] * answer[1][1] > LARGE

@@ -43,14 +43,14 @@ def photo_from_bytes(content: bytes, limits: Limits) -> np.ndarray:
         with _DECODING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked here
             with Image.open(io.BytesIO(content), formats=formats) as image:
-                _require_pixels(image, limits.pixels)
+                _require_pixels(image, limits.decoded_pixels)
                 photo = photo_from_image(image)
-                _require_pixels(image, limits.pixels)  # some decoders learn the size late
+                _require_pixels(image, limits.decoded_pixels)  # some decoders learn the size late
                 return photo
     except Refusal:
         raise
     except Image.DecompressionBombError:
-        raise Refusal(413, "too-many-pixels", f"wanted at most {limits.pixels} pixels") from None
+        raise Refusal(413, "too-many-pixels", f"wanted at most {limits.decoded_pixels} pixels") from None
     except UnidentifiedImageError:
         raise Refusal(422, "no-photo", f"not a picture that can be read; wanted {', '.join(FORMATS)}") from None
     except PhotoError as error:
@@ -89,7 +89,7 @@ def _answer(source: IO[bytes], sink: IO[bytes]) -> bool:
         return False
     _bound_memory(BASE_BYTES + PIXEL_BYTES * pixels)
     try:
-        photo = photo_from_bytes(content, Limits(bytes=max(1, size), pixels=pixels))
+        photo = photo_from_bytes(content, Limits(bytes=max(1, size), decoded_pixels=pixels))
         answer = shrunk(photo, small) if small else photo
     except Refusal as refusal:
         text = f"{refusal.kind}\n{refusal.detail}".encode()

@@ -17,11 +17,12 @@ from deeplab.network import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, DeepLab
 from deeplab.precision import choose, reduced
 from deeplab.tiles import margin_of, windows
 from deeplab.transforms import Preparation, pad_to_legal, prepare
+from deeplab.weights import LEAST_SIDE
 from deeplab.winograd import kept_bytes
 from densecrf import memory
+from densecrf.threads import whole_number
 
 NETWORK_BYTES_A_PIXEL = 560  # most of it two fp32 activations of stage 1; 520 measured at 2 megapixels, 21 classes
-LEAST_SIZE = 32  # of a photo's longer side for the network: four score pixels
 LEAST_CORE = 256  # of a window that memory forces: smaller ones would mostly look at their margins
 # What torch says when there is no memory: on the CPU (Linux, Windows), on a GPU, in its libraries, in oneDNN.
 OUT_OF_MEMORY = (
@@ -45,8 +46,8 @@ class Views:
     def __post_init__(self) -> None:
         if not self.scales or not all(0.05 <= scale <= 20 for scale in self.scales):
             raise ValueError(f"got scales {self.scales}, wanted at least one, each from 0.05 to 20")
-        if self.size != 0:
-            whole_number("size", self.size, least=LEAST_SIZE, note="or 0 for full size")
+        if whole_number("size", self.size) < LEAST_SIDE and self.size != 0:
+            raise ValueError(f"got size {self.size}, wanted at least {LEAST_SIDE} pixels, or 0 for full size")
 
     def reduced(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that a photo has for the network at scale 1."""
@@ -150,7 +151,8 @@ class Predictor:
         base = views.reduced(height, width)
         if base != (height, width):
             needed = 4 * (self.network.classes + 1) * len(photos) * height * width
-            memory.require(needed, f"{self.network.classes} classes' probabilities of {_photos(len(photos), height, width)}")
+            what = f"probabilities of {self.network.classes} classes"
+            memory.require(needed, f"{_photos(len(photos), height, width)} with {what}")
         total: torch.Tensor | None = None
         for scale in views.scales:
             size = max(1, round(base[1] * scale)), max(1, round(base[0] * scale))

@@ -54,6 +54,7 @@ class Settings:
     scales: tuple[float, ...] = (1.0,)
     mirror: bool = False
     tile: int | None = None
+    size: int | None = None
     compare: bool = False
     """Whether a picture of photo, network and CRF side by side is written, too."""
     levels: tuple[float, float] | None = None
@@ -74,6 +75,7 @@ class Settings:
             "weights": model.digest, "variant": model.card.variant, "classes": list(model.class_names),
             "crf": asdict(params) if isinstance(params, Params) else None,
             "scales": list(self.scales), "mirror": self.mirror,
+            "size": model.card.size if self.size is None else self.size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
         }  # fmt: skip
 
@@ -148,7 +150,7 @@ def write_results(job: Job, model: Model, settings: Settings, *, threads: int | 
     Raises:
         PhotoError, ValueError, MemoryError: as ``Model.segment``; OSError if a file cannot be written.
     """
-    looks: dict[str, Any] = {"scales": settings.scales, "mirror": settings.mirror, "tile": settings.tile}
+    looks: dict[str, Any] = {name: getattr(settings, name) for name in ("scales", "mirror", "tile", "size")}
     plain = result = model.segment(job.photo, crf=False, **looks)
     if settings.crf is not False:
         params = None if settings.crf is True else settings.crf
@@ -168,11 +170,11 @@ def write_large(job: Job, model: Model, settings: Settings, *, threads: int | No
     """The same for a large picture, in blocks.
 
     Raises:
-        As ``segment_mosaic``; ValueError for several scales or mirrored copies, too.
+        As ``segment_mosaic``; ValueError for several scales, mirrored copies or a size, too.
     """
-    if settings.scales != (1.0,) or settings.mirror:
+    if settings.scales != (1.0,) or settings.mirror or settings.size:
         raise ValueError(
-            "in blocks a picture is looked at once, at its own scale; wanted neither --scales nor --mirror"
+            "in blocks a picture is looked at once, at its own scale; wanted none of --scales, --mirror and --size"
         )
     params = None if settings.crf is False else model.crf_params if settings.crf is True else settings.crf
     layout = Layout.within(MEMORY, model, params)
@@ -197,7 +199,7 @@ def attempt(job: Job, model: Model, settings: Settings, *, threads: int | None =
             raise
         text = " ".join((str(error) or "out of memory").split())
         if isinstance(error, MemoryError) and not isinstance(job, LargeJob):
-            text += "; --blocks does with 2 GB"
+            text += "; --no-crf needs less, and --blocks 2 GB, but then the network sees the photo at full size"
         return Outcome(job, error=text if text.startswith(str(job.photo)) else f"{job.photo}: {text}")
     return Outcome(job, result.shares(), result.seconds)
 

@@ -18,7 +18,9 @@ class Limits:
     bytes: int = 20_000_000
     """Of the body of a request."""
     pixels: int = 4_000_000
-    """Of a photo; a small file can claim any size."""
+    """Of a photo as it is worked on; one of more is shrunk to it."""
+    decoded_pixels: int = 60_000_000
+    """Of a photo as it comes; a small file can claim any size, so one of more is refused before it is decoded."""
     seconds: float = 60.0
     """From a request's arrival to its answer, upload and waiting included."""
     workers: int = 1

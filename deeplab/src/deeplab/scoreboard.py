@@ -87,7 +87,7 @@ def score(
         boundary_f1: measure the boundary F1, too.
         worst: how many of the worst photos to keep with their label maps.
         progress: show a progress bar.
-        looks: ``Model.segment``'s scales, mirror and tile.
+        looks: ``Model.segment``'s scales, mirror, tile and size.
 
     Raises:
         ValueError: if the classes differ, or labels and photo do not fit; names the classes or the photo.

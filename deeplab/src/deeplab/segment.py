@@ -24,8 +24,6 @@ from deeplab.report import overlay, palette_png
 from deeplab.weights import Card, save_weights, write_whole
 from densecrf import memory
 
-LONGEST_SIDE = 640
-"""Pixels of the longer side at which the network looks at larger photos; see results/large-photos.md."""
 CRF_BYTES_A_PIXEL = 1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
 
 
@@ -130,7 +128,7 @@ class Model:
         scales: Sequence[float] = (1.0,),
         mirror: bool = False,
         tile: int | None = None,
-        size: int = LONGEST_SIDE,
+        size: int | None = None,
     ) -> Segmentation:
         """Label every pixel of a photo.
 
@@ -145,8 +143,8 @@ class Model:
             scales: factors on height and width at which the network looks, after ``size``; probabilities are averaged.
             mirror: whether it also looks at mirrored copies.
             tile: pixels that a window answers for; by default windows are used only where memory asks for them.
-            size: pixels of the longer side at which the network looks at larger photos, at least 32; 0 for full size.
-                Smaller photos are not enlarged.
+            size: pixels of the longer side at which the network looks at larger photos, at least 32; 0 for full size;
+                by default the card's. Smaller photos are not enlarged.
 
         Returns:
             Labels, probabilities and pictures of them.
@@ -158,7 +156,7 @@ class Model:
         """
         decoding = time.perf_counter()
         photos = [photo_from_any(image)]
-        decode, views = time.perf_counter() - decoding, Views(tuple(scales), mirror, size)
+        decode, views = time.perf_counter() - decoding, self._views(scales, mirror, size)
         return next(self._same_size(photos, decode, crf, iterations, threads, views, tile))
 
     def segment_many(self, images: Iterable[Any], *, batch: int = 8, **options: Any) -> Iterator[Segmentation]:
@@ -176,8 +174,8 @@ class Model:
             raise ValueError(f"got batch {batch}, wanted at least 1")
         crf, tile = options.pop("crf", True), options.pop("tile", None)
         steps = options.pop("iterations", 10), options.pop("threads", None)
-        scales, mirror = tuple(options.pop("scales", (1.0,))), options.pop("mirror", False)
-        views = Views(scales, mirror, options.pop("size", LONGEST_SIDE))
+        scales, mirror = options.pop("scales", (1.0,)), options.pop("mirror", False)
+        views = self._views(scales, mirror, options.pop("size", None))
         if options:
             raise TypeError(f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile, size")
         remaining = iter(images)
@@ -190,6 +188,9 @@ class Model:
                 most = len(together) if views.reduced(height, width) == (height, width) else 1
                 for first in range(0, len(together), most):
                     yield from self._same_size(together[first : first + most], decode, crf, *steps, views, tile)
+
+    def _views(self, scales: Sequence[float], mirror: bool, size: int | None) -> Views:
+        return Views(tuple(scales), mirror, self.card.size if size is None else size)
 
     def _same_size(
         self, photos: list[np.ndarray], decode: float, crf: bool | densecrf.Params, iterations: int,

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +26,7 @@ from deeplab.refusals import Limits, Refusal
 from deeplab.report import palette_png, png
 from deeplab.segment import Model, Segmentation
 from deeplab.uploads import FIELD, upload_of
+from deeplab.weights import LEAST_SIDE
 from deeplab.workers import Workers
 
 LINGER_BYTES, LINGER_SECONDS = 50_000_000, 5.0
@@ -34,12 +37,25 @@ class Options(BaseModel):
     """What may be asked for."""
 
     model_config = ConfigDict(extra="forbid")
+    size: int | None = Field(
+        None,
+        ge=0,
+        description="Longer side, in pixels, at which the network looks at larger photos, at least 32; 0 for full "
+        "size. By default as the weights say. The CRF does not depend on it.",
+    )
     crf: bool = Field(True, description="Refine the boundaries with the fully connected CRF.")
     output: Literal["json", "ids", "overlay"] | None = Field(
         None,
         description="json: classes, and ids as a PNG in base64. ids: a palette PNG of class ids. overlay: a PNG of the "
         "photo with its classes in colour. By default ids if Accept names image/png and not JSON, else json.",
     )
+
+    @field_validator("size")
+    @classmethod
+    def _least(cls, size: int | None) -> int | None:
+        if size is not None and 0 < size < LEAST_SIDE:
+            raise ValueError(f"got {size}, wanted at least {LEAST_SIDE}, or 0 for full size")
+        return size
 
 
 class ClassShare(BaseModel):
@@ -51,11 +67,22 @@ class ClassShare(BaseModel):
     colour: tuple[int, int, int] = Field(description="R, G, B, as in the PNG's palette.")
 
 
-class Labelled(BaseModel):
-    """A labelled photo."""
+class Size(BaseModel):
+    """A picture's size in pixels."""
 
     width: int
     height: int
+
+
+class Labelled(BaseModel):
+    """A labelled photo."""
+
+    width: int = Field(description="Of the photo, upright, and of its ids.")
+    height: int
+    worked_on: Size = Field(
+        description="The size at which photo and CRF were worked on: smaller than the photo where that has more pixels "
+        "than the server works on; its labels are enlarged again then."
+    )
     classes: list[ClassShare] = Field(description="Those in the picture, largest first.")
     ids: str = Field(description="Class ids of the pixels: a palette PNG in base64.")
     seconds: dict[str, float] = Field(description="How long network and CRF took.")
@@ -89,7 +116,7 @@ STRANGERS: dict[int | str, dict[str, Any]] = {
 REFUSALS: dict[int | str, dict[str, Any]] = STRANGERS | {
     400: {"model": Problem, "description": "The body ended early, is no multipart body, or there is no Host header."},
     408: {"model": Problem, "description": "The body came too slowly."},
-    413: {"model": Problem, "description": "Too many bytes, or too many pixels."},
+    413: {"model": Problem, "description": "Too many bytes, or too many pixels to decode."},
     415: {"model": Problem, "description": "Neither a photo nor multipart."},
     422: {"model": Problem, "description": "A bad option, no photo, a damaged one, or one that decodes too slowly."},
     503: {"model": Problem, "description": "Too busy, short of memory, or stopping.", "headers": RETRY},
@@ -155,11 +182,11 @@ def service(
 
             def work() -> Response:
                 try:
-                    photo, _ = decoder.photo(content, limits)
-                    result = model.segment(photo, crf=options.crf)
+                    photo, size = decoder.photo(content, limits, limits.pixels)
+                    result = model.segment(photo, crf=options.crf, size=options.size)
                 except MemoryError as error:
                     raise Refusal(503, "memory", str(error) or "out of memory", retry_after=5) from None
-                return _answer(result, output)
+                return _answer(result, output, size)
 
             return await place.run(work, seconds=max(0.0, end - time.monotonic()))
 
@@ -172,23 +199,32 @@ def _by_accept(accept: str) -> Literal["json", "ids"]:
     return "ids" if "image/png" in kinds and "application/json" not in kinds else "json"
 
 
-def _answer(result: Segmentation, output: Literal["json", "ids", "overlay"]) -> Response:
+def _answer(result: Segmentation, output: Literal["json", "ids", "overlay"], size: tuple[int, int]) -> Response:
+    """The answer on a photo of this height and width; the overlay has the size at which it was worked on."""
     if output == "overlay":
         return Response(png(result.overlay()), media_type="image/png")
-    ids = palette_png(result.labels)
+    (height, width), (rows, columns) = size, result.labels.shape
+    ids = palette_png(_enlarged(result.labels, size))
     if output == "ids":
         return Response(ids, media_type="image/png")
     colours = palette().tolist()
     numbers = {name: number for number, name in enumerate(result.class_names)}
-    height, width = result.labels.shape
     answer = Labelled(
-        width=width, height=height, seconds=result.seconds, ids=base64.b64encode(ids).decode(),
+        width=width, height=height, worked_on=Size(width=columns, height=rows), seconds=result.seconds,
+        ids=base64.b64encode(ids).decode(),
         classes=[
             ClassShare(id=numbers[name], name=name, share=share, colour=tuple(colours[numbers[name]]))
             for name, share in result.shares().items()
         ],
     )  # fmt: skip
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _enlarged(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (h, w) uint8 at another height and width, each pixel with the label of the nearest one."""
+    if labels.shape == size:
+        return labels
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _problem(status: int, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

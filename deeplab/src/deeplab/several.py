@@ -71,10 +71,13 @@ class Several:
                 f"got {len(paths)} photos, wanted 1 to {MOST}; deeplab segment FOLDER takes any number",
                 print_exception=False,
             )
-        archive, shown, failed, total = Archive(), list[tuple[np.ndarray, str]](), list[str](), dict[str, float]()
+        archive, shown, total = Archive(), list[tuple[np.ndarray, str]](), dict[str, float]()
+        failed, small = list[str](), list[str]()
 
         def work(path: Path) -> None:
-            photo, _ = self._decoder.photo(self._stored.read(str(path)), self._limits)
+            photo, size = self._decoder.photo(self._stored.read(str(path)), self._limits, self._limits.pixels)
+            if photo.shape[:2] != size:
+                small.append(path.name)
             result = self._model.segment(photo, crf=bool(crf))
             stored = archive.add(path.stem, result)
             if len(shown) < SHOWN:
@@ -89,7 +92,9 @@ class Several:
                 except (Refusal, MemoryError) as error:
                     failed.append(f"{path.name}: {error}")
         done = len(paths) - len(failed)
-        told = "; ".join([f"{done} of {len(paths)} photos labelled", *failed])
+        most = f"{self._limits.pixels / 1e6:g} megapixels"
+        shrunk_too = [f"{len(small)} shrunk to {most}, as are their labels"] if small else []
+        told = "; ".join([f"{done} of {len(paths)} photos labelled", *shrunk_too, *failed])
         if not done:
             return [], "", note(told), ""
         name = self._shelf.put(Batch(archive.content()))

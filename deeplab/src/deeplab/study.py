@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from deeplab.augmentation import Augmentation
@@ -27,8 +28,9 @@ from deeplab.recipes import Recipe
 from deeplab.rehead import rehead
 from deeplab.teacher import Teacher
 from deeplab.transforms import Preparation
-from deeplab.weights import card_path, load_weights, write_whole
+from deeplab.weights import LONGEST_SIDE, card_path, load_weights, write_whole
 
+MOST_HEADS = 1000  # of photos' files that are read to learn their size
 CACHED_LAYERS = ("conv1", "conv2", "conv3", "conv4")
 
 
@@ -51,6 +53,8 @@ class Study:
     val: Sequence[Pair]
     class_counts: np.ndarray
     """(K, 2) pixels of each class, and of the photos that have it; zeros where the recipe does not ask."""
+    size: int
+    """The card's."""
     story: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +86,7 @@ def study_of(recipe: Recipe, out: Path, fabric: Any) -> Study:
     story = {"data": " + ".join(f"{len(source)} pairs of {split}" for source, split in
                                 zip(sources, (recipe.train_split, recipe.extra_split), strict=False)),
              "start": told}  # fmt: skip
-    return Study(network, preparation, train.class_names, batches, val, counts, story)
+    return Study(network, preparation, train.class_names, batches, val, counts, _size(recipe, sources), story)
 
 
 def _start(recipe: Recipe, class_names: tuple[str, ...]) -> tuple[DeepLab, Preparation, str]:
@@ -152,6 +156,23 @@ def _batches(
         places=places, seed=recipe.seed, workers=recipe.workers, complain=_note,
         teacher=teacher,
     )  # fmt: skip
+
+
+def _size(recipe: Recipe, sources: Sequence[Dataset]) -> int:
+    """The longest side of the photos as the network sees them in training, at least LONGEST_SIDE.
+
+    Larger photos are then reduced to what is known. Of many photos, some at equal distances are looked at.
+    """
+    sides = [0]
+    for source in sources:
+        for place in np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST_HEADS)).astype(int)):
+            try:
+                with Image.open(source[int(place)].photo) as photo:
+                    sides.append(max(photo.size))
+            except Exception:  # a damaged one is told of by whoever decodes it
+                continue
+    longest = min(max(sides), recipe.memory_side) if recipe.in_memory and recipe.memory_side else max(sides)
+    return max(longest, LONGEST_SIDE)
 
 
 def _note(line: str) -> None:

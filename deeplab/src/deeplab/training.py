@@ -234,7 +234,7 @@ def _validate(
             "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
             "scores": {"network": summary},
         }
-        card = Card(recipe.variant, study.class_names, study.preparation, story=story)
+        card = Card(recipe.variant, study.class_names, study.preparation, story=story, size=study.size)
         for name in (LAST, WEIGHTS) if value > progress.best else (LAST,):
             save_weights(run.folder / name, scored.cpu(), card)
     value = float(fabric.broadcast(score))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,10 @@ from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
 from deeplab.transforms import Preparation
 
+LONGEST_SIDE = 640
+"""Pixels: larger photos are reduced to it for the network. Chosen by measurement, see results/large-photos.md."""
+LEAST_SIDE = 32
+"""Pixels: a photo is not reduced to less, which would be four scores on its longer side."""
 MOST_NAME_BYTES = 200
 """Of a file's name, to which a file that is written aside adds some; systems take 255."""
 
@@ -34,6 +39,9 @@ class Card:
     """Data, recipe, time and scores, for people; the program does not read it."""
     base: str = ""
     """Name of a weights file in the same folder that has the tensors this one lacks; "" where it has them all."""
+    size: int = LONGEST_SIDE
+    """Pixels of the longer side at which the network looks at larger photos unless told otherwise, that is of the
+    largest it was trained on; 0 for full size."""
 
 
 def card_path(weights: Path) -> Path:
@@ -124,7 +132,10 @@ def read_card(path: Path) -> Card:
         how: dict[str, Any] = dict(raw["preparation"])
         how |= {key: tuple(map(float, how[key])) for key in ("mean", "scale") if key in how}
         crf, story = dict(raw.get("crf", {})), dict(raw.get("story", {}))
-        return Card(str(raw["variant"]), names, Preparation(**how), crf, story, str(raw.get("base", "")))
+        size = operator.index(raw.get("size", LONGEST_SIDE))
+        if size != 0 and size < LEAST_SIDE:
+            raise ValueError(f"size {size}, wanted at least {LEAST_SIDE} pixels, or 0 for full size")
+        return Card(str(raw["variant"]), names, Preparation(**how), crf, story, str(raw.get("base", "")), size)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a card of weights: {type(error).__name__}: {error}") from None
 

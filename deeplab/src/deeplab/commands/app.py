@@ -25,7 +25,7 @@ class App:
     max_megabytes: float = 20.0
     """Of a request's body."""
     max_megapixels: float = 4.0
-    """Of a photo; the CRF takes up to 1.2 GB a megapixel."""
+    """Of a photo as it is worked on; a larger one, of up to 60, is shrunk to it. The CRF takes 1.2 GB for each."""
     max_seconds: float = 60.0
     """From a request's arrival to its answer."""
     workers: int = 1
@@ -52,9 +52,11 @@ def app(options: App) -> int:
     from deeplab.refusals import Limits
     from deeplab.serving import listen, serve, stopped_by_signals
 
+    pixels = int(options.max_megapixels * 1e6)
     limits = Limits(
-        bytes=int(options.max_megabytes * 1e6), pixels=int(options.max_megapixels * 1e6), seconds=options.max_seconds,
-        workers=options.workers, waiting=options.waiting, stored_bytes=int(options.max_stored_megabytes * 1e6),
+        bytes=int(options.max_megabytes * 1e6), pixels=pixels, decoded_pixels=max(Limits.decoded_pixels, pixels),
+        seconds=options.max_seconds, workers=options.workers, waiting=options.waiting,
+        stored_bytes=int(options.max_stored_megabytes * 1e6),
     )  # fmt: skip
     with (
         stopped_by_signals(),

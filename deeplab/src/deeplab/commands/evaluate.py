@@ -27,9 +27,12 @@ class Evaluate:
     crf: bool = True
     """Score with the CRF, too."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network looks; their probabilities are averaged."""
+    """Factors on height and width at which the network looks, after --size; their probabilities are averaged."""
     mirror: bool = False
     """Look at a mirrored copy, too."""
+    size: int | None = None
+    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size; by default as the weights
+    say."""
     boundary: Annotated[tuple[str, ...] | None, arg(metavar="PX[,PX]...")] = None
     """Widths in pixels of the bands around void borders that are scored besides: 1,5,10 or 1 5 10 or 1-40. By default
     10, and for a report the curve from 1 to 40."""
@@ -70,7 +73,8 @@ def evaluate(options: Evaluate) -> int:
         board = score_folder(options.predictions, dataset, **shared)
     else:
         model = model_of(options.engine)
-        looks: dict[str, Any] = {"scales": options.scales, "mirror": options.mirror}
+        size = model.card.size if options.size is None else options.size
+        looks: dict[str, Any] = {"scales": options.scales, "mirror": options.mirror, "size": size}
         board = score(model, dataset, crf=options.crf, **shared, **looks)
     board = replace(board, about=board.about | {"split": options.split})
     Console().print(terminal(board))
@@ -87,7 +91,7 @@ def evaluate(options: Evaluate) -> int:
 
 def _require_sense(options: Evaluate) -> None:
     if options.predictions is not None:
-        network = replace(options, engine=Engine(), crf=True, scales=(1.0,), mirror=False)
+        network = replace(options, engine=Engine(), crf=True, scales=(1.0,), mirror=False, size=None)
         if network != options:
             raise ValueError(
                 "--predictions scores files; options of the network, its looks and the CRF do not go with it"

@@ -30,11 +30,14 @@ class Segment:
     crf_params: Path | None = None
     """JSON file with fields of densecrf.Params, as deeplab search writes it; by default those of the weights."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network looks; their probabilities are averaged."""
+    """Factors on height and width at which the network looks, after --size; their probabilities are averaged."""
     mirror: bool = False
     """Look at a mirrored copy, too."""
     tile: int | None = None
     """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
+    size: int | None = None
+    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size. By default as the weights
+    say, 640 for those of the package. The CRF always runs at full size, and so does the network on TIFFs in blocks."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
     blocks: bool = False
@@ -68,7 +71,9 @@ def segment(options: Segment) -> int:
     if options.ray is not None and (len(options.ray) > 1 or options.lanes is not None):
         raise ValueError("got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]")
     crf = options.crf if options.crf_params is None else read_params(options.crf_params)
-    settings = Settings(crf, options.scales, options.mirror, options.tile, options.compare, options.levels)
+    settings = Settings(
+        crf, options.scales, options.mirror, options.tile, options.size, options.compare, options.levels
+    )
     shard = None if options.shard is None else Shard.parse(options.shard)
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
