@@ -65,7 +65,7 @@ def table(files: Sequence[Path]) -> str:
         "Percent; seconds on two cores that were shared with other work. Made by",
         "`deeplab/experiments/large_photos.py`.", "",
         "| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |",
-        "|---:|---:|---|---:|---:|---:|---:|",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for file in files:
         found = json.loads(file.read_text())

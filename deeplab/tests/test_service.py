@@ -520,7 +520,7 @@ def test_the_schema_tells_every_answer():
     assert set(post["responses"]) == {"200", "400", "403", "408", "413", "415", "421", "422", "500", "503", "504"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "image/png"}
     assert {"multipart/form-data", "image/jpeg", "image/png"} <= set(post["requestBody"]["content"])
-    assert {each["name"] for each in post["parameters"]} == {"crf", "output"}
+    assert {each["name"] for each in post["parameters"]} == {"crf", "output", "size"}
     for status, response in post["responses"].items():
         if status != "200":
             assert response["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
