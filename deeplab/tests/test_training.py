@@ -20,6 +20,7 @@ from deeplab.head_norm import add_batch_norm, fold_batch_norm
 from deeplab.network import build
 from deeplab.recipes import Recipe
 from deeplab.training import train
+from deeplab.weights import LONGEST_SIDE
 
 pytest.importorskip("lightning_fabric")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning_fabric")
@@ -225,7 +226,7 @@ def test_best_is_kept_and_patience_ends(recipe, tmp_path, monkeypatch):
     weights = train(replace(recipe, steps=20, validate_every=1, patience=2), tmp_path)
     assert deeplab.load(weights=weights).card.story["step"] == 2
     assert deeplab.load(weights=tmp_path / "last.safetensors").card.story["step"] == 4
-    assert deeplab.load(weights=weights).card.size == 640  # the photos are smaller
+    assert deeplab.load(weights=weights).card.size == LONGEST_SIDE  # the photos are smaller
     assert [r["step"] for r in records(tmp_path) if "mIoU-7" in r] == [1, 2, 3, 4]
 
 

@@ -18,7 +18,7 @@ from deeplab.classes import IGNORE
 from deeplab.network import DeepLab, build
 from deeplab.transforms import Preparation
 
-LONGEST_SIDE = 640
+LONGEST_SIDE = 513
 """Pixels: larger photos are reduced to it for the network. Chosen by measurement, see results/large-photos.md."""
 LEAST_SIDE = 32
 """Pixels: a photo is not reduced to less, which would be four scores on its longer side."""

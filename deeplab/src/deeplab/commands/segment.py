@@ -37,7 +37,7 @@ class Segment:
     """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
     size: int | None = None
     """Longer side, in pixels, at which the network looks at larger photos; 0 for full size. By default as the weights
-    say, 640 for those of the package. The CRF always runs at full size, and so does the network on TIFFs in blocks."""
+    say, 513 for those of the package. The CRF always runs at full size, and so does the network on TIFFs in blocks."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
     blocks: bool = False
