@@ -64,8 +64,8 @@ def table(files: Sequence[Path]) -> str:
         "pixels on the longer side; its probabilities are enlarged again to the photo's size, at which the CRF runs.",
         "Percent; seconds on two cores that were shared with other work. Made by",
         "`deeplab/experiments/large_photos.py`.", "",
-        "The photos had 500 pixels on the longer side before they were enlarged: a photo of a camera has more detail, but",
-        "objects fill it in the same way. Rows of equally many photos are of the same photos.", "",
+        "The photos had 500 pixels on the longer side before they were enlarged: photos of cameras have more detail,",
+        "but objects fill it in the same way. Rows of equally many photos are of the same photos.", "",
         "| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |",
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
