@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from deeplab.inference import Views
 from deeplab.jobs import Job, LargeJob, Settings, attempt
 from deeplab.pipeline import Lanes
 from deeplab.ray_job import Labeller
+from deeplab.refusals import Limits
 from deeplab.segment import Model
 from deeplab.weights import LONGEST_SIDE, Card, read_card, save_weights
 
@@ -249,7 +249,7 @@ def test_over_http(small, large, file):
 
 def test_photos_of_cameras_over_http(small, large, file):
     decoding = pytest.importorskip("deeplab.decoding")
-    limits = replace(deeplab.refusals.Limits(), pixels=10_000)
+    limits = Limits(pixels=10_000)
     answer = ask(small, file.read_bytes(), limits).json()
     shrunk = decoding.shrunk(large, 10_000)
     assert shrunk.shape == (117, 84, 3)
