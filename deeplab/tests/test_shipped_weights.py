@@ -22,9 +22,20 @@ def test_free_photos_show_what_they_show(shipped, name, thing, least, most):
     assert thing in list(shares)[:2]
 
 
-def test_the_card_tells_the_story(shipped):
-    story = shipped.card.story
+@pytest.mark.parametrize("variant", ["deeplab-largefov", "deeplab-msc-largefov"])
+def test_the_card_tells_the_story(variant):
+    model = deeplab.load(variant)
+    story = model.card.story
+    assert model.card.variant == variant
     assert {"data", "stages", "limits", "scores"} <= set(story)
-    assert story["scores"]["network"]["mIoU-7"] >= 58
-    assert story["scores"]["network + CRF"]["mIoU-7"] >= 63
-    assert story["scores"]["network + CRF"]["mIoU-21"] >= 47
+    assert story["scores"]["network"]["mIoU-7"] >= 70
+    assert story["scores"]["network + CRF"]["mIoU-7"] >= 74
+    assert story["scores"]["network + CRF"]["mIoU-21"] >= 52
+    assert model.crf_params.normalization == "after"
+
+
+def test_the_multi_scale_network_shares_its_trunk_and_labels_nearly_the_same(shipped):
+    multi_scale = deeplab.load("deeplab-msc-largefov")
+    photo = PHOTOS / "cameraman.jpg"
+    one, other = (model.segment(photo, crf=False).labels for model in (shipped, multi_scale))
+    assert (one == other).mean() > 0.9
