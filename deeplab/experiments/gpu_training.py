@@ -122,7 +122,8 @@ def main() -> None:
         elif stage == "camvid":
             recipe = read_recipe(options.recipes / "camvid-gpu.toml")
             changed = small | ({"steps": 10, "validate_every": 10} if small else {})
-            recipe = replace(recipe, data=str(options.camvid), init=str(weights), **changed)
+            last = weights.with_name("last.safetensors")
+            recipe = replace(recipe, data=str(options.camvid), init=str(last), **changed)
             keep("camvid", run(recipe, options.out / "camvid"))
         else:
             parser.error(f"got stage {stage!r}, wanted compare, largefov, msc or camvid")

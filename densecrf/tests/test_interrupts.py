@@ -13,6 +13,8 @@ from densecrf import DenseCRF, Features, Gaussian, lattice
 
 PATIENCE = 120  # seconds; what is stopped here would take hours
 
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 RUN = """
 import numpy as np, densecrf
 crf = densecrf.DenseCRF([densecrf.Gaussian((240, 370), 3)], threads={threads}, settled=0)
@@ -32,7 +34,7 @@ densecrf.DenseCRF([densecrf.Features(features)], include_self=False, threads={th
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("program", [RUN, BUILD])
 def test_ctrl_c_ends_a_run_and_a_build(program, threads):
-    code = program.format(threads=threads)
+    code = HEED + program.format(threads=threads)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout.readline().strip() == b"ready"
         time.sleep(1)  # so that it is well inside
