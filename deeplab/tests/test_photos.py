@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab.pairs import read_ids
 from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo
 
 
@@ -104,3 +105,12 @@ def test_arrays(photo):
     for bad in (photo.astype(float), photo[:, :, :2], photo[:0], np.zeros((2, 3, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"wanted \(H, W, 3\) uint8"):
             photo_from_any(bad)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.eps", "mask.png"])
+def test_a_file_that_another_program_would_draw_is_not_opened(tmp_path, monkeypatch, name):
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 30\n%%EndComments\nshowpage\n"
+    (tmp_path / name).write_bytes(script)
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **options: pytest.fail(f"ran {command}"))
+    with pytest.raises(ValueError, match="not an image that can be read|cannot be decoded"):
+        (read_ids if name.startswith("mask") else read_photo)(tmp_path / name)

@@ -16,10 +16,9 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deeplab.photos import PhotoError, photo_from_image
+from deeplab.photos import FORMATS, PhotoError, known_formats, photo_from_image
 from deeplab.refusals import Limits, Refusal
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none runs another program
 READY = b"!"  # is said once, before the first request
 REQUEST = struct.Struct(">QQQ")  # bytes of the file that follows, pixels at most, pixels to be shrunk to
 PHOTO = struct.Struct(">IIII")  # height and width as decoded, and as they follow: (height, width, 3) bytes
@@ -37,12 +36,10 @@ def photo_from_bytes(content: bytes, limits: Limits) -> np.ndarray:
     Raises:
         Refusal: 413 for too many pixels, 422 for what is no picture, or a damaged one.
     """
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with _DECODING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn of odd metadata, and of size, which is checked here
-            with Image.open(io.BytesIO(content), formats=formats) as image:
+            with Image.open(io.BytesIO(content), formats=known_formats()) as image:
                 _require_pixels(image, limits.decoded_pixels)
                 photo = photo_from_image(image)
                 _require_pixels(image, limits.decoded_pixels)  # some decoders learn the size late

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplab.classes import IGNORE
 from deeplab.faults import Fault, LabelError
-from deeplab.photos import MAX_PIXELS, read_photo
+from deeplab.photos import MAX_PIXELS, known_formats, read_photo
 
 LOSSY = ("JPEG", "MPO", "JPEG2000")
 BY_COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -31,7 +31,7 @@ def read_ids(path: Path) -> np.ndarray:
 def load_mask(path: Path) -> Image.Image:
     """A mask's picture with its levels, indices or colours as they were saved; errors as ``read_ids``."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=known_formats()) as file:
             if file.format in LOSSY:
                 cure = "export the labels again as PNG; what JPEG has blurred cannot be told apart any more"
                 raise LabelError.of("lossy mask", path, f"a mask saved as {file.format}, which changes ids", cure)

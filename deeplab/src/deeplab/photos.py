@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deeplab.jpeg_scans import scans_of
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is opened, by content: none of these runs another program, as Pillow runs Ghostscript for EPS."""
 MAX_PIXELS = 300_000_000
 """Larger pictures are refused before they are decoded: a small file can claim any size."""
 MAX_SCANS = 100
@@ -39,6 +42,13 @@ def read_photo(path: str | Path) -> np.ndarray:
         return photo_from_image(image)
 
 
+@cache
+def known_formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow can open."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of one line.
@@ -47,7 +57,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     are the program's to silence, as the command line does.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=known_formats()) as image:
             yield image
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
