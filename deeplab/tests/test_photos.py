@@ -112,5 +112,5 @@ def test_a_file_that_another_program_would_draw_is_not_opened(tmp_path, monkeypa
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 30\n%%EndComments\nshowpage\n"
     (tmp_path / name).write_bytes(script)
     monkeypatch.setattr("subprocess.check_call", lambda *command, **options: pytest.fail(f"ran {command}"))
-    with pytest.raises(ValueError, match="not an image that can be read|cannot be decoded"):
+    with pytest.raises(ValueError, match=r"not an image that can be read|cannot be decoded"):
         (read_ids if name.startswith("mask") else read_photo)(tmp_path / name)
