@@ -109,7 +109,10 @@ def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
     path, now = folder / "recipe.json", json.loads(json.dumps(asdict(recipe)))
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key, value in now.items() if before.get(key) != value and key not in FREE_TO_CHANGE]
+        usual = asdict(Recipe(data=recipe.data))  # of keys that came after the run was begun
+        changed = [
+            key for key, value in now.items() if before.get(key, usual[key]) != value and key not in FREE_TO_CHANGE
+        ]
         if changed:
             raise ValueError(
                 f"{folder} holds a run with other {', '.join(changed)}; choose another folder or remove it"
