@@ -28,7 +28,14 @@ extensions = [
     "docstrings",
     "mathml",
 ]
-exclude_patterns = ["_build", "made/parts", "gallery/**.ipynb", "gallery/**.py", "gallery/**.zip", "gallery/**.json"]
+exclude_patterns = [
+    "_build",
+    "made/parts",
+    "gallery/**.ipynb",
+    "gallery/**.py",
+    "gallery/**.zip",
+    "gallery/**.json",
+]
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "smartquotes"]
 myst_heading_anchors = 3

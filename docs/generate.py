@@ -1,6 +1,8 @@
-"""Pages and tables that are made from what they are about, each time the docs are built: they cannot go stale.
+"""Pages and tables that are made from what they are about, each time the docs are built: they cannot go
+stale.
 
-From ``results/``: a page for each measurement. From the code: the commands with their options, and the networks.
+From ``results/``: a page for each measurement. From the code: the commands with their options, and the
+networks.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from typing import Any
 
 from deeplab.cli import COMMANDS
 from deeplab.cli import main as deeplab_main
-from deeplab.description import Layer, describe
-from deeplab.network import VARIANTS
-from deeplab.rows import Rows, markdown_table
+from deeplab.network.architecture import VARIANTS
+from deeplab.network.layer_table import Layer, describe
+from deeplab.tables import Rows, markdown_table
 from densecrf.cli import main as densecrf_main
 
 RESULTS = Path(__file__).parents[1] / "results"
 MOST_ROWS, MOST_COLUMNS = 60, 7
 PAPER = {  # field of view and mean IoU before and after the CRF on VOC 2012 val: Table 2, and DeepLab v2's Table 1
-    "deeplab": (128, 59.80, 63.74), "deeplab-4x4": (224, 63.41, 67.14), "deeplab-7x7": (224, 64.38, 67.64),
+    "deeplab": (128, 59.80, 63.74),
+    "deeplab-4x4": (224, 63.41, 67.14),
+    "deeplab-7x7": (224, 64.38, 67.64),
     "deeplab-largefov": (224, 62.25, 67.64),
-}  # fmt: skip
+}
 
 
 def write_all(folder: Path, results: Path = RESULTS) -> None:
@@ -95,7 +99,9 @@ def grid(value: Any) -> tuple[Rows, int]:
     """
     lines = list(leaves(value))
     columns = list(dict.fromkeys(key for _, leaf in lines for key in leaf))
-    if len(columns) > MOST_COLUMNS or (len(lines) == 1 and not lines[0][0]):  # too wide: a line for each number
+    if len(columns) > MOST_COLUMNS or (
+        len(lines) == 1 and not lines[0][0]
+    ):  # too wide: a line for each number
         lines = [((*path, key), {"": item}) for path, leaf in lines for key, item in leaf.items()]
         columns = [""]
     depth = max((len(path) for path, _ in lines), default=0)
@@ -132,11 +138,14 @@ def cell(value: Any) -> str:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return {None: "–", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
+    return (
+        {None: "–", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
+    )
 
 
 def table(rows: Rows, words: int = 1) -> str:
-    """Rows as a Markdown table, the first ones if they are many; so many columns are of words, the rest of numbers."""
+    """Rows as a Markdown table, the first ones if they are many; so many columns are of words, the rest of
+    numbers."""
     safe = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
     more = len(safe) - 1 - MOST_ROWS
     text = markdown_table(safe[: MOST_ROWS + 1]).replace("---:", "---", words - 1)
@@ -183,32 +192,61 @@ def crf_speed(results: Path = RESULTS) -> str:
 def networks() -> str:
     """The six networks side by side, with the paper's numbers."""
     rows: Rows = [
-        ["network", "fc6", "hole", "field of view, paper", "field of view, pixels", "parameters",
-         "10⁹ multiplications at 321×321", "paper's mean IoU", "+ CRF"]
-    ]  # fmt: skip
+        [
+            "network",
+            "fc6",
+            "hole",
+            "field of view, paper",
+            "field of view, pixels",
+            "parameters",
+            "10⁹ multiplications at 321×321",
+            "paper's mean IoU",
+            "+ CRF",
+        ]
+    ]
     for name, variant in VARIANTS.items():
         all_layers = describe(name)
         fc8 = next(layer for layer in all_layers if layer.name == "fc8")
         nominal, before, after = PAPER.get(name, ("", "", ""))
-        rows.append([
-            f"`{name}`", f"{variant.head.kernel}×{variant.head.kernel}", str(variant.head.atrous_rate), str(nominal),
-            str(fc8.field_of_view), f"{sum(layer.parameters for layer in all_layers):,}",
-            f"{sum(layer.multiplications for layer in all_layers) / 1e9:.0f}",
-            *(f"{iou:.2f}" if iou else "" for iou in (before, after)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"`{name}`",
+                f"{variant.head.kernel}×{variant.head.kernel}",
+                str(variant.head.atrous_rate),
+                str(nominal),
+                str(fc8.field_of_view),
+                f"{sum(layer.parameters for layer in all_layers):,}",
+                f"{sum(layer.multiplications for layer in all_layers) / 1e9:.0f}",
+                *(f"{iou:.2f}" if iou else "" for iou in (before, after)),
+            ]
+        )
     return table(rows) + "\n"
 
 
 def layers(variant: str) -> str:
     """The layers of one network."""
-    head = ["layer", "kernel", "hole", "output stride", "field of view", "channels", "height×width", "parameters"]
+    head = [
+        "layer",
+        "kernel",
+        "hole",
+        "output stride",
+        "field of view",
+        "channels",
+        "height×width",
+        "parameters",
+    ]
 
     def row(layer: Layer) -> list[str]:
         return [
-            layer.name, f"{layer.kernel}×{layer.kernel}" + (f", stride {layer.stride}" if layer.stride > 1 else ""),
-            str(layer.atrous_rate), str(layer.output_stride), str(layer.field_of_view), str(layer.channels),
-            f"{layer.height}×{layer.width}", f"{layer.parameters:,}" if layer.parameters else "",
-        ]  # fmt: skip
+            layer.name,
+            f"{layer.kernel}×{layer.kernel}" + (f", stride {layer.stride}" if layer.stride > 1 else ""),
+            str(layer.atrous_rate),
+            str(layer.output_stride),
+            str(layer.field_of_view),
+            str(layer.channels),
+            f"{layer.height}×{layer.width}",
+            f"{layer.parameters:,}" if layer.parameters else "",
+        ]
 
     return table([head, *map(row, describe(variant))]) + "\n"
 
@@ -227,7 +265,8 @@ def commands_page() -> str:
 
 
 def help_of(main: Any, *command: str) -> str:
-    """What a command line prints for ``--help``, without colours and frames, at a width that a page has room for."""
+    """What a command line prints for ``--help``, without colours and frames, at a width that a page has room
+    for."""
     shown = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     kept = {key: os.environ.get(key) for key in shown}
     os.environ.update(shown)

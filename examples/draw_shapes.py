@@ -1,4 +1,5 @@
-"""Draw a small data set of bright shapes on dark ground, as photos and masks in folders: something to train on at once.
+"""Draw a small data set of bright shapes on dark ground, as photos and masks in folders: something to train
+on at once.
 
 python examples/draw_shapes.py shapes
 deeplab check-data shapes
@@ -45,7 +46,9 @@ def main() -> None:
     """Write images/train, images/val, masks/train, masks/val and classes.txt."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--photos", type=int, default=24, help="for training; a quarter as many for validation")
+    parser.add_argument(
+        "--photos", type=int, default=24, help="for training; a quarter as many for validation"
+    )
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     for split, count in (("train", options.photos), ("val", max(1, options.photos // 4))):

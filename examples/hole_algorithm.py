@@ -3,10 +3,10 @@
 
 A filter's answers at every fourth pixel, and at every pixel with the same filter.
 
-A filter behind a stride of 4 gives a coarse map, as fc6 does in VGG-16 behind pools 4 and 5. Take the stride away and
-put holes between the filter's taps: it now answers at every pixel, with as many multiplications for each answer. The
-same answers come from the strided filter run at all sixteen shifts of the photo and woven together: there is no
-approximation. Source: DeepLab (arXiv 1412.7062), section 3.1 and figure 1.
+A filter behind a stride of 4 gives a coarse map, as fc6 does in VGG-16 behind pools 4 and 5. Take the stride
+away and put holes between the filter's taps: it now answers at every pixel, with as many multiplications for
+each answer. The same answers come from the strided filter run at all sixteen shifts of the photo and woven
+together: there is no approximation. Source: DeepLab (arXiv 1412.7062), section 3.1 and figure 1.
 
 ``python examples/hole_algorithm.py --out hole.png``
 """
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deeplab.drawing import png, side_by_side
 from deeplab.photos import read_photo
-from deeplab.report import png, side_by_side
 
 STRIDE = 4
 PHOTO = Path(sys.argv[0]).parent / "photos" / "cameraman.jpg"

@@ -1,14 +1,14 @@
 """The lattice's kernel and the exact Gaussian
 ===========================================
 
-The permutohedral lattice filters in time linear in the number of points, and pays for it with a kernel that is
-not quite a Gaussian. Here is what it is, and what that does to a CRF.
+The permutohedral lattice filters in time linear in the number of points, and pays for it with a kernel that
+is not quite a Gaussian. Here is what it is, and what that does to a CRF.
 """
 
 # %%
-# A single bright point on a plane, filtered: the answer is the kernel itself. In two dimensions the lattice is
-# made of triangles; three blurs along its directions make a bell. It is a little wider in some directions than in
-# others, and it depends on where in its triangle the point lies.
+# A single bright point on a plane, filtered: the answer is the kernel itself. In two dimensions the lattice
+# is made of triangles; three blurs along its directions make a bell. It is a little wider in some directions
+# than in others, and it depends on where in its triangle the point lies.
 
 import sys
 from pathlib import Path
@@ -60,16 +60,21 @@ offsets = (np.arange(WIDTH) - middle) * STEP
 panel.plot(offsets, true[middle], "k", linewidth=3, alpha=0.35, label="exact")
 for shift in range(6):
     _, shifted = kernel_at(middle, middle + shift)
-    panel.plot(offsets - shift * STEP, shifted[middle], linewidth=1, label=f"lattice, {shift * STEP:.1f} to the right")
+    panel.plot(
+        offsets - shift * STEP,
+        shifted[middle],
+        linewidth=1,
+        label=f"lattice, {shift * STEP:.1f} to the right",
+    )
 panel.set(xlabel="standard deviations", ylabel="kernel", xlim=(-4.5, 3.5))
 panel.legend(loc="upper left", fontsize="small")
 plt.show()
 
 # %%
-# In a CRF the features are five: a place and a colour. There the points touch few of the lattice's vertices, and
-# what the blur would pass through vertices that no point touches is lost. ``backend="accurate"`` adds these
-# vertices. A small photo with scores that are nobody's, patches of noise, shows the error: the difference in
-# probability from the exact CRF, which takes some hundred times as long already at this size.
+# In a CRF the features are five: a place and a colour. There the points touch few of the lattice's vertices,
+# and what the blur would pass through vertices that no point touches is lost. ``backend="accurate"`` adds
+# these vertices. A small photo with scores that are nobody's, patches of noise, shows the error: the
+# difference in probability from the exact CRF, which takes some hundred times as long already at this size.
 
 photo = Image.open(EXAMPLES / "photos" / "astronaut.jpg").convert("RGB").crop((150, 0, 310, 120))
 image = np.asarray(photo.resize((52, 39), Image.Resampling.BICUBIC))

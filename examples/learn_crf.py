@@ -1,18 +1,20 @@
 """Learn a CRF from cached scores
 ==============================
 
-Its weights and its label compatibility, by gradient descent on the cross-entropy. The network stays as it is: only
-its scores are needed, so a step costs a CRF forward and back. Each file of the folder --scores is a NumPy .npz with
-``image`` (H, W, 3) uint8, ``scores`` (K, H, W) float and ``labels`` (H, W) uint8, 255 for void. Without it, scenes
-are made up. Every fourth photo is kept aside, and the lines printed are about those alone.
+Its weights and its label compatibility, by gradient descent on the cross-entropy. The network stays as it is:
+only its scores are needed, so a step costs a CRF forward and back. Each file of the folder --scores is a
+NumPy .npz with ``image`` (H, W, 3) uint8, ``scores`` (K, H, W) float and ``labels`` (H, W) uint8, 255 for
+void. Without it, scenes are made up. Every fourth photo is kept aside, and the lines printed are about those
+alone.
 
 .. code-block:: text
 
     python examples/learn_crf.py --scores FOLDER --out learned
-    densecrf refine PHOTO SCORES.npy -o LABELS.png --params learned/params.json    # where it takes weights alone
+    densecrf refine PHOTO SCORES.npy -o LABELS.png --params learned/params.json    # where it takes weights
+    alone
 
-To train a network and its CRF together, let the one feed the other, ``crf(image, network(image))``, and give the CRF's
-parameters a learning rate of their own. Source: Zheng et al. 2015 (CRF as RNN).
+To train a network and its CRF together, let the one feed the other, ``crf(image, network(image))``, and give
+the CRF's parameters a learning rate of their own. Source: Zheng et al. 2015 (CRF as RNN).
 """
 
 import argparse
@@ -45,7 +47,11 @@ def made_up(count: int, height: int = 40, width: int = 56) -> list[Sample]:
             labels[np.hypot(y - centre[0], x - centre[1]) < radius] = label
         colours = np.array([[70, 100, 75], [110, 95, 70], [75, 90, 110]])[labels]
         image = np.clip(colours + rng.normal(scale=14, size=colours.shape), 0, 255)
-        blocks = rng.normal(size=(3, height // 4 + 1, width // 4 + 1)).repeat(4, 1).repeat(4, 2)[:, :height, :width]
+        blocks = (
+            rng.normal(size=(3, height // 4 + 1, width // 4 + 1))
+            .repeat(4, 1)
+            .repeat(4, 2)[:, :height, :width]
+        )
         scores = 1.6 * (labels == np.arange(3)[:, None, None]) + blocks
         scores[2] -= 0.8 * (labels == 2)
         samples.append(sample(image, scores, labels))
@@ -66,7 +72,9 @@ def read(path: Path) -> Sample:
     with np.load(path, allow_pickle=False) as file:
         missing = {"image", "scores", "labels"} - set(file.files)
         if missing:
-            raise ValueError(f"{path}: no {', '.join(sorted(missing))} in it, wanted image, scores and labels")
+            raise ValueError(
+                f"{path}: no {', '.join(sorted(missing))} in it, wanted image, scores and labels"
+            )
         return sample(file["image"], file["scores"], file["labels"])
 
 
@@ -125,7 +133,8 @@ def draw(path: Path, one: Sample, ways: dict[str, DenseCRF]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
-    """Learn, print, write; returns cross-entropy and mean IoU on the photos kept aside, by what they are of."""
+    """Learn, print, write; returns cross-entropy and mean IoU on the photos kept aside, by what they are
+    of."""
     parser = argparse.ArgumentParser(description="Learn a CRF from cached scores.")
     parser.add_argument("--scores", type=Path, help="folder of .npz files; scenes are made up without")
     parser.add_argument("--out", type=Path, help="folder for params.json and compatibility.npy")
@@ -138,7 +147,9 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     )
     parser.add_argument("--picture", type=Path, help="PNG to draw a photo kept aside in; needs matplotlib")
     options = parser.parse_args(arguments)
-    samples = [read(p) for p in sorted(options.scores.glob("*.npz"))] if options.scores else made_up(options.photos)
+    samples = (
+        [read(p) for p in sorted(options.scores.glob("*.npz"))] if options.scores else made_up(options.photos)
+    )
     if len(samples) < 4:
         raise SystemExit(f"got {len(samples)} photos, wanted 4 at least: every fourth is kept aside")
     aside, taught = samples[3::4], [one for number, one in enumerate(samples) if number % 4 != 3]
@@ -146,7 +157,11 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     params = densecrf.Params(appearance_rgb_std=10, normalization="after")
     crf = DenseCRF(params, compatibility=1 - torch.eye(labels), iterations=options.iterations)
     crf.log_widths.requires_grad_(options.widths)
-    ways = {"scores alone": DenseCRF(iterations=0), "CRF as it comes": copy.deepcopy(crf), "CRF that learned": crf}
+    ways = {
+        "scores alone": DenseCRF(iterations=0),
+        "CRF as it comes": copy.deepcopy(crf),
+        "CRF that learned": crf,
+    }
     learn(crf, taught, epochs=options.epochs, rate=options.rate)
     table = {name: judge(one, aside) for name, one in ways.items()}
     for name, (loss, iou) in table.items():
@@ -154,7 +169,9 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
     print(crf.params())
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "params.json").write_text(json.dumps(dataclasses.asdict(crf.params()), indent=2) + "\n")
+        (options.out / "params.json").write_text(
+            json.dumps(dataclasses.asdict(crf.params()), indent=2) + "\n"
+        )
         np.save(options.out / "compatibility.npy", crf.compatibility.detach().numpy())
     if options.picture:
         draw(options.picture, aside[0], ways)

@@ -23,8 +23,8 @@ for name, share in coarse.shares().items():
     print(f"{name:12s} {share:6.1%} of the pixels")
 
 # %%
-# The CRF sees the raw photo and the network's probabilities. It moves the outlines to where the photo has edges.
-# The network need not run again for it; other parameters can be tried on the same scores.
+# The CRF sees the raw photo and the network's probabilities. It moves the outlines to where the photo has
+# edges. The network need not run again for it; other parameters can be tried on the same scores.
 
 fine = model.refine(coarse)
 changed = (fine.labels != coarse.labels).mean()
@@ -43,8 +43,8 @@ for panel, title, picture in zip(
 plt.show()
 
 # %%
-# How sure the two are: the probability of the winning class. The network doubts a broad band around every object,
-# the CRF a narrow one.
+# How sure the two are: the probability of the winning class. The network doubts a broad band around every
+# object, the CRF a narrow one.
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for panel, title, result in zip(axes, ("network", "network + CRF"), (coarse, fine), strict=True):

@@ -1,8 +1,8 @@
 """A CRF over a video
 ==================
 
-A disc moves across a textured ground, and its noisy scores flicker from frame to frame. Once each frame has a CRF of
-its own, once one CRF joins all frames: then a belief of the frame before counts, too.
+A disc moves across a textured ground, and its noisy scores flicker from frame to frame. Once each frame has a
+CRF of its own, once one CRF joins all frames: then a belief of the frame before counts, too.
 
 ``python examples/video_crf.py --picture video.png``
 """
@@ -19,14 +19,18 @@ FRAME = 3.0
 """How many pixels a step from frame to frame counts as; about what things move."""
 
 
-def clip(frames: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def clip(
+    frames: int, height: int, width: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A video (1, 3, T, H, W) in 0-255, class scores (1, 2, T, H, W), and true labels (1, T, H, W)."""
     rng = torch.Generator().manual_seed(seed)
     t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
     labels = ((y - height / 2) ** 2 + (x - width / 4 - FRAME * t) ** 2 < (height / 4) ** 2).long()
     ground = torch.tensor([60.0, 110.0, 70.0]).reshape(3, 1, 1, 1) + 12 * torch.sin(x / 3.0 + y / 5.0)
     disc = torch.tensor([110.0, 115.0, 66.0]).reshape(3, 1, 1, 1)
-    video = torch.where(labels.bool(), disc, ground) + 6 * torch.randn(3, frames, height, width, generator=rng)
+    video = torch.where(labels.bool(), disc, ground) + 6 * torch.randn(
+        3, frames, height, width, generator=rng
+    )
     coarse = torch.randn(
         2, frames, height // 4 + 1, width // 4 + 1, generator=rng
     )  # errors are blocks, each frame others
@@ -53,7 +57,8 @@ def draw(path: Path, video: torch.Tensor, found: dict[str, torch.Tensor]) -> Non
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
-    """Print and return the shares of pixels that are wrong: without CRF, with one a frame, with one over all."""
+    """Print and return the shares of pixels that are wrong: without CRF, with one a frame, with one over
+    all."""
     parser = argparse.ArgumentParser(description="A CRF over a video.")
     parser.add_argument("--size", type=int, nargs=3, default=(8, 48, 72), metavar=("T", "H", "W"))
     parser.add_argument("--picture", type=Path, help="PNG to draw some of the frames in; needs matplotlib")
@@ -65,9 +70,15 @@ def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
         frames = DenseCRF(params)(video[0].transpose(0, 1), scores[0].transpose(0, 1))  # a batch of photos
     found = (scores, frames.transpose(0, 1)[None], joined)
     shares = [float((one.argmax(1) != labels).float().mean()) for one in found]
-    print("pixels that are wrong: {:.2%} without, {:.2%} frame by frame, {:.2%} over all frames".format(*shares))
+    print(
+        "pixels that are wrong: {:.2%} without, {:.2%} frame by frame, {:.2%} over all frames".format(*shares)
+    )
     if options.picture:
-        draw(options.picture, video, dict(zip(("scores alone", "frame by frame", "all frames"), found, strict=True)))
+        draw(
+            options.picture,
+            video,
+            dict(zip(("scores alone", "frame by frame", "all frames"), found, strict=True)),
+        )
     return shares[0], shares[1], shares[2]
 
 

@@ -55,7 +55,11 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     options = parser.parse_args(arguments)
     volume, scores, labels = scan(tuple(options.size))
     params = densecrf.Params(
-        appearance_weight=6, appearance_xy_std=8, appearance_rgb_std=25, smoothness_weight=2, smoothness_xy_std=2
+        appearance_weight=6,
+        appearance_xy_std=8,
+        appearance_rgb_std=25,
+        smoothness_weight=2,
+        smoothness_xy_std=2,
     )
     crf = DenseCRF(params, spacing=SPACING)  # widths are in millimetres now
     with torch.no_grad():
@@ -63,7 +67,10 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     before, after = (float((found.argmax(1) != labels).float().mean()) for found in (scores, refined))
     print(f"voxels that are wrong: {before:.2%} before, {after:.2%} after")
     if options.picture:
-        draw(options.picture, {"scan": volume[0, 0], "scores": scores[0].argmax(0), "with CRF": refined[0].argmax(0)})
+        draw(
+            options.picture,
+            {"scan": volume[0, 0], "scores": scores[0].argmax(0), "with CRF": refined[0].argmax(0)},
+        )
     return before, after
 
 

@@ -1,7 +1,8 @@
-"""Time the network and the whole cascade with the shipped weights, beside plain eager fp32, and write medians as JSON.
+"""Time the network and the whole cascade with the shipped weights, beside plain eager fp32, and write medians
+as JSON.
 
-The ways take turns, so that a noisy machine is noisy to all. ``--agreement`` also counts, on the photos of a VOC list,
-the labels that differ from fp32's.
+The ways take turns, so that a noisy machine is noisy to all. ``--agreement`` also counts, on the photos of a
+VOC list, the labels that differ from fp32's.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import deeplab
-from deeplab.datasets import open_dataset
-from deeplab.description import describe
-from deeplab.transforms import prepare
-from deeplab.winograd import Convolution3x3
+from deeplab.datasets.opening import open_dataset
+from deeplab.network.layer_table import describe
+from deeplab.network.preprocessing import prepare
+from deeplab.network.winograd import Convolution3x3
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
 SIZES = ((321, 321), (513, 513), (500, 375))
@@ -93,7 +94,8 @@ def peak_megabytes(precision: str) -> int:
 
 
 def agreement(data: Path) -> dict[str, float]:
-    """Percent of labels that are the same in bfloat16 as in fp32, without and with the CRF, on the val photos."""
+    """Percent of labels that are the same in bfloat16 as in fp32, without and with the CRF, on the val
+    photos."""
     models = [deeplab.load(precision=precision) for precision in ("fp32", "bf16")]
     same = {"network": 0, "network + CRF": 0}
     pixels = 0
@@ -135,23 +137,33 @@ def main() -> None:
         )
         for name, figures in found.items():
             table[f"{name}, {width}x{height}"] = figures
-        ratio = {kind: found["network, plain eager fp32"][kind] / found["network"][kind] for kind in found["network"]}
+        ratio = {
+            kind: found["network, plain eager fp32"][kind] / found["network"][kind]
+            for kind in found["network"]
+        }
         table[f"network against plain eager fp32, {width}x{height}"] = {
-            "median": round(ratio["median s"], 2), "best": round(ratio["best s"], 2)
-        }  # fmt: skip
+            "median": round(ratio["median s"], 2),
+            "best": round(ratio["best s"], 2),
+        }
     giga = sum(row.multiplications for row in describe(height=513, width=513)) / 1e9
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count()},
         "threads": torch.get_num_threads(),
         "precision": str(model.predictor.dtype).removeprefix("torch."),
-        "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "deeplab": deeplab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "runs": options.runs,
         "paper": {"network, 306x306": "0.125 s on a Titan GPU", "CRF": "under 0.5 s on a CPU"},
         "seconds": table,
         "floor": {
             "10^9 multiplications at 513x513": round(giga, 1),
-            "10^9 multiplications a second of a bfloat16 matrix product": round(_matrix_rate(torch.bfloat16), 0),
+            "10^9 multiplications a second of a bfloat16 matrix product": round(
+                _matrix_rate(torch.bfloat16), 0
+            ),
             "of an fp32 matrix product": round(_matrix_rate(torch.float32), 0),
         },
         "peak MB at 513x513": {p: peak_megabytes(p) for p in ("auto", "fp32")},

@@ -1,7 +1,9 @@
-"""Time the shipped network in torch, ONNX Runtime and OpenVINO (fp32, bf16, int8) in turns, and score each; JSON.
+"""Time the shipped network in torch, ONNX Runtime and OpenVINO (fp32, bf16, int8) in turns, and score each;
+JSON.
 
-The files are exported anew, int8 calibrated on ``--calibrate``. All ways take turns in one run, so that a noisy machine
-is noisy to all: ratios mean more than frames a second. ``--data`` adds mIoU on val photos, without and with the CRF.
+The files are exported anew, int8 calibrated on ``--calibrate``. All ways take turns in one run, so that a
+noisy machine is noisy to all: ratios mean more than frames a second. ``--data`` adds mIoU on val photos,
+without and with the CRF.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import deeplab
-from deeplab.backends import openvino_numbers
-from deeplab.datasets import open_dataset
-from deeplab.evaluation import Scorer
-from deeplab.export import export
-from deeplab.transforms import pad_to_legal, prepare
+from deeplab.datasets.opening import open_dataset
+from deeplab.evaluation.scoring import Scorer
+from deeplab.network.preprocessing import pad_to_legal, prepare
+from deeplab.weights.export import export
+from deeplab.weights.exported import openvino_numbers
 
 EAGER = "torch, plain eager fp32"
 TORCH = "torch, default"
@@ -70,7 +72,9 @@ def scores(network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor)
 
 
 @torch.inference_mode()
-def scores_channels_last(network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+def scores_channels_last(
+    network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
+) -> torch.Tensor:
     """Class scores at stride 8, as ``Predictor`` asks torch for them."""
     return network(batch.contiguous(memory_format=torch.channels_last))
 
@@ -118,9 +122,14 @@ def peak_megabytes(weights: str, precision: str) -> int:
 
 
 def accuracy(
-    models: dict[str, deeplab.Model], weights: str | None, data: Path, photos: int | None, precisions: Sequence[str]
-) -> dict[str, Any]:  # fmt: skip
-    """mIoU of each way on val photos, without and with the CRF, how far it and its labels are from torch's in fp32."""
+    models: dict[str, deeplab.Model],
+    weights: str | None,
+    data: Path,
+    photos: int | None,
+    precisions: Sequence[str],
+) -> dict[str, Any]:
+    """mIoU of each way on val photos, without and with the CRF, how far it and its labels are from torch's in
+    fp32."""
     models = {f"torch, {how}": deeplab.load(weights=weights, precision=how) for how in precisions} | models
     pairs = list(open_dataset(data, "val"))
     count = min(photos or len(pairs), len(pairs))
@@ -144,10 +153,11 @@ def accuracy(
         table[name]["mIoU less torch's in fp32, points"] = {
             step: {
                 key: round(value - table[EXACT][step][key], 2)
-                for key, value in table[name][step].items() if key.startswith("mIoU")
+                for key, value in table[name][step].items()
+                if key.startswith("mIoU")
             }
             for step in ("network", "network + CRF")
-        }  # fmt: skip
+        }
         table[name]["labels as torch's in fp32, %"] = round(100 * same[name] / pixels, 3)
     return table
 
@@ -158,30 +168,40 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--weights", help="as of deeplab segment; by default those of the package")
-    parser.add_argument("--calibrate", type=Path, help="a folder of photos for int8; without it, int8 is left out")
+    parser.add_argument(
+        "--calibrate", type=Path, help="a folder of photos for int8; without it, int8 is left out"
+    )
     parser.add_argument("--data", type=Path, help="a folder in VOC's layout, to score on its val photos")
     parser.add_argument("--photos", type=int, help="how many of them, spread evenly; by default all")
-    parser.add_argument("--imitate", action="store_true", help="score torch's bf16 also where it is imitated, and slow")
+    parser.add_argument(
+        "--imitate", action="store_true", help="score torch's bf16 also where it is imitated, and slow"
+    )
     parser.add_argument("--no-speed", action="store_true", help="score only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files, told = ways(Path(folder), options.weights, options.calibrate)
-        models = {name: deeplab.load(weights=file or None, precision=how) for name, (file, how) in files.items()}
+        models = {
+            name: deeplab.load(weights=file or None, precision=how) for name, (file, how) in files.items()
+        }
         record: dict[str, Any] = {
             "date": date.today().isoformat(),
             "machine": {"processor": processor(), "cores": os.cpu_count()},
             "threads": torch.get_num_threads(),
             "versions": {
-                name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "nncf", "deeplab-crf")
+                name: version(name)
+                for name in ("torch", "onnx", "onnxruntime", "openvino", "nncf", "deeplab-crf")
             },
             "runs": options.runs,
-            "computes in": {name: str(model.predictor.dtype).removeprefix("torch.") for name, model in models.items()},
+            "computes in": {
+                name: str(model.predictor.dtype).removeprefix("torch.") for name, model in models.items()
+            },
             "exported": told,
             "MB on disk": {
                 file.name: round(file.stat().st_size / 1e6, 1)
-                for file in sorted(Path(folder).iterdir()) if file.suffix in (".onnx", ".bin")
+                for file in sorted(Path(folder).iterdir())
+                if file.suffix in (".onnx", ".bin")
             },
-        }  # fmt: skip
+        }
         if not options.no_speed:
             exact = deeplab.load(weights=options.weights, precision="fp32")
             assert isinstance(exact.network, torch.nn.Module)

@@ -2,10 +2,11 @@
 
     PYTHONPATH=densecrf/src:deeplab/src python deeplab/benchmarks/gpu.py --out results/gpu
 
-Nothing needs to be installed but torch, NumPy and Pillow (pytest for the tests): the network has random weights, and
-where densecrf's native kernels are not built, the references come from plain PyTorch. Each group of sections runs in a
-process of its own, so that one that fails or hangs leaves the rest; every number is written as soon as it is measured.
-``--device cpu --small`` runs the same code on a processor at the sizes of a test.
+Nothing needs to be installed but torch, NumPy and Pillow (pytest for the tests): the network has random
+weights, and where densecrf's native kernels are not built, the references come from plain PyTorch. Each group
+of sections runs in a process of its own, so that one that fails or hangs leaves the rest; every number is
+written as soon as it is measured. ``--device cpu --small`` runs the same code on a processor at the sizes of
+a test.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ LEAST_SECONDS = 5.0
 
 
 def stand_in_for_native() -> bool:
-    """Whether densecrf's native kernels are there; if not, a module takes their place that fails once it is used."""
+    """Whether densecrf's native kernels are there; if not, a module takes their place that fails once it is
+    used."""
     try:
         import densecrf
     except ImportError as error:
@@ -137,7 +139,10 @@ def run_group(options: argparse.Namespace) -> None:
     from gpu_record import Record
 
     record = Record(
-        options.out.with_suffix(".json"), torch.device(options.device), small=options.small, seconds=options.seconds
+        options.out.with_suffix(".json"),
+        torch.device(options.device),
+        small=options.small,
+        seconds=options.seconds,
     )
     sections: dict[str, Callable[[Record], None]] = {
         "set-up": lambda record: set_up(record, native),
@@ -166,7 +171,11 @@ def run_tests(options: argparse.Namespace) -> int:
 
     files = [str(ROOT / name) for name in TESTS]
     quiet = ["-W", "default", "-p", "no:cacheprovider", "-q", "-ra", "--tb=short"]
-    return int(pytest.main([*quiet, "-m", "cuda", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *files]))
+    return int(
+        pytest.main(
+            [*quiet, "-m", "cuda", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *files]
+        )
+    )
 
 
 def start_group(group: str, options: argparse.Namespace, seconds: float) -> None:
@@ -174,9 +183,19 @@ def start_group(group: str, options: argparse.Namespace, seconds: float) -> None
     from gpu_record import Record
 
     command = [
-        sys.executable, __file__, "--out", str(options.out), "--device", options.device, "--seconds", str(seconds),
-        "--group", group, *(["--small"] if options.small else []), *(["--plain"] if options.plain else []),
-    ]  # fmt: skip
+        sys.executable,
+        __file__,
+        "--out",
+        str(options.out),
+        "--device",
+        options.device,
+        "--seconds",
+        str(seconds),
+        "--group",
+        group,
+        *(["--small"] if options.small else []),
+        *(["--plain"] if options.plain else []),
+    ]
     log = options.out.with_suffix(f".{group}.log")
     with log.open("w") as output:
         try:
@@ -189,23 +208,32 @@ def start_group(group: str, options: argparse.Namespace, seconds: float) -> None
     log.unlink()
     record = Record(options.out.with_suffix(".json"), torch.device("cpu"))
     record.put(
-        "groups", group, {"ended with": code} | ({"last lines": lines[-25:]} if code or group == "tests" else {})
+        "groups",
+        group,
+        {"ended with": code} | ({"last lines": lines[-25:]} if code or group == "tests" else {}),
     )
 
 
 def _environment() -> dict[str, str]:
     paths = [str(ROOT / "densecrf/src"), str(ROOT / "deeplab/src"), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONUNBUFFERED": "1"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def main() -> None:
     """Check, run the groups, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md are written")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 … or cpu")
     parser.add_argument("--small", action="store_true", help="sizes of a test")
     parser.add_argument("--seconds", type=float, default=175.0, help="for everything")
-    parser.add_argument("--plain", action="store_true", help="without Triton kernels, should they break a run")
+    parser.add_argument(
+        "--plain", action="store_true", help="without Triton kernels, should they break a run"
+    )
     parser.add_argument("--groups", default=",".join(GROUPS), help="which to run, by commas")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -25,7 +25,10 @@ SAMPLE = 256
 """Points at which the exact filter is compared with float64 sums over all points."""
 TILE_SIZES = ((64, 64, 4), (128, 64, 8), (128, 128, 8))
 """Points summed for, points summed over, warps."""
-WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {"kernels": nullcontext, "plain PyTorch": fused.plain}
+WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "kernels": nullcontext,
+    "plain PyTorch": fused.plain,
+}
 
 
 def parity(record: Record) -> None:
@@ -113,8 +116,11 @@ def _rows(features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor)
     return Rows([appearance, Kernel(places)], weights), appearance
 
 
-def _parts(record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> dict[str, Any]:
-    """Milliseconds of a step and of the appearance filter's parts, with the bytes that these must move at least."""
+def _parts(
+    record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor
+) -> dict[str, Any]:
+    """Milliseconds of a step and of the appearance filter's parts, with the bytes that these must move at
+    least."""
     rows, appearance = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
     one: Lattice = appearance._gaussian  # type: ignore[assignment]
@@ -150,7 +156,9 @@ def _parts(record: Record, features: torch.Tensor, params: densecrf.Params, logi
     }
 
 
-def _graph(record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> dict[str, Any]:
+def _graph(
+    record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor
+) -> dict[str, Any]:
     """One step captured as a CUDA graph and replayed, beside the same steps launched one by one."""
     rows, _ = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
@@ -280,5 +288,7 @@ def backward(record: Record) -> None:
                 crf.zero_grad()
                 crf(image, logits.clone().requires_grad_()).logsumexp(1).mean().backward()
 
-            record.time("backward, 5 iterations", f"{backend}, A, {width}×{height}, {labels} labels, {way}", step)
+            record.time(
+                "backward, 5 iterations", f"{backend}, A, {width}×{height}, {labels} labels, {way}", step
+            )
     _grid_lattice.cache_clear()

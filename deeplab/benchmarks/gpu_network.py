@@ -12,9 +12,9 @@ import torch
 from gpu_record import Record
 from gpu_scene import SETTINGS, scenes
 
-from deeplab.network import VARIANTS, Convolution, DeepLab
-from deeplab.precision import reduced
-from deeplab.transforms import Preparation, pad_to_legal
+from deeplab.network.architecture import VARIANTS, Convolution, DeepLab
+from deeplab.network.bfloat16 import reduced
+from deeplab.network.preprocessing import Preparation, pad_to_legal
 from densecrf.torch import DenseCRF
 
 LABELS = 21
@@ -25,7 +25,9 @@ def network_for(record: Record, precision: str) -> DeepLab:
     torch.manual_seed(0)
     variant = VARIANTS["deeplab-largefov"]
     if record.small:
-        layers = (replace(layer, channels=8) if isinstance(layer, Convolution) else layer for layer in variant.trunk)
+        layers = (
+            replace(layer, channels=8) if isinstance(layer, Convolution) else layer for layer in variant.trunk
+        )
         variant = replace(variant, trunk=tuple(layers), head=replace(variant.head, channels=16))
     network = DeepLab(variant, LABELS).eval()
     network = reduced(network) if precision == "bf16" else network
@@ -49,7 +51,9 @@ def parity(record: Record) -> None:
         torch.backends.cudnn.allow_tf32 = tf32
         try:
             with torch.no_grad():
-                wanted = network_for(Record(record.path, torch.device("cpu"), small=record.small), "fp32")(batch.cpu())
+                wanted = network_for(Record(record.path, torch.device("cpu"), small=record.small), "fp32")(
+                    batch.cpu()
+                )
                 found = network_for(record, precision)(batch).float().cpu()
         finally:
             torch.backends.cudnn.allow_tf32 = before
@@ -74,7 +78,11 @@ def network(record: Record) -> None:
             for side in sides:
                 for count in batches:
                     _time(
-                        record, mine, count, side, f"{precision}{', TF32 convolutions' if precision == 'fp32' else ''}"
+                        record,
+                        mine,
+                        count,
+                        side,
+                        f"{precision}{', TF32 convolutions' if precision == 'fp32' else ''}",
                     )
     if record.small:
         return
@@ -93,7 +101,9 @@ def compiled(record: Record) -> None:
     mine = network_for(record, "bf16")
     if record.device.type == "cuda":
         for side in (321, 513):
-            record.attempt("network", f"bf16, CUDA graph, {side}×{side}, batch 1", partial(_graph, record, mine, side))
+            record.attempt(
+                "network", f"bf16, CUDA graph, {side}×{side}, batch 1", partial(_graph, record, mine, side)
+            )
     options: dict[str, Any] = {"backend": "eager"} if record.small else {}
     for side, count in ((65, 1),) if record.small else ((321, 1), (513, 16), (321, 16)):
         torch._dynamo.reset()
@@ -124,7 +134,8 @@ def _graph(record: Record, network: DeepLab, side: int) -> dict[str, Any]:
 
 
 def photo_to_labels(record: Record) -> None:
-    """Photos in main memory to labels in main memory, all between on the device: network in bf16 and ten CRF steps."""
+    """Photos in main memory to labels in main memory, all between on the device: network in bf16 and ten CRF
+    steps."""
     height, width = (33, 45) if record.small else (375, 500)
     mean = torch.tensor(Preparation().mean, device=record.device)[:, None, None]
     mine = network_for(record, "bf16")
@@ -149,4 +160,6 @@ def photo_to_labels(record: Record) -> None:
             with torch.inference_mode():
                 record.time("photo to labels", f"{title}, CRF {backend}", labels, photos=count)
                 if backend == "torch":
-                    record.time("photo to labels", f"{title}, network alone", partial(on_device, scores, photos))
+                    record.time(
+                        "photo to labels", f"{title}, network alone", partial(on_device, scores, photos)
+                    )

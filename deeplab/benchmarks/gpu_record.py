@@ -1,4 +1,5 @@
-"""What a run on a GPU measured: kept in a JSON file number by number, so that a run that is cut off leaves the rest."""
+"""What a run on a GPU measured: kept in a JSON file number by number, so that a run that is cut off leaves
+the rest."""
 
 from __future__ import annotations
 
@@ -67,8 +68,8 @@ class Record:
     def milliseconds(self, work: Callable[[], object], repeats: int = 1) -> list[float]:
         """Of some runs after one that warms up; on a GPU between events on its stream, all kernels included.
 
-        More repeats are for work shorter than its launch: so many at a time, of which the mean is taken. At the sizes
-        of a test it runs once.
+        More repeats are for work shorter than its launch: so many at a time, of which the mean is taken. At
+        the sizes of a test it runs once.
         """
         if self.small and self.device.type == "cpu":
             begun = time.perf_counter()
@@ -77,7 +78,8 @@ class Record:
         return _milliseconds(work, self.device, repeats)
 
     def time(self, section: str, name: str, work: Callable[[], object], **facts: Any) -> None:
-        """Keep the median and least milliseconds of some work, after one run that warms up, beside other facts."""
+        """Keep the median and least milliseconds of some work, after one run that warms up, beside other
+        facts."""
 
         def measured() -> dict[str, Any]:
             if self.device.type == "cuda":

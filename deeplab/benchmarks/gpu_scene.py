@@ -1,4 +1,5 @@
-"""The work of the GPU benchmarks: a photograph with faint noise and scores of a network of stride 8 for it."""
+"""The work of the GPU benchmarks: a photograph with faint noise and scores of a network of stride 8 for
+it."""
 
 from __future__ import annotations
 
@@ -15,18 +16,26 @@ PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
 PRESENT = 6
 """Labels that the scores favour somewhere."""
 SETTINGS = {
-    "A": densecrf.Params(appearance_weight=4, appearance_xy_std=50, appearance_rgb_std=3, normalization="symmetric"),
-    "B": densecrf.Params(appearance_weight=4, appearance_xy_std=121, appearance_rgb_std=5, normalization="symmetric"),
+    "A": densecrf.Params(
+        appearance_weight=4, appearance_xy_std=50, appearance_rgb_std=3, normalization="symmetric"
+    ),
+    "B": densecrf.Params(
+        appearance_weight=4, appearance_xy_std=121, appearance_rgb_std=5, normalization="symmetric"
+    ),
 }
 
 
-def scenes(count: int, height: int, width: int, labels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def scenes(
+    count: int, height: int, width: int, labels: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Unlike photos (B, 3, H, W) uint8 and their logits (B, K, H, W) float32."""
     rng = np.random.default_rng(0)
     photos, logits = [], []
     for number in range(count):
         with Image.open(PHOTO) as file:
-            plain = np.asarray(file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float64)
+            plain = np.asarray(
+                file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float64
+            )
         plain = np.roll(plain, 31 * number, axis=1)
         photo = np.clip(np.rint(plain + rng.normal(scale=1.5, size=plain.shape)), 0, 255).astype(np.uint8)
         rows, columns = height // 8 + 2, width // 8 + 2

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deeplab.rows import markdown_table
+from deeplab.tables import markdown_table
 
 NOT_TIMES = ("set-up", "sections", "seconds", "groups")
 
@@ -20,8 +20,15 @@ def write_table(source: Path, target: Path) -> None:
 def text_of(data: dict[str, Any]) -> str:
     """The report."""
     machine = data.get("set-up", {}).get("machine", {})
-    facts = ", ".join(f"{name} {_text(value)}" for name, value in machine.items() if name not in ("device", "date"))
-    lines = ["# On a GPU", "", f"{machine.get('device', 'unknown device')}, {machine.get('date', '')}. {facts}.", ""]
+    facts = ", ".join(
+        f"{name} {_text(value)}" for name, value in machine.items() if name not in ("device", "date")
+    )
+    lines = [
+        "# On a GPU",
+        "",
+        f"{machine.get('device', 'unknown device')}, {machine.get('date', '')}. {facts}.",
+        "",
+    ]
     for name, value in data.get("set-up", {}).items():
         if name != "machine":
             lines += [f"{name}: {_text(value)}", ""]
@@ -32,7 +39,11 @@ def text_of(data: dict[str, Any]) -> str:
         for name, value in results.items():
             value = value if isinstance(value, dict) else {"": value}
             median, photos = value.get("median ms"), value.get("photos")
-            more = {key: one for key, one in value.items() if key not in ("median ms", "photos", "runs", "traceback")}
+            more = {
+                key: one
+                for key, one in value.items()
+                if key not in ("median ms", "photos", "runs", "traceback")
+            }
             rows.append(
                 [
                     name.replace("|", "/"),

@@ -1,8 +1,10 @@
-"""Photos a second on one processor, two, four …, with the shipped weights and the CRF, and write medians as JSON.
+"""Photos a second on one processor, two, four …, with the shipped weights and the CRF, and write medians as
+JSON.
 
-Every measurement is a process of its own that may use only so many processors; the ways take turns, so that a noisy
-machine is noisy to all. Photos are those of ``--photos`` at 500×375, under as many names as ``--count`` asks for. Load
-time and a first photo do not count. ``--ray`` adds the same work on a local Ray cluster of all processors.
+Every measurement is a process of its own that may use only so many processors; the ways take turns, so that a
+noisy machine is noisy to all. Photos are those of ``--photos`` at 500×375, under as many names as ``--count``
+asks for. Load time and a first photo do not count. ``--ray`` adds the same work on a local Ray cluster of all
+processors.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import deeplab
-from deeplab.jobs import Job, Outcome, Settings, attempt, plan
-from deeplab.pipeline import Lanes, gate_for, run
+from deeplab.bulk.jobs import Job, Outcome, Settings, attempt, plan
+from deeplab.bulk.workers import Workers, limiter_for, run
 from densecrf import memory
 from densecrf.threads import thread_count
 
@@ -51,14 +53,14 @@ def lanes_once(folder: Path, processors: int, lanes: int, threads: int) -> dict[
     """Label a folder in lanes on so many processors; called in a process of its own."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
     torch.set_num_threads(threads)
-    model, gate = deeplab.load(), gate_for(memory.available())
+    model, gate = deeplab.load(), limiter_for(memory.available())
     with tempfile.TemporaryDirectory() as out:
         jobs, _ = plan([folder], Path(out))
         work = partial(_attempt, model)
         work(replace(jobs[0], target=Path(out) / "first"), threads)
         outcomes: list[Outcome] = []
         started, burnt = time.perf_counter(), time.process_time()
-        run(jobs, work, outcomes.append, lanes=Lanes(lanes, threads), gate=gate)
+        run(jobs, work, outcomes.append, lanes=Workers(lanes, threads), gate=gate)
         wall, burnt = time.perf_counter() - started, time.process_time() - burnt
     spent: dict[str, float] = {}
     for outcome in outcomes:
@@ -70,7 +72,9 @@ def lanes_once(folder: Path, processors: int, lanes: int, threads: int) -> dict[
         "processors busy": burnt / wall / processors,
         "CPU seconds a photo": burnt / len(jobs),
         "lanes busy": sum(spent.values()) / wall / lanes,
-        "share of a lane's time": {step: round(seconds / sum(spent.values()), 3) for step, seconds in spent.items()},
+        "share of a lane's time": {
+            step: round(seconds / sum(spent.values()), 3) for step, seconds in spent.items()
+        },
         "most megapixels in work": gate.largest / 1e6,
         "peak MB": _peak_megabytes(),
     }
@@ -78,7 +82,7 @@ def lanes_once(folder: Path, processors: int, lanes: int, threads: int) -> dict[
 
 def ray_once(folder: Path) -> dict[str, Any]:
     """Label a folder on a local Ray cluster of all processors; called in a process of its own."""
-    from deeplab.ray_job import run_on_ray
+    from deeplab.bulk.ray import run_on_ray
 
     ends: list[float] = []
     started = time.perf_counter()
@@ -112,13 +116,13 @@ def main() -> None:
     counts = sorted({1, most, *(2**power for power in range(most.bit_length()))})
     ways: dict[str, Any] = {}
     for count in counts:
-        lanes = Lanes.of(options.count, processors=count)
+        lanes = Workers.of(options.count, processors=count)
         ways[f"{count} × processor, as it comes"] = [count, lanes.count, lanes.threads]
     ways[f"{most} × processor, one photo at a time"] = [most, 1, most]
     ways[f"{most} × processor, one lane more"] = [
         most,
-        Lanes.of(options.count).count + 1,
-        Lanes.of(options.count).threads,
+        Workers.of(options.count).count + 1,
+        Workers.of(options.count).threads,
     ]
     if options.ray:
         ways["Ray"] = "ray"
@@ -135,7 +139,11 @@ def main() -> None:
     record = {
         "date": date.today().isoformat(),
         "machine": {"processor": processor(), "processors": most},
-        "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "deeplab": deeplab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "precision": str(deeplab.load().predictor.dtype).removeprefix("torch."),
         "photos": {"size": "x".join(map(str, SIZE)), "count": options.count, "runs": options.runs},
         "ways": table,
@@ -161,7 +169,9 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _peak_megabytes() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024 // 10**6
 
 

@@ -1,9 +1,10 @@
 """Measure large pictures: seams against the untiled run, peak memory, seconds a megapixel; writes JSON.
 
-The picture is made of photos in rows, every second one mirrored, and written as a tiled TIFF in a folder of its own.
-The work is done in a child process, whose peak memory is what the system says of it (VmHWM). The untiled run needs
-about 1.2 GB a megapixel, so that seams are counted up to 16 megapixels only. ``--sample`` works on one block of the CRF
-and the network's windows that it needs, from the middle of the picture: all that memory depends on.
+The picture is made of photos in rows, every second one mirrored, and written as a tiled TIFF in a folder of
+its own. The work is done in a child process, whose peak memory is what the system says of it (VmHWM). The
+untiled run needs about 1.2 GB a megapixel, so that seams are counted up to 16 megapixels only. ``--sample``
+works on one block of the CRF and the network's windows that it needs, from the middle of the picture: all
+that memory depends on.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ import tifffile
 from PIL import Image, ImageOps
 
 import deeplab
-from deeplab.mosaic import Mosaic
-from deeplab.mosaic_blocks import Blocks, Layout
-from deeplab.mosaic_job import MEMORY, segment_mosaic
+from deeplab.large_images.blocks import Blocks, Layout
+from deeplab.large_images.segment import MEMORY, segment_mosaic
+from deeplab.large_images.tiff import LargeTiff
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 CELL = 384, 512  # of the mosaic, height and width
@@ -62,9 +63,15 @@ def draw(path: Path, megapixels: float, photos: Path) -> tuple[int, int]:
     rows = int(np.ceil(megapixels * 1e6 / (columns * CELL[1]) / CELL[0]))
     size = rows * CELL[0], columns * CELL[1]
     tifffile.imwrite(
-        path, tiles(paths, rows, columns), shape=(*size, 3), dtype=np.uint8, tile=(TILE, TILE), photometric="rgb",
-        compression="zlib", metadata=None,
-    )  # fmt: skip
+        path,
+        tiles(paths, rows, columns),
+        shape=(*size, 3),
+        dtype=np.uint8,
+        tile=(TILE, TILE),
+        photometric="rgb",
+        compression="zlib",
+        metadata=None,
+    )
     return size
 
 
@@ -77,29 +84,42 @@ def work(path: Path, options: argparse.Namespace) -> None:
         layout = Layout(layout.window, layout.block, options.margin)
     started = time.perf_counter()
     if options.sample:
-        with Mosaic(path) as mosaic:
+        with LargeTiff(path) as mosaic:
             blocks = Blocks(mosaic, model, params, layout, path.with_name("sample.parts"))
             block = lonely(layout)
             places = [place for place in blocks.windows() if needed(layout, block, place)]
             for place in places:
                 blocks.look(place)
             blocks.refine((block, block))
-        done = {"windows": len(places), "of windows": len(blocks.windows()), "of blocks": len(blocks.blocks())}
+        done = {
+            "windows": len(places),
+            "of windows": len(blocks.windows()),
+            "of blocks": len(blocks.blocks()),
+        }
         seconds = blocks.seconds
     else:
-        seconds, done = segment_mosaic(path, path.with_name("out"), model, crf=options.crf, layout=layout).seconds, {}
+        seconds, done = (
+            segment_mosaic(path, path.with_name("out"), model, crf=options.crf, layout=layout).seconds,
+            {},
+        )
     spent = time.perf_counter() - started
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     found = {
-        "layout": asdict(layout), "precision": str(model.predictor.dtype).removeprefix("torch."), **done,
-        "peak MB": int(peak.split()[1]) * 1024 // 10**6, "seconds": round(spent, 1),
+        "layout": asdict(layout),
+        "precision": str(model.predictor.dtype).removeprefix("torch."),
+        **done,
+        "peak MB": int(peak.split()[1]) * 1024 // 10**6,
+        "seconds": round(spent, 1),
         "of them": {step: round(value, 1) for step, value in seconds.items()},
-    }  # fmt: skip
+    }
     print(json.dumps(found))
 
 
 def lonely(layout: Layout) -> int:
-    """Row (and column) of a block with neighbours on all sides that needs as few windows as any, if possible one."""
+    """Row (and column) of a block with neighbours on all sides that needs as few windows as any, if possible
+    one."""
     return min(range(1, 9), key=lambda k: sum(_meet(layout, k, window) for window in range(20)))
 
 
@@ -131,9 +151,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--megapixels", type=float, default=12)
-    parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of photos that the picture is made of")
+    parser.add_argument(
+        "--photos", type=Path, default=PHOTOS, help="folder of photos that the picture is made of"
+    )
     parser.add_argument("--sample", action="store_true", help="one block from the middle, for memory")
-    parser.add_argument("--margin", type=int, help="of the CRF's blocks, in pixels; by default as the program chooses")
+    parser.add_argument(
+        "--margin", type=int, help="of the CRF's blocks, in pixels; by default as the program chooses"
+    )
     parser.add_argument("--no-crf", dest="crf", action="store_false")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -151,9 +175,14 @@ def main() -> None:
             if height * width <= MOST_UNTILED:
                 found |= seams(path, Path(folder) / "out.tif", options)
     record = {
-        "date": date.today().isoformat(), "picture": f"{width}x{height}", "megapixels": round(height * width / 1e6, 1),
-        "cores": os.cpu_count(), "python": platform.python_version(), "deeplab": deeplab.__version__, **found,
-    }  # fmt: skip
+        "date": date.today().isoformat(),
+        "picture": f"{width}x{height}",
+        "megapixels": round(height * width / 1e6, 1),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "deeplab": deeplab.__version__,
+        **found,
+    }
     print(json.dumps(record, indent=2))
     if options.out:
         options.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,7 +1,8 @@
 """Time the page from a slider's event to its answer, split by part, and write medians as JSON.
 
-The server runs in this process on the shipped weights; the client speaks Gradio's protocol as the browser does. What
-the browser then does (reading the answer, decoding one JPEG) is not in it. Wants a machine with nothing else to do.
+The server runs in this process on the shipped weights; the client speaks Gradio's protocol as the browser
+does. What the browser then does (reading the answer, decoding one JPEG) is not in it. Wants a machine with
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ from machine import processor
 from PIL import Image
 
 import deeplab
-from deeplab.app import ITERATIONS, KNOBS, mount_page
-from deeplab.comparison import PAIRS
-from deeplab.decoder import Decoder
-from deeplab.refusals import Limits
-from deeplab.service import service
-from deeplab.serving import listen
-from deeplab.stored import Stored
-from deeplab.workers import Workers
+from deeplab.serving.comparison import PAIRS
+from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.http import service
+from deeplab.serving.limits import Limits
+from deeplab.serving.page import ITERATIONS, KNOBS, mount_page
+from deeplab.serving.queue import WorkQueue
+from deeplab.serving.server import listen
+from deeplab.serving.upload_store import UploadStore
 
 T = TypeVar("T")
 GOAL = 0.2  # seconds, at 500×375
 MOVES = {"appearance_weight": (4.0, 6.0), "appearance_rgb_std": (4.0, 5.0), "smoothness_weight": (2.0, 4.0)}
 
 
-class Timed(Workers):
-    """Workers that note how long the last job took."""
+class Timed(WorkQueue):
+    """WorkQueue that note how long the last job took."""
 
     last = 0.0
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """As of ``Workers``."""
+        """As of ``WorkQueue``."""
 
         def timed() -> T:
             started = time.perf_counter()
@@ -90,7 +91,12 @@ class Client:
 
     def event(self, name: str, data: list[Any]) -> tuple[float, int]:
         """Seconds from an event to its answer, and the bytes of the answer."""
-        asked = {"data": data, "fn_index": self._numbers[name], "session_hash": self._session, "trigger_id": None}
+        asked = {
+            "data": data,
+            "fn_index": self._numbers[name],
+            "session_hash": self._session,
+            "trigger_id": None,
+        }
         started, size = time.perf_counter(), 0
         status, text = self._ask("POST", "/page/gradio_api/queue/join", json.dumps(asked).encode())
         assert status == 200, text
@@ -108,11 +114,11 @@ class Client:
 
 
 @contextmanager
-def served(model: deeplab.Model, line: Workers) -> Any:
+def served(model: deeplab.Model, line: WorkQueue) -> Any:
     """A server on a free port, in a thread."""
     limits = Limits(seconds=300)
     with listen("127.0.0.1", 0) as listener:
-        decoder, stored = Decoder(), Stored(Path(get_upload_folder()), limits)
+        decoder, stored = Decoder(), UploadStore(Path(get_upload_folder()), limits)
         door = service(model, limits, workers=line, decoder=decoder)
         hang_up = mount_page(door, model, limits, line, decoder, stored)
         server = uvicorn.Server(uvicorn.Config(door, log_level="warning"))
@@ -151,12 +157,17 @@ def measure(width: int, height: int, runs: int) -> dict[str, Any]:
         size = 0
         for turn in range(runs + 1):
             for field, ends in MOVES.items():
-                moved = [ends[turn % 2] if name == field else value for name, value in zip(KNOBS, values, strict=True)]
+                moved = [
+                    ends[turn % 2] if name == field else value
+                    for name, value in zip(KNOBS, values, strict=True)
+                ]
                 spent, size = client.event("refine", [None, pair, 0, 0, *moved, *rest])
                 parts = {
-                    "event to answer": spent, "CRF": crf[-1], "labels, overlay, JPEG, legend": line.last - crf[-1],
+                    "event to answer": spent,
+                    "CRF": crf[-1],
+                    "labels, overlay, JPEG, legend": line.last - crf[-1],
                     "Gradio and HTTP": spent - line.last,
-                }  # fmt: skip
+                }
                 if turn:
                     for part, seconds in parts.items():
                         rows.setdefault(part, []).append(seconds)
@@ -165,10 +176,12 @@ def measure(width: int, height: int, runs: int) -> dict[str, Any]:
         for part, found in rows.items()
     }
     return {
-        "photo dropped, network and CRF, s": round(first, 3), "its answer, bytes": first_bytes,
-        "slider": table, "slider's answer, bytes": size,
+        "photo dropped, network and CRF, s": round(first, 3),
+        "its answer, bytes": first_bytes,
+        "slider": table,
+        "slider's answer, bytes": size,
         f"under {GOAL} s": table["event to answer"]["median s"] < GOAL,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

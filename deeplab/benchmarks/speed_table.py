@@ -1,10 +1,12 @@
-"""Network and CRF per photo in one run, the paper's, rivals' and ours; cost against pixels, labels and threads.
+"""Network and CRF per photo in one run, the paper's, rivals' and ours; cost against pixels, labels and
+threads.
 
     python speed_table.py --out results/speed --calibrate PHOTOS
 
-writes OUT.md, OUT.json and OUT.png. Ways of a table take turns, so that a noisy machine is noisy to all. What is not
-there (pydensecrf2, ONNX Runtime, OpenVINO, bfloat16, a GPU) is left out, and the table says so. The CRF works on the
-shipped network's probabilities of a photograph; more labels are made by splitting these, fewer by merging the rarest.
+writes OUT.md, OUT.json and OUT.png. Ways of a table take turns, so that a noisy machine is noisy to all. What
+is not there (pydensecrf2, ONNX Runtime, OpenVINO, bfloat16, a GPU) is left out, and the table says so. The
+CRF works on the shipped network's probabilities of a photograph; more labels are made by splitting these,
+fewer by merging the rarest.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from tqdm import tqdm
 
 import deeplab
 import densecrf
-from deeplab.charts import new_figure, png_of
-from deeplab.network import VARIANTS
-from deeplab.precision import choose
-from deeplab.rows import markdown_table
-from deeplab.transforms import pad_to_legal, prepare
-from deeplab.weights import write_whole
-from deeplab.winograd import DIRECT_IS_FASTER
+from deeplab.evaluation.charts import new_figure, png_of
+from deeplab.files import write_whole
+from deeplab.network.architecture import VARIANTS
+from deeplab.network.bfloat16 import choose
+from deeplab.network.preprocessing import pad_to_legal, prepare
+from deeplab.network.winograd import DIRECT_IS_FASTER
+from deeplab.tables import markdown_table
 
 PAPER = {"network, 306×306, Titan GPU": "0.125", "CRF, 500×375, CPU": "under 0.5"}
 SIZE = 500, 375
@@ -59,7 +61,9 @@ def with_labels(probabilities: np.ndarray, count: int) -> np.ndarray:
     labels = len(probabilities)
     if count < labels:
         order = np.argsort(-probabilities.sum((1, 2)))
-        return np.concatenate([probabilities[order[: count - 1]], probabilities[order[count - 1 :]].sum(0)[None]])
+        return np.concatenate(
+            [probabilities[order[: count - 1]], probabilities[order[count - 1 :]].sum(0)[None]]
+        )
     parts = -(-count // labels)
     shares = np.array([2.0 ** -(part + 1) for part in range(parts)], np.float32)
     split = (shares[:, None, None, None] * probabilities).reshape(-1, *probabilities.shape[1:])[:count]
@@ -74,14 +78,20 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     crf = dcrf.DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(-np.log(np.maximum(probabilities, 1e-10)).reshape(labels, -1))
     crf.addPairwiseGaussian(PARAMS.smoothness_xy_std, PARAMS.smoothness_weight)
-    crf.addPairwiseBilateral(PARAMS.appearance_xy_std, PARAMS.appearance_rgb_std, photo, PARAMS.appearance_weight)
+    crf.addPairwiseBilateral(
+        PARAMS.appearance_xy_std, PARAMS.appearance_rgb_std, photo, PARAMS.appearance_weight
+    )
     return np.array(crf.inference(10))
 
 
-def crf_ways(photo: np.ndarray, probabilities: np.ndarray, threads: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+def crf_ways(
+    photo: np.ndarray, probabilities: np.ndarray, threads: tuple[int, ...]
+) -> dict[str, Callable[[], object]]:
     """Ours with some numbers of threads, and the rival."""
     work: dict[str, Callable[[], object]] = {
-        f"densecrf, threads: {count}": partial(densecrf.refine, photo, probabilities, params=PARAMS, threads=count)
+        f"densecrf, threads: {count}": partial(
+            densecrf.refine, photo, probabilities, params=PARAMS, threads=count
+        )
         for count in threads
     }
     if RIVAL:
@@ -181,7 +191,9 @@ def curves(runs: int, bar: tqdm[Any]) -> dict[str, dict[str, list[tuple[float, f
     for count in counts:
         work = {"densecrf": partial(densecrf.refine, photo, probabilities, params=PARAMS, threads=count)}
         with torch_threads(count):
-            work["network, torch fp32"] = partial(scores, model, pad_to_legal(prepare(photo), model.network.variant))
+            work["network, torch fp32"] = partial(
+                scores, model, pad_to_legal(prepare(photo), model.network.variant)
+            )
             keep("threads", count, in_turns(work, runs))
     return found
 
@@ -216,11 +228,19 @@ def text_of(record: dict[str, Any], picture: str) -> str:
     ]
     table.append(["paper: CRF, 10 iterations, on a CPU", PAPER["CRF, 500×375, CPU"], ""])
     table += [
-        [f"CRF, {width}×{height}, 21 labels: {name}", f"{figures['median s']:.3f}", f"{figures['best s']:.3f}"]
+        [
+            f"CRF, {width}×{height}, 21 labels: {name}",
+            f"{figures['median s']:.3f}",
+            f"{figures['best s']:.3f}",
+        ]
         for name, figures in record[f"CRF, {width}x{height}"].items()
     ]
     table += [
-        [f"photo to labels, {width}×{height}: {name}", f"{figures['median s']:.3f}", f"{figures['best s']:.3f}"]
+        [
+            f"photo to labels, {width}×{height}: {name}",
+            f"{figures['median s']:.3f}",
+            f"{figures['best s']:.3f}",
+        ]
         for name, figures in record[f"photo to labels, {width}x{height}"].items()
     ]
     missing = "; ".join(record["left out"]) or "nothing"
@@ -239,20 +259,33 @@ def text_of(record: dict[str, Any], picture: str) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.json and OUT.png are written")
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--calibrate", type=Path, help="a folder of photos for int8; without it, int8 is left out")
-    parser.add_argument("--picture", default=None, help="how OUT.md names the picture, if it is moved afterwards")
+    parser.add_argument(
+        "--calibrate", type=Path, help="a folder of photos for int8; without it, int8 is left out"
+    )
+    parser.add_argument(
+        "--picture", default=None, help="how OUT.md names the picture, if it is moved afterwards"
+    )
     options = parser.parse_args()
     width, height = SIZE
     most = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=4 + len(SIDES) + len(LABELS) + 2, disable=None) as bar:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(total=4 + len(SIDES) + len(LABELS) + 2, disable=None) as bar,
+    ):
         models, missing = networks(options.calibrate, Path(folder))
         record: dict[str, Any] = {
             "date": date.today().isoformat(),
             "machine": {"processor": processor(), "cores": most},
-            "versions": {"torch": torch.__version__, "densecrf": densecrf.__version__, "deeplab": deeplab.__version__},
+            "versions": {
+                "torch": torch.__version__,
+                "densecrf": densecrf.__version__,
+                "deeplab": deeplab.__version__,
+            },
             "runs": options.runs,
             "paper, s": PAPER,
             "left out": missing,

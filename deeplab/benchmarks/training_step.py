@@ -19,20 +19,20 @@ from machine import processor
 from PIL import Image
 
 import deeplab
-from deeplab.augmentation import Augmentation
-from deeplab.batches import Batches
-from deeplab.datasets import Pair
-from deeplab.losses import cross_entropy_sum, weight_of
-from deeplab.network import build
-from deeplab.optimisation import freeze, optimizer_of, rate_at, set_rates
-from deeplab.precision import choose
-from deeplab.recipes import Recipe
-from deeplab.transforms import Preparation
+from deeplab.datasets.opening import Sample
+from deeplab.network.architecture import build
+from deeplab.network.bfloat16 import choose
+from deeplab.network.preprocessing import Preparation
+from deeplab.training.augmentation import Augmentation
+from deeplab.training.batches import Batches
+from deeplab.training.losses import cross_entropy_sum, weight_of
+from deeplab.training.optimizer import freeze, optimizer_of, rate_at, set_rates
+from deeplab.training.recipe import Recipe
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 
-def pairs_in(folder: Path, count: int) -> list[Pair]:
+def pairs_in(folder: Path, count: int) -> list[Sample]:
     """Photos of VOC's size with labels, as files."""
     found = []
     sources = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
@@ -42,7 +42,7 @@ def pairs_in(folder: Path, count: int) -> list[Pair]:
         sources[number % len(sources)].resize((500, 375)).save(photo, quality=92)
         blocks = np.kron(rng.integers(0, 21, (15, 20)), np.ones((25, 25))).astype(np.uint8)
         Image.fromarray(blocks).save(labels)
-        found.append(Pair(str(number), photo, labels))
+        found.append(Sample(str(number), photo, labels))
     return found
 
 
@@ -58,9 +58,17 @@ def measure(recipe: Recipe, steps: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
         batches = Batches(
-            [pairs_in(Path(name), 32)], network.variant, Preparation(), how, batch=recipe.batch, extra=0,
-            places=slice(0, recipe.batch), seed=0, workers=recipe.workers, complain=print,
-        ).from_step(0)  # fmt: skip
+            [pairs_in(Path(name), 32)],
+            network.variant,
+            Preparation(),
+            how,
+            batch=recipe.batch,
+            extra=0,
+            places=slice(0, recipe.batch),
+            seed=0,
+            workers=recipe.workers,
+            complain=print,
+        ).from_step(0)
         for step in range(steps + 2):
             marks = [time.perf_counter()]
             photos, targets = next(batches)
@@ -99,11 +107,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
-    recipe = Recipe(data="", crop=321, batch=8, frozen=("conv1", "conv2"), scale_low=0.7, scale_high=1.4, jitter=0.2)
+    recipe = Recipe(
+        data="", crop=321, batch=8, frozen=("conv1", "conv2"), scale_low=0.7, scale_high=1.4, jitter=0.2
+    )
     record = {
         "date": date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count()},
-        "versions": {"deeplab": deeplab.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "deeplab": deeplab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "threads": torch.get_num_threads(),
         "what": "LargeFOV, 8 crops of 321×321, conv1 and conv2 frozen, SGD",
         "step": measure(recipe, options.steps),

@@ -1,6 +1,7 @@
 """Average the weights of two networks of one run, for example its best and its last.
 
-    python average_weights.py runs/voc-gpu/weights.safetensors runs/voc-gpu/last.safetensors --out averaged.safetensors
+    python average_weights.py runs/voc-gpu/weights.safetensors runs/voc-gpu/last.safetensors --out
+    averaged.safetensors
 
 Source: "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv 1803.05407).
 """
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import torch
 
-from deeplab.weights import load_weights, save_weights
+from deeplab.weights.store import load_weights, save_weights
 
 
 def main() -> None:
     """Write the average, with the card of the first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="of the second")
@@ -24,13 +27,17 @@ def main() -> None:
     options = parser.parse_args()
     (network, card), (other, other_card) = load_weights(options.first), load_weights(options.second)
     if (card.variant, card.class_names) != (other_card.variant, other_card.class_names):
-        parser.error(f"got weights of {card.variant} and of {other_card.variant}, wanted one network and its classes")
+        parser.error(
+            f"got weights of {card.variant} and of {other_card.variant}, wanted one network and its classes"
+        )
     with torch.no_grad():
         for value, own in zip(network.parameters(), other.parameters(), strict=True):
             value.lerp_(own, options.share)
-    steps = [found.story.get("step") for found in (card, other_card)]
-    story = card.story | {"averaged": f"steps {steps[0]} and {steps[1]}, {options.share:g} of the second"}
-    save_weights(options.out, network, replace(card, story=story))
+    steps = [found.provenance.get("step") for found in (card, other_card)]
+    provenance = card.provenance | {
+        "averaged": f"steps {steps[0]} and {steps[1]}, {options.share:g} of the second"
+    }
+    save_weights(options.out, network, replace(card, provenance=provenance))
 
 
 if __name__ == "__main__":

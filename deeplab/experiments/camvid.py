@@ -1,10 +1,11 @@
-"""CamVid's test photos by a network trained on its train photos: without the CRF, and with it, default and searched.
+"""CamVid's test photos by a network trained on its train photos: without the CRF, and with it, default and
+searched.
 
     python camvid.py --data CAMVID --weights runs/camvid/weights.safetensors --out results/camvid
 
-The CRF's parameters are searched on val photos alone, by the mean IoU of a grid. ``--scale 1.333`` looks at the photos
-at 640×480. Writes OUT.csv and OUT.md, beside what was published: SegNet's table (trained there on 3,433 mixed road
-photos) and that of the dilated-convolution paper. Scores are kept in the work folder.
+The CRF's parameters are searched on val photos alone, by the mean IoU of a grid. ``--scale 1.333`` looks at
+the photos at 640×480. Writes OUT.csv and OUT.md, beside what was published: SegNet's table (trained there on
+3,433 mixed road photos) and that of the dilated-convolution paper. Scores are kept in the work folder.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from tqdm import tqdm
 
 import deeplab
 import densecrf
-from deeplab.claims import claim
-from deeplab.datasets import Pair, open_dataset
-from deeplab.evaluation import Scorer, Scores
-from deeplab.rows import markdown_table
-from deeplab.search import Grid
-from deeplab.trials import Trials
-from deeplab.weights import write_whole
+from deeplab.crf_search.evaluate_params import ParamsEvaluator
+from deeplab.crf_search.grid import Grid
+from deeplab.datasets.opening import Sample, open_dataset
+from deeplab.evaluation.scoring import Scorer, Scores
+from deeplab.files import check_settings, write_whole
+from deeplab.tables import markdown_table
 
 GRID = Grid((1, 2, 4, 6, 9), (10, 20, 40, 80, 120), (2, 3, 5))
 BAND = 5
@@ -52,9 +52,9 @@ class ScaledScores:
     def __post_init__(self) -> None:
         self.identity = f"weights {self.model.digest}, scale {self.scale:g}"
         self.defaults = self.model.crf_params
-        claim(self.folder / "scores.json", {"scores of": self.identity})
+        check_settings(self.folder / "scores.json", {"scores of": self.identity})
 
-    def fill(self, pairs: Sequence[Pair]) -> None:
+    def fill(self, pairs: Sequence[Sample]) -> None:
         """Compute what is missing."""
         missing = [pair for pair in pairs if not self._file(pair).is_file()]
         for pair in tqdm(missing, desc="network", unit="photo", disable=None):
@@ -63,13 +63,13 @@ class ScaledScores:
             np.save(buffer, found.astype(np.float16))
             write_whole(self._file(pair), buffer.getvalue())
 
-    def probabilities(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+    def probabilities(self, pair: Sample, size: tuple[int, int]) -> np.ndarray:
         """(K, H, W) float32, sums 1."""
         found = np.load(self._file(pair)).astype(np.float32)
         assert found.shape[1:] == size
         return found / found.sum(0)
 
-    def _file(self, pair: Pair) -> Path:
+    def _file(self, pair: Sample) -> Path:
         return self.folder / f"{pair.name}.npy"
 
 
@@ -81,7 +81,9 @@ def row(name: str, scores: Scores) -> list[str]:
 
 def main() -> None:
     """Search on val, judge on test, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="at which photos are looked at")
@@ -96,7 +98,9 @@ def main() -> None:
     chosen = list(tuning)[::step][: options.tune_on]
     source.fill(chosen)
     settings = GRID.settings(source.defaults)
-    trials = Trials(chosen, source, tuning.class_names, options.work / f"trials-{options.scale:g}.jsonl")
+    trials = ParamsEvaluator(
+        chosen, source, tuning.class_names, options.work / f"trials-{options.scale:g}.jsonl"
+    )
     table = trials.scores(settings)
     best = max(settings, key=lambda params: table[params].mean_iou)
     print(f"best of {len(settings)} on {len(chosen)} val photos: {best}, {100 * table[best].mean_iou:.2f}")
@@ -115,9 +119,13 @@ def main() -> None:
 
 
 def write(
-    options: argparse.Namespace, model: deeplab.Model, best: densecrf.Params, tuned: int, tested: int,
+    options: argparse.Namespace,
+    model: deeplab.Model,
+    best: densecrf.Params,
+    tuned: int,
+    tested: int,
     scores: dict[str, Scores],
-) -> None:  # fmt: skip
+) -> None:
     """OUT.csv with every class, OUT.md beside what was published."""
     names = model.class_names
     text = io.StringIO(newline="")
@@ -137,9 +145,14 @@ def write(
         near = f"{100 * found.boundary(BAND).mean_iou:.2f}"
         writer.writerow([*row(way, found), near, *(f"{100 * value:.2f}" for value in found.iou.values())])
     write_whole(options.out.with_suffix(".csv"), text.getvalue().encode())
-    recipe = {key: value for key, value in model.card.story.get("recipe", {}).items() if key not in PLACES}
+    recipe = {
+        key: value for key, value in model.card.provenance.get("recipe", {}).items() if key not in PLACES
+    }
     heading = ["", "global accuracy", "class average", "mean IoU", "boundary F1"]
-    classes = [["class", *scores], *([name, *(f"{100 * s.iou[name]:.1f}" for s in scores.values())] for name in names)]
+    classes = [
+        ["class", *scores],
+        *([name, *(f"{100 * s.iou[name]:.1f}" for s in scores.values())] for name in names),
+    ]
     size = f"{round(480 * options.scale)}×{round(360 * options.scale)}"
     report = (
         f"# CamVid, {tested} test photos\n\n"

@@ -1,12 +1,16 @@
-"""What the fully connected CRF does to real networks' scores: parameters, normalisation, self-message, boundaries.
+"""What the fully connected CRF does to real networks' scores: parameters, normalisation, self-message,
+boundaries.
 
     python crf_on_scores.py --data VOC --scores mnv2=FILE.npz dm05=FILE.npz ours --out results/crf-on-scores
 
-Each set of scores is refined with the release's default parameters, and with the best of a grid found on the other half
-of the photos (the halves take turns, so no photo is judged with parameters that it helped to choose). At the default
-parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate lattice,
-and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png; prints a short table.
-What a set of scores gave is kept in the work folder; remove its folder there to have it done anew.
+Each set of scores is refined with the release's default parameters, and with the best of a grid found on the
+other half of the photos (the halves take turns, so no photo is judged with parameters that it helped to
+choose). At the default
+parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate
+    lattice,
+and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png; prints a
+short table. What a set of scores gave is kept in the work folder; remove its folder there to have it done
+anew.
 """
 
 from __future__ import annotations
@@ -27,14 +31,14 @@ from tqdm import tqdm
 
 import deeplab
 import densecrf
-from deeplab.charts import COLOURS, new_figure, png_of
-from deeplab.datasets import Dataset, open_dataset
-from deeplab.evaluation import Scorer, Scores
-from deeplab.rows import markdown_table
-from deeplab.score_cache import CachedScores, FileScores, ScoreSource
-from deeplab.search import Grid
-from deeplab.trials import Trials
-from deeplab.weights import write_whole
+from deeplab.crf_search.evaluate_params import ParamsEvaluator
+from deeplab.crf_search.grid import Grid
+from deeplab.crf_search.score_cache import CachedScores, FileScores, ScoreSource
+from deeplab.datasets.opening import Dataset, open_dataset
+from deeplab.evaluation.charts import COLOURS, new_figure, png_of
+from deeplab.evaluation.scoring import Scorer, Scores
+from deeplab.files import write_whole
+from deeplab.tables import markdown_table
 
 WIDTHS = tuple(range(1, 41))
 DEFAULT = densecrf.Params(normalization="after")
@@ -58,13 +62,15 @@ def without_self(photo: np.ndarray, probabilities: np.ndarray, *, params: densec
         [
             densecrf.Gaussian(size, xy_std=params.smoothness_xy_std, weight=params.smoothness_weight),
             densecrf.Bilateral(
-                photo, xy_std=params.appearance_xy_std, channel_std=params.appearance_rgb_std,
+                photo,
+                xy_std=params.appearance_xy_std,
+                channel_std=params.appearance_rgb_std,
                 weight=params.appearance_weight,
             ),
         ],
         normalization=params.normalization,
         include_self=False,
-    )  # fmt: skip
+    )
     return crf.infer(densecrf.unary_from_probabilities(probabilities), iterations=10).argmax(0)
 
 
@@ -79,9 +85,12 @@ def rival(photo: np.ndarray, probabilities: np.ndarray, *, params: densecrf.Para
     crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
     crf.addPairwiseGaussian(params.smoothness_xy_std, params.smoothness_weight, normalization=kind)
     crf.addPairwiseBilateral(
-        params.appearance_xy_std, params.appearance_rgb_std, np.array(photo), params.appearance_weight,
+        params.appearance_xy_std,
+        params.appearance_rgb_std,
+        np.array(photo),
+        params.appearance_weight,
         normalization=kind,
-    )  # fmt: skip
+    )
     return np.array(crf.inference(10)).argmax(0).reshape(height, width)
 
 
@@ -104,7 +113,7 @@ def searched(source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, d
     best: dict[str, densecrf.Params] = {}
     halves = dataset.pairs[::2], dataset.pairs[1::2]
     for number, (tuned, judged) in enumerate((halves, halves[::-1])):
-        trials = Trials(tuned, source, dataset.class_names, folder / f"half-{number}.jsonl")
+        trials = ParamsEvaluator(tuned, source, dataset.class_names, folder / f"half-{number}.jsonl")
         table = trials.scores(settings)
         winner = max(settings, key=lambda params: table[params].mean_iou_of())
         best |= {pair.name: winner for pair in judged}
@@ -112,7 +121,9 @@ def searched(source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, d
     return best
 
 
-def compare(name: str, source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, tuple[Scores, float]]:
+def compare(
+    name: str, source: ScoreSource, dataset: Dataset, folder: Path
+) -> dict[str, tuple[Scores, float]]:
     """Scores and processor seconds by way."""
     source.fill(dataset.pairs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,11 +148,17 @@ def rows_of(name: str, table: dict[str, tuple[Scores, float]]) -> list[dict[str,
     rows = []
     for way, (scores, seconds) in table.items():
         row: dict[str, Any] = {"scores of": name, "way": way}
-        row |= {"mIoU-7": scores.mean_iou_of(), "mIoU-21": scores.mean_iou, "pixel accuracy": scores.pixel_accuracy}
+        row |= {
+            "mIoU-7": scores.mean_iou_of(),
+            "mIoU-21": scores.mean_iou,
+            "pixel accuracy": scores.pixel_accuracy,
+        }
         for width in WIDTHS:
             row[f"mIoU-7, {width} px"] = scores.boundary(width).mean_iou_of()
             row[f"mIoU-21, {width} px"] = scores.boundary(width).mean_iou
-        row = {key: round(100 * value, 3) if isinstance(value, float) else value for key, value in row.items()}
+        row = {
+            key: round(100 * value, 3) if isinstance(value, float) else value for key, value in row.items()
+        }
         rows.append(row | {"processor seconds": round(seconds, 1)})
     return rows
 
@@ -180,7 +197,9 @@ def source_of(word: str, dataset: Dataset, folder: Path) -> ScoreSource:
 
 def main() -> None:
     """Compare, and write the table and the chart."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="VOC's folder")
     parser.add_argument("--split", default="val")
     parser.add_argument("--scores", nargs="+", required=True, metavar="NAME=FILE")
@@ -205,8 +224,17 @@ def main() -> None:
     writer.writerows(rows)
     write_whole(options.out.with_suffix(".csv"), text.getvalue().encode())
     write_whole(options.out.with_suffix(".png"), chart(tables))
-    shown = ("scores of", "way", "mIoU-7", "mIoU-21", "pixel accuracy", *(f"mIoU-7, {w} px" for w in (1, 3, 10, 40)))
-    lines = [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in shown] for row in rows]
+    shown = (
+        "scores of",
+        "way",
+        "mIoU-7",
+        "mIoU-21",
+        "pixel accuracy",
+        *(f"mIoU-7, {w} px" for w in (1, 3, 10, 40)),
+    )
+    lines = [
+        [f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in shown] for row in rows
+    ]
     print(markdown_table([list(shown), *lines]))
 
 

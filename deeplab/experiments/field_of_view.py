@@ -3,9 +3,9 @@
     python field_of_view.py --data VOC --init vgg16_imagenet_conv_fp16.npz --out results/field-of-view
 
 conv1 to conv5 are ImageNet's and stay as they are; fc6 to fc8 start from random numbers and learn, with batch
-normalisation that is folded away at the end. Whoever has many parameters learns as much a step, but has more to learn:
-a budget as small as this one favours small heads, and the table says what it was. Writes OUT.csv and OUT.md. What is
-trained stays in the work folder, and a run that was stopped goes on.
+normalisation that is folded away at the end. Whoever has many parameters learns as much a step, but has more
+to learn: a budget as small as this one favours small heads, and the table says what it was. Writes OUT.csv
+and OUT.md. What is trained stays in the work folder, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tqdm import tqdm
 
 import deeplab
 import densecrf
-from deeplab.datasets import open_dataset
-from deeplab.description import describe
-from deeplab.evaluation import Scorer
-from deeplab.network import VARIANTS
-from deeplab.recipes import Recipe
-from deeplab.rows import markdown_table
-from deeplab.training import train
-from deeplab.weights import write_whole
+from deeplab.datasets.opening import open_dataset
+from deeplab.evaluation.scoring import Scorer
+from deeplab.files import write_whole
+from deeplab.network.architecture import VARIANTS
+from deeplab.network.layer_table import describe
+from deeplab.tables import markdown_table
+from deeplab.training.loop import train
+from deeplab.training.recipe import Recipe
 
 PAPER = {  # Table 2: mean IoU on val after the CRF, parameters, images a second in training
     "deeplab": ("63.74", "65.1 M", "2.90"),
@@ -45,13 +45,31 @@ LONGER = 4  # times the steps, in a second row of LargeFOV: about as long as a 4
 def recipe_of(variant: str, steps: int, options: argparse.Namespace) -> Recipe:
     """The same for all but the head."""
     return Recipe(
-        data=str(options.data), train_split="train_aug", val_split="val", variant=variant, init=str(options.init),
-        frozen=tuple(f"conv{stage}" for stage in range(1, 6)), scale_low=0.8, scale_high=1.2,
-        crop=VARIANTS[variant].legal_crop(options.crop), batch=options.batch,
-        steps=steps, optimizer="adamw", rate=3e-4, last_layer_rate=2.0, bias_rate=1.0, weight_decay=0.01,
-        policy="poly", warmup=5, head_norm=True, score="mIoU-7", validate_every=steps, validate_photos=8,
-        checkpoint_every=max(1, steps // 4), seed=0,
-    )  # fmt: skip
+        data=str(options.data),
+        train_split="train_aug",
+        val_split="val",
+        variant=variant,
+        init=str(options.init),
+        frozen=tuple(f"conv{stage}" for stage in range(1, 6)),
+        scale_low=0.8,
+        scale_high=1.2,
+        crop=VARIANTS[variant].legal_crop(options.crop),
+        batch=options.batch,
+        steps=steps,
+        optimizer="adamw",
+        rate=3e-4,
+        last_layer_rate=2.0,
+        bias_rate=1.0,
+        weight_decay=0.01,
+        policy="poly",
+        warmup=5,
+        head_norm=True,
+        score="mIoU-7",
+        validate_every=steps,
+        validate_photos=8,
+        checkpoint_every=max(1, steps // 4),
+        seed=0,
+    )
 
 
 @torch.inference_mode()
@@ -69,7 +87,9 @@ def photos_a_second(model: deeplab.Model, size: int, runs: int = 5) -> float:
 
 def main() -> None:
     """Train, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="VOC's folder")
     parser.add_argument("--init", required=True, help="ImageNet weights of VGG-16's convolutions")
     parser.add_argument("--steps", type=int, default=60)
@@ -98,21 +118,23 @@ def main() -> None:
         layers = describe(name, height=321, width=321)
         head, iou, parameters, speed = VARIANTS[name].head, *PAPER[name]
         figures = [s.scores() for s in (plain, refined)]
-        rows.append({
-            "variant": name,
-            "steps": str(steps),
-            "kernel": f"{head.kernel}×{head.kernel}",
-            "atrous rate": str(head.atrous_rate),
-            "parameters": f"{sum(layer.parameters for layer in layers) / 1e6:.1f} M",
-            "paper's": parameters,
-            "multiplications at 321×321": f"{sum(layer.multiplications for layer in layers) / 1e9:.0f} · 10⁹",
-            "mIoU-7": f"{100 * figures[0].mean_iou_of():.1f}",
-            "mIoU-7, CRF": f"{100 * figures[1].mean_iou_of():.1f}",
-            "mIoU-21, CRF": f"{100 * figures[1].mean_iou:.1f}",
-            "paper's mIoU-21, CRF": iou,
-            "images a second": f"{speeds[name]:.2f}",
-            "paper's, training on a GPU": speed,
-        })  # fmt: skip
+        rows.append(
+            {
+                "variant": name,
+                "steps": str(steps),
+                "kernel": f"{head.kernel}×{head.kernel}",
+                "atrous rate": str(head.atrous_rate),
+                "parameters": f"{sum(layer.parameters for layer in layers) / 1e6:.1f} M",
+                "paper's": parameters,
+                "multiplications at 321×321": f"{sum(layer.multiplications for layer in layers) / 1e9:.0f} · 10⁹",
+                "mIoU-7": f"{100 * figures[0].mean_iou_of():.1f}",
+                "mIoU-7, CRF": f"{100 * figures[1].mean_iou_of():.1f}",
+                "mIoU-21, CRF": f"{100 * figures[1].mean_iou:.1f}",
+                "paper's mIoU-21, CRF": iou,
+                "images a second": f"{speeds[name]:.2f}",
+                "paper's, training on a GPU": speed,
+            }
+        )
         print(rows[-1], flush=True)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -1,8 +1,10 @@
-"""The paper's figures with our own output on the free photos of examples/photos: pictures for README and docs.
+"""The paper's figures with our own output on the free photos of examples/photos: pictures for README and
+docs.
 
     python figures.py --out docs/images
 
-- ``crf-iterations.png``: a class's score and belief before the CRF and after 1, 2 and 10 mean-field steps (the paper's
+- ``crf-iterations.png``: a class's score and belief before the CRF and after 1, 2 and 10 mean-field steps
+(the paper's
   Figure 2).
 - ``stages.jpg``: photo, coarse scores at stride 8, bilinear upsampling, CRF (Figure 3).
 - ``network-and-crf.jpg``: each photo with the network's labels and the CRF's, failures too (Figure 7).
@@ -20,12 +22,12 @@ from PIL import Image
 
 import deeplab
 import densecrf
-from deeplab.charts import new_figure, png_of
+from deeplab.drawing import overlay
+from deeplab.evaluation.charts import new_figure, png_of
+from deeplab.files import write_whole
+from deeplab.model.segmentation import Model
+from deeplab.network.preprocessing import pad_to_legal, prepare
 from deeplab.photos import read_photo
-from deeplab.report import overlay
-from deeplab.segment import Model
-from deeplab.transforms import pad_to_legal, prepare
-from deeplab.weights import write_whole
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 STEPS = (0, 1, 2, 10)
@@ -76,9 +78,11 @@ def stages_figure(model: Model, name: str) -> bytes:
     fine = densecrf.refine(photo, softmax(full), params=model.crf_params).argmax(0).astype(np.uint8)
     blocks = np.kron(coarse.argmax(0), np.ones((8, 8))).astype(np.uint8)[: photo.shape[0], : photo.shape[1]]
     pictures = {
-        "photo": photo, "scores at stride 8": overlay(photo, blocks),
-        "bilinear ×8": overlay(photo, full.argmax(0).astype(np.uint8)), "fully connected CRF": overlay(photo, fine),
-    }  # fmt: skip
+        "photo": photo,
+        "scores at stride 8": overlay(photo, blocks),
+        "bilinear ×8": overlay(photo, full.argmax(0).astype(np.uint8)),
+        "fully connected CRF": overlay(photo, fine),
+    }
     figure = new_figure(12, 2.9)
     for place, (title, picture) in enumerate(pictures.items(), 1):
         axes = figure.add_subplot(1, len(pictures), place)
@@ -119,7 +123,9 @@ def _jpeg(png: bytes) -> bytes:
 
 def main() -> None:
     """Draw all of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--weights", help="instead of the package's")
     options = parser.parse_args()

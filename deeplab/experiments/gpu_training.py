@@ -1,12 +1,13 @@
-"""Train the shipped networks on one GPU in one visit: short comparisons, LargeFOV, then MSc-LargeFOV on top of it.
+"""Train the shipped networks on one GPU in one visit: short comparisons, LargeFOV, then MSc-LargeFOV on top
+of it.
 
     python gpu_training.py --recipes deeplab/recipes --data PACK --teacher teacher.npz --imagenet VGG16.npz \
         --stages compare,largefov,msc --seconds 270 --out runs
 
 The comparisons train ``voc-gpu.toml`` and changes of it for the same few hundred steps and score each on
 ``val_choose``; the better optimiser of the two then trains the network. Its number of steps is what fits into
-``--seconds`` at the speed the comparisons had. Writes OUT/gpu-training.json after every run. ``--small`` does all of it
-with a handful of crops, to try it out on a CPU.
+``--seconds`` at the speed the comparisons had. Writes OUT/gpu-training.json after every run. ``--small`` does
+all of it with a handful of crops, to try it out on a CPU.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 
 import torch
 
-from deeplab.recipes import Recipe, read_recipe
-from deeplab.training import train
-from deeplab.weights import write_whole
+from deeplab.files import write_whole
+from deeplab.training.loop import train
+from deeplab.training.recipe import Recipe, read_recipe
 
 COMPARED: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -53,17 +54,27 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
     span = late[-1]["seconds"] - late[0]["seconds"]
     speed = recipe.batch * (late[-1]["step"] - late[0]["step"]) / span if span > 0 else 0.0
     return {
-        "steps": recipe.steps, "batch": recipe.batch, "crop": recipe.crop, "wall_s": time.time() - begun,
-        "train_s": steps[-1]["seconds"], "crops_per_s": speed, "loss": steps[-1]["loss"], "scores": scores,
-    }  # fmt: skip
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "crop": recipe.crop,
+        "wall_s": time.time() - begun,
+        "train_s": steps[-1]["seconds"],
+        "crops_per_s": speed,
+        "loss": steps[-1]["loss"],
+        "scores": scores,
+    }
 
 
 def main() -> None:
     """Run the stages that were asked for, in order."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipes", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder made by training_pack.py")
-    parser.add_argument("--teacher", type=Path, required=True, help="scores of its photos, see strong_teacher.py")
+    parser.add_argument(
+        "--teacher", type=Path, required=True, help="scores of its photos, see strong_teacher.py"
+    )
     parser.add_argument("--imagenet", type=Path, help="VGG-16 with ImageNet's weights")
     parser.add_argument("--camvid", type=Path, help="folder of CamVid, for the stage camvid")
     parser.add_argument("--stages", default="compare,largefov,msc")
@@ -93,9 +104,14 @@ def main() -> None:
             steps = options.compare_steps
             for name, changes in COMPARED.items():
                 recipe = replace(
-                    largefov, steps=steps, warmup=min(60, steps // 4), validate_every=steps, checkpoint_every=steps,
-                    ema=0.99, **changes,
-                )  # fmt: skip
+                    largefov,
+                    steps=steps,
+                    warmup=min(60, steps // 4),
+                    validate_every=steps,
+                    checkpoint_every=steps,
+                    ema=0.99,
+                    **changes,
+                )
                 keep(f"compare {name}", run(recipe, options.out / f"compare-{name.replace(' ', '-')}"))
         elif stage == "largefov":
             recipe = largefov
@@ -107,7 +123,7 @@ def main() -> None:
                 every = -(-steps // 4)
                 recipe = replace(
                     recipe, steps=steps, validate_every=every, checkpoint_every=every, **COMPARED[best]
-                )  # fmt: skip
+                )
             keep("largefov", run(recipe, weights.parent))
         elif stage == "msc":
             recipe = read_recipe(options.recipes / "voc-gpu-msc.toml")

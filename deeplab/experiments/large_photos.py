@@ -1,11 +1,13 @@
-"""At which size the network should look at large photos: labelled photos enlarged, looked at in several sizes.
+"""At which size the network should look at large photos: labelled photos enlarged, looked at in several
+sizes.
 
     python large_photos.py --data VOC --weights deeplab-largefov-voc.safetensors --megapixels 1 --photos 80 \
         --sizes 0 500 513 600 640 700 --out large-1.json
     python large_photos.py --table large-1.json large-3.json large-12.json --out ../../results/large-photos.md
 
-Photos are enlarged by bicubic interpolation, their labels by the nearest neighbour, to so many megapixels. Size 0 is
-the enlarged photo as it is. Photos are taken at equal distances over the list. Scores are added up over all photos.
+Photos are enlarged by bicubic interpolation, their labels by the nearest neighbour, to so many megapixels.
+Size 0 is the enlarged photo as it is. Photos are taken at equal distances over the list. Scores are added up
+over all photos.
 """
 
 import argparse
@@ -19,13 +21,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import deeplab
-from deeplab.datasets import open_dataset
-from deeplab.evaluation import Scorer
-from deeplab.segment import Model
+from deeplab.datasets.opening import open_dataset
+from deeplab.evaluation.scoring import Scorer
+from deeplab.model.segmentation import Model
 
 
 def enlarged(photo: np.ndarray, labels: np.ndarray, megapixels: float) -> tuple[np.ndarray, np.ndarray]:
-    """Photo (H, W, 3) uint8 and labels (H, W), of the same shape and so many megapixels; 0 leaves them as they are."""
+    """Photo (H, W, 3) uint8 and labels (H, W), of the same shape and so many megapixels; 0 leaves them as
+    they are."""
     height, width = labels.shape
     factor = (megapixels * 1e6 / (height * width)) ** 0.5 if megapixels else 1.0
     size = round(width * factor), round(height * factor)
@@ -34,7 +37,10 @@ def enlarged(photo: np.ndarray, labels: np.ndarray, megapixels: float) -> tuple[
 
 
 def measure(
-    model: Model, pairs: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], sizes: Sequence[int], crf: bool
+    model: Model,
+    pairs: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
+    sizes: Sequence[int],
+    crf: bool,
 ) -> list[dict[str, float]]:
     """Figures for each size, in percent and seconds a photo; the same photos for all sizes."""
     scorers, seconds = [Scorer(model.class_names, ()) for _ in sizes], np.zeros(len(sizes))
@@ -49,34 +55,46 @@ def measure(
     rows = []
     for size, scorer, spent in zip(sizes, scorers, seconds, strict=True):
         scores = scorer.scores()
-        rows.append({
-            "size": size, "photos": photos, "mIoU-7": round(100 * scores.mean_iou_of(), 2),
-            "pixel accuracy": round(100 * scores.pixel_accuracy, 2), "seconds": round(spent / photos, 2),
-        })  # fmt: skip
+        rows.append(
+            {
+                "size": size,
+                "photos": photos,
+                "mIoU-7": round(100 * scores.mean_iou_of(), 2),
+                "pixel accuracy": round(100 * scores.pixel_accuracy, 2),
+                "seconds": round(spent / photos, 2),
+            }
+        )
     return rows
 
 
 def table(files: Sequence[Path]) -> str:
     """All measurements as one table in Markdown."""
     lines = [
-        "# Large photos: at which size the network looks at them", "",
+        "# Large photos: at which size the network looks at them",
+        "",
         "VOC val photos, enlarged (bicubic; labels by nearest neighbour). The network looks at them reduced to so many",
         "pixels on the longer side; its probabilities are enlarged again to the photo's size, at which the CRF runs.",
         "Percent; seconds on two cores that were shared with other work. Made by",
-        "`deeplab/experiments/large_photos.py`.", "",
+        "`deeplab/experiments/large_photos.py`.",
+        "",
         "The photos had 500 pixels on the longer side before they were enlarged: photos of cameras have more detail,",
-        "but objects fill it in the same way. Rows of equally many photos are of the same photos.", "",
+        "but objects fill it in the same way. Rows of equally many photos are of the same photos.",
+        "",
         "| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |",
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
+    ]
     for file in files:
         found = json.loads(file.read_text())
         for row in found["rows"]:
             cells = [
-                f"{found['megapixels']:g}" if found["megapixels"] else "0.2, as they are", row["photos"],
-                "yes" if found["crf"] else "no", row["size"] or "full size",
-                f"{row['mIoU-7']:.2f}", f"{row['pixel accuracy']:.2f}", f"{row['seconds']:.2f}",
-            ]  # fmt: skip
+                f"{found['megapixels']:g}" if found["megapixels"] else "0.2, as they are",
+                row["photos"],
+                "yes" if found["crf"] else "no",
+                row["size"] or "full size",
+                f"{row['mIoU-7']:.2f}",
+                f"{row['pixel accuracy']:.2f}",
+                f"{row['seconds']:.2f}",
+            ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -97,7 +115,9 @@ def main() -> None:
         options.out.write_text(table(options.table))
         return
     model, dataset = deeplab.load(weights=options.weights), list(open_dataset(options.data, "val"))
-    chosen = [dataset[place] for place in np.linspace(0, len(dataset) - 1, options.photos).round().astype(int)]
+    chosen = [
+        dataset[place] for place in np.linspace(0, len(dataset) - 1, options.photos).round().astype(int)
+    ]
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for pair in tqdm(chosen, unit="photo", disable=None):

@@ -2,8 +2,9 @@
 
     python learned_or_searched.py --data VOC --scores mnv2=FILE.npz --out results/learned-or-searched
 
-The network stays as it is: only its scores are needed (piecewise training, as in the paper). Learning goes by the
-cross-entropy of the marginals after five steps; search by the mean IoU after ten. Both are judged after ten.
+The network stays as it is: only its scores are needed (piecewise training, as in the paper). Learning goes by
+the cross-entropy of the marginals after five steps; search by the mean IoU after ten. Both are judged after
+ten.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ from tqdm import tqdm
 
 import densecrf
 from deeplab.classes import IGNORE
-from deeplab.datasets import Dataset, Pair, open_dataset
-from deeplab.evaluation import Scorer
-from deeplab.rows import markdown_table
-from deeplab.score_cache import FileScores
-from deeplab.search import Grid, best_of
-from deeplab.trials import Trials
-from deeplab.weights import write_whole
+from deeplab.crf_search.evaluate_params import ParamsEvaluator
+from deeplab.crf_search.grid import Grid, best_of
+from deeplab.crf_search.score_cache import FileScores
+from deeplab.datasets.opening import Dataset, Sample, open_dataset
+from deeplab.evaluation.scoring import Scorer
+from deeplab.files import write_whole
+from deeplab.tables import markdown_table
 from densecrf.torch import DenseCRF
 
 DEFAULT = densecrf.Params(normalization="after")
 GRID = Grid((2, 3, 4, 5, 7), (30, 50, 80), (2, 3, 5, 8))
-"""The paper's grid begins at 5 / 50 / 3, which is its best for scores as sharp as these: this one goes below."""
+"""The paper's grid begins at 5 / 50 / 3, which is its best for scores as sharp as these: this one goes
+below."""
 SEARCH = "searched on a grid of 60"
-Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Image (1, 3, H, W), logits (1, K, H, W), labels (1, H, W) int64."""
 
 
-def sample(pair: Pair, source: FileScores) -> Sample:
+def example(pair: Sample, source: FileScores) -> Example:
     """One photo as tensors; logits are log probabilities."""
     photo, truth = pair.read_photo(), pair.read_labels()
     logits = np.log(np.maximum(source.probabilities(pair, (truth.shape[0], truth.shape[1])), 1e-8))
@@ -47,7 +49,7 @@ def sample(pair: Pair, source: FileScores) -> Sample:
     return image[None], torch.from_numpy(logits)[None], torch.from_numpy(truth.astype(np.int64))[None]
 
 
-def learn(crf: DenseCRF, samples: Sequence[Sample], *, epochs: int, rate: float, name: str) -> float:
+def learn(crf: DenseCRF, samples: Sequence[Example], *, epochs: int, rate: float, name: str) -> float:
     """Adam with a cosine schedule, a photo a step; nothing turns negative. Returns processor seconds."""
     started = time.process_time()
     optimizer = torch.optim.Adam([p for p in crf.parameters() if p.requires_grad], lr=rate)
@@ -68,34 +70,42 @@ def learn(crf: DenseCRF, samples: Sequence[Sample], *, epochs: int, rate: float,
 
 
 def judge(
-    refine: Callable[[Sample], torch.Tensor], samples: Sequence[Sample], class_names: Sequence[str]
+    refine: Callable[[Example], torch.Tensor], samples: Sequence[Example], class_names: Sequence[str]
 ) -> list[float]:
-    """mIoU-7, mIoU-21, pixel accuracy in percent, and mean cross-entropy in nats, of log marginals (1, K, H, W)."""
+    """mIoU-7, mIoU-21, pixel accuracy in percent, and mean cross-entropy in nats, of log marginals (1, K, H,
+    W)."""
     scorer, losses = Scorer(class_names, (), False), []
     for one in samples:
         found = refine(one)
         losses.append(float(F.cross_entropy(found, one[2], ignore_index=IGNORE)))
         scorer.add(one[2][0].numpy(), found[0].argmax(0).numpy())
     scores = scorer.scores()
-    return [100 * scores.mean_iou_of(), 100 * scores.mean_iou, 100 * scores.pixel_accuracy, float(np.mean(losses))]
+    return [
+        100 * scores.mean_iou_of(),
+        100 * scores.mean_iou,
+        100 * scores.pixel_accuracy,
+        float(np.mean(losses)),
+    ]
 
 
-def by_module(crf: DenseCRF) -> Callable[[Sample], torch.Tensor]:
+def by_module(crf: DenseCRF) -> Callable[[Example], torch.Tensor]:
     """Ten steps of a module, without gradients."""
     crf.iterations = 10
 
     @torch.no_grad()
-    def refine(one: Sample) -> torch.Tensor:
+    def refine(one: Example) -> torch.Tensor:
         return crf(one[0], one[1]).log_softmax(1)
 
     return refine
 
 
-def compare(dataset: Dataset, source: FileScores, store: Path, epochs: int) -> tuple[list[list[str]], dict[str, Any]]:
+def compare(
+    dataset: Dataset, source: FileScores, store: Path, epochs: int
+) -> tuple[list[list[str]], dict[str, Any]]:
     """Rows of the table, and what was found."""
     source.fill(dataset.pairs)
     halves = dataset.pairs[::2], dataset.pairs[1::2]
-    taught, judged = ([sample(pair, source) for pair in half] for half in halves)
+    taught, judged = ([example(pair, source) for pair in half] for half in halves)
     classes = len(dataset.class_names)
     potts = DenseCRF(DEFAULT, iterations=5)
     pairwise = DenseCRF(DEFAULT, iterations=5, compatibility=1 - torch.eye(classes))
@@ -103,7 +113,7 @@ def compare(dataset: Dataset, source: FileScores, store: Path, epochs: int) -> t
     name = f"learned, weights and {classes}×{classes} compatibility"
     seconds[name] = learn(pairwise, taught, epochs=epochs, rate=0.05, name="compatibility")
     started = time.process_time()
-    trials = Trials(halves[0], source, dataset.class_names, store)
+    trials = ParamsEvaluator(halves[0], source, dataset.class_names, store)
     settings = GRID.settings(DEFAULT)
     best = best_of({params: scores.mean_iou for params, scores in trials.scores(settings).items()})
     seconds[SEARCH] = time.process_time() - started
@@ -136,12 +146,16 @@ def compare(dataset: Dataset, source: FileScores, store: Path, epochs: int) -> t
 
 def main() -> None:
     """Learn, search, judge and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="VOC's folder")
     parser.add_argument("--split", default="val")
     parser.add_argument("--scores", nargs="+", required=True, metavar="NAME=FILE")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--work", type=Path, default=Path("runs/learned-or-searched"), help="keeps the search's trials")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/learned-or-searched"), help="keeps the search's trials"
+    )
     parser.add_argument("--out", type=Path, required=True, help="path without an ending")
     options = parser.parse_args()
     dataset = open_dataset(options.data, options.split)
@@ -150,12 +164,20 @@ def main() -> None:
     for word in options.scores:
         name, _, file = word.partition("=")
         options.work.mkdir(parents=True, exist_ok=True)
-        rows, found = compare(dataset, FileScores(Path(file), dataset), options.work / f"{name}.jsonl", options.epochs)
+        rows, found = compare(
+            dataset, FileScores(Path(file), dataset), options.work / f"{name}.jsonl", options.epochs
+        )
         told += [f"## Scores of {name}", "", markdown_table([head, *rows]), ""]
-        told += [f"- {key}: {', '.join(map(str, value))}" for key, value in found.items() if isinstance(value, list)]
+        told += [
+            f"- {key}: {', '.join(map(str, value))}"
+            for key, value in found.items()
+            if isinstance(value, list)
+        ]
         told.append("")
         record[name] = {"rows": [dict(zip(head, row, strict=True)) for row in rows], **found}
-    write_whole(options.out.with_suffix(".json"), (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(
+        options.out.with_suffix(".json"), (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    )
     print("\n".join(told))
 
 

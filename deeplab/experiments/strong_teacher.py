@@ -1,14 +1,16 @@
-"""Soft targets from an instance segmentation network trained on COCO (YOLOv7-seg), corrected by the photos' own masks.
+"""Soft targets from an instance segmentation network trained on COCO (YOLOv7-seg), corrected by the photos'
+own masks.
 
     python strong_teacher.py --state yolov7seg_state.pt --layers v7.json --data PACK --split train_once \
         --out teacher.npz
 
-``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the network's layer
-table as JSON. The network itself is under the GPL and only teaches: none of it is shipped. The score of a class is
-the largest product of confidence and mask over its instances; background has what is missing to one. Inside an area
-of the mask the target is 0.6 of the mask's class and 0.4 of the teacher, or the mask alone where the teacher gives
-its class less than 0.15; within about 10 pixels of a boundary, and where the mask is void, the target is the
-teacher's. Written as ``deeplab.score_file.ScoreFile`` reads it, with a score every 8 pixels of a photo of 513.
+``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the
+network's layer table as JSON. The network itself is under the GPL and only teaches: none of it is shipped.
+The score of a class is the largest product of confidence and mask over its instances; background has what is
+missing to one. Inside an area of the mask the target is 0.6 of the mask's class and 0.4 of the teacher, or
+the mask alone where the teacher gives its class less than 0.15; within about 10 pixels of a boundary, and
+where the mask is void, the target is the teacher's. Written as ``deeplab.datasets.score_file.ScoreFile``
+reads it, with a score every 8 pixels of a photo of 513.
 """
 
 from __future__ import annotations
@@ -26,12 +28,30 @@ from PIL import Image
 from tqdm import tqdm
 
 from deeplab.classes import IGNORE, VOC_CLASSES
-from deeplab.datasets import open_dataset
+from deeplab.datasets.opening import open_dataset
 
 VOC_OF_COCO = {
-    0: 15, 1: 2, 2: 7, 3: 14, 4: 1, 5: 6, 6: 19, 8: 4, 14: 3, 15: 8, 16: 12, 17: 13, 18: 17, 19: 10, 39: 5, 56: 9,
-    57: 18, 58: 16, 60: 11, 62: 20,
-}  # fmt: skip
+    0: 15,
+    1: 2,
+    2: 7,
+    3: 14,
+    4: 1,
+    5: 6,
+    6: 19,
+    8: 4,
+    14: 3,
+    15: 8,
+    16: 12,
+    17: 13,
+    18: 17,
+    19: 10,
+    39: 5,
+    56: 9,
+    57: 18,
+    58: 16,
+    60: 11,
+    62: 20,
+}
 SIDE, GREY, STRIDES, CELLS = 640, 114, (8, 16, 32), 65
 LEAST_CONFIDENCE, OVERLAP, MOST = 0.1, 0.6, 100
 MASK_SHARE, DOUBT = 0.6, 0.15
@@ -39,7 +59,8 @@ LEAST_LOG = 9.2  # probabilities below exp(-9.2) = 1e-4 are stored as that
 
 
 class YoloSeg:
-    """YOLOv7-seg in evaluation mode: (1, 3, H, W) levels 0–1 to candidates (N, 85 + 32) and prototypes (32, h, w)."""
+    """YOLOv7-seg in evaluation mode: (1, 3, H, W) levels 0–1 to candidates (N, 85 + 32) and prototypes (32,
+    h, w)."""
 
     def __init__(self, state: Path, layers: Path):
         self.tensors = {k: v.float() for k, v in torch.load(state, weights_only=True)["state"].items()}
@@ -74,7 +95,9 @@ class YoloSeg:
             elif kind == "ISegment":
                 return self._candidates(inputs, name), self._prototypes(inputs[0], name)
             else:
-                raise ValueError(f"got a layer {kind!r}, which this reader does not know; wanted YOLOv7-seg's table")
+                raise ValueError(
+                    f"got a layer {kind!r}, which this reader does not know; wanted YOLOv7-seg's table"
+                )
             maps.append(x)
         raise ValueError("the layer table ends without ISegment; wanted YOLOv7-seg's")
 
@@ -105,20 +128,26 @@ class YoloSeg:
 
 
 def without_overlaps(boxes: torch.Tensor, scores: torch.Tensor) -> list[int]:
-    """Non-maximum suppression: the places of the best boxes (x1, y1, x2, y2), none overlapping a better one much."""
+    """Non-maximum suppression: the places of the best boxes (x1, y1, x2, y2), none overlapping a better one
+    much."""
     left = scores.argsort(descending=True)
     kept: list[int] = []
     while len(left) and len(kept) < MOST:
         best, left = left[0], left[1:]
         kept.append(int(best))
-        low, high = torch.maximum(boxes[best, :2], boxes[left, :2]), torch.minimum(boxes[best, 2:], boxes[left, 2:])
+        low, high = (
+            torch.maximum(boxes[best, :2], boxes[left, :2]),
+            torch.minimum(boxes[best, 2:], boxes[left, 2:]),
+        )
         common = (high - low).clamp(min=0).prod(1)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         left = left[common / (area[best] + area[left] - common) <= OVERLAP]
     return kept
 
 
-def class_scores(network: YoloSeg, photo: np.ndarray, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def class_scores(
+    network: YoloSeg, photo: np.ndarray, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
     """Scores (21, h, w) of VOC's classes, background still 0, at pixels of a photo (H, W, 3) uint8."""
     height, width = photo.shape[:2]
     ratio = SIDE / max(height, width)
@@ -133,14 +162,18 @@ def class_scores(network: YoloSeg, photo: np.ndarray, rows: torch.Tensor, column
     sure = best > LEAST_CONFIDENCE
     found, best, classes = found[sure], best[sure], classes[sure]
     boxes = torch.cat((found[:, :2] - found[:, 2:4] / 2, found[:, :2] + found[:, 2:4] / 2), 1)
-    kept = without_overlaps(boxes + classes[:, None] * 8192.0, best)  # boxes of different classes never overlap
+    kept = without_overlaps(
+        boxes + classes[:, None] * 8192.0, best
+    )  # boxes of different classes never overlap
     scores = torch.zeros(len(VOC_CLASSES), len(rows), len(columns))
     y = (rows + 0.5) * inner[0] / height + top
     x = (columns + 0.5) * inner[1] / width + left
     at = torch.meshgrid(y * 2 / whole[0] - 1, x * 2 / whole[1] - 1, indexing="ij")
     for place in (place for place in kept if int(classes[place]) in VOC_OF_COCO):
         mask = torch.einsum("k,khw->hw", found[place, 85:], prototypes)
-        mask = F.grid_sample(mask[None, None], torch.stack(at[::-1], -1)[None].float(), align_corners=False)[0, 0]
+        mask = F.grid_sample(mask[None, None], torch.stack(at[::-1], -1)[None].float(), align_corners=False)[
+            0, 0
+        ]
         x1, y1, x2, y2 = boxes[place].tolist()
         inside = ((y >= y1 - 2) & (y <= y2 + 2))[:, None] & ((x >= x1 - 2) & (x <= x2 + 2))
         known = scores[VOC_OF_COCO[int(classes[place])]]
@@ -148,8 +181,11 @@ def class_scores(network: YoloSeg, photo: np.ndarray, rows: torch.Tensor, column
     return scores
 
 
-def corrected(teacher: torch.Tensor, labels: np.ndarray, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Targets (21, h, w) of a teacher's probabilities and a mask (H, W) uint8, as the head of this file says."""
+def corrected(
+    teacher: torch.Tensor, labels: np.ndarray, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Targets (21, h, w) of a teacher's probabilities and a mask (H, W) uint8, as the head of this file
+    says."""
     y, x = rows.round().long(), columns.round().long()
     ids = torch.from_numpy(labels.astype(np.int64))[y][:, x]
     void = ids == IGNORE
@@ -165,7 +201,9 @@ def corrected(teacher: torch.Tensor, labels: np.ndarray, rows: torch.Tensor, col
 
 def main() -> None:
     """Score every photo of a split and write one file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--layers", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)

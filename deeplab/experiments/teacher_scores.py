@@ -1,11 +1,12 @@
-"""Run a quantised DeepLab v3 (.tflite) on photos and keep its scores as ``deeplab.score_file.ScoreFile`` reads them.
+"""Run a quantised DeepLab v3 (.tflite) on photos and keep its scores as
+``deeplab.datasets.score_file.ScoreFile`` reads them.
 
     pip install ai-edge-litert
     python teacher_scores.py --network deeplabv3_mnv2_pascal_quant.tflite --photos VOC/JPEGImages \
         --list VOC/ImageSets/Segmentation/train_aug.txt --out teacher-voc.npz
 
-The photo's longer side is resized to 513 pixels and the rest of the square filled with 128. The scores are soft targets
-(``teacher`` of a recipe), or something for ``deeplab search --scores`` to work on.
+The photo's longer side is resized to 513 pixels and the rest of the square filled with 128. The scores are
+soft targets (``teacher`` of a recipe), or something for ``deeplab search --scores`` to work on.
 """
 
 import argparse
@@ -25,7 +26,9 @@ def canvas_of(photo: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
     ratio = CANVAS / max(photo.size)
     width, height = (max(1, min(CANVAS, round(length * ratio))) for length in photo.size)
     canvas = np.full((CANVAS, CANVAS, 3), GREY, np.uint8)
-    canvas[:height, :width] = np.asarray(photo.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    canvas[:height, :width] = np.asarray(
+        photo.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    )
     return canvas, (width, height)
 
 
@@ -40,16 +43,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    names = options.list.read_text().split() if options.list else sorted(p.stem for p in options.photos.glob("*.jpg"))
+    names = (
+        options.list.read_text().split()
+        if options.list
+        else sorted(p.stem for p in options.photos.glob("*.jpg"))
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of memory: the network's own output is labels, so its scores must be kept
-        network = Interpreter(str(options.network), num_threads=options.threads, experimental_preserve_all_tensors=True)
+        warnings.simplefilter(
+            "ignore"
+        )  # of memory: the network's own output is labels, so its scores must be kept
+        network = Interpreter(
+            str(options.network), num_threads=options.threads, experimental_preserve_all_tensors=True
+        )
     network.allocate_tensors()
     photo_in = network.get_input_details()[0]
     maps = [part for part in network.get_tensor_details() if tuple(part["shape"][:3]) == (1, SCORES, SCORES)]
     scores_out = next(part for part in maps if part["name"].startswith("logits/semantic/"))
     if tuple(photo_in["shape"]) != (1, CANVAS, CANVAS, 3) or photo_in["dtype"] != np.uint8:
-        sys.exit(f"{options.network}: takes {photo_in['shape']} {photo_in['dtype'].__name__}, wanted 1×513×513×3 uint8")
+        sys.exit(
+            f"{options.network}: takes {photo_in['shape']} {photo_in['dtype'].__name__}, wanted 1×513×513×3 uint8"
+        )
     scores, sizes = [], []
     for name in tqdm(names, unit="photo"):
         with Image.open(options.photos / f"{name}.jpg") as photo:
@@ -60,9 +73,13 @@ def main() -> None:
         scores.append(network.get_tensor(scores_out["index"])[0])
     scale, zero_point = scores_out["quantization"]
     np.savez_compressed(
-        options.out, ids=np.array(names), logits_u8=np.stack(scores), scale=scale, zero_point=zero_point,
+        options.out,
+        ids=np.array(names),
+        logits_u8=np.stack(scores),
+        scale=scale,
+        zero_point=zero_point,
         width_height_canvasw_canvash=np.array(sizes),
-    )  # fmt: skip
+    )
     print(f"{options.out}: {len(names)} photos, scores {scores[0].shape} {scores[0].dtype}")
 
 

@@ -32,7 +32,8 @@ def blob(array, *, age="layer", double=False):
 
 
 def model(layers, *, age="layer", double=False):
-    """A NetParameter; ``layers`` maps names to arrays. ``age``: "layer" (2015 on), "layers" (2014), "v0" (2013)."""
+    """A NetParameter; ``layers`` maps names to arrays. ``age``: "layer" (2015 on), "layers" (2014), "v0"
+    (2013)."""
     out = field(1, "a net")
     for name, arrays in layers.items():
         blobs = [blob(array, age=age, double=double) for array in arrays]

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from deeplab.classes import VOC_CLASSES
-from deeplab.network import VARIANTS, Convolution, DeepLab, build
-from deeplab.segment import Model
-from deeplab.weights import Card
+from deeplab.model.segmentation import Model
+from deeplab.network.architecture import VARIANTS, Convolution, DeepLab, build
+from deeplab.weights.store import Card
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +25,15 @@ def model(network):
 
 @pytest.fixture(scope="session")
 def narrow():
-    """Builds a variant with few channels: the same geometry, fast. Weights are random and the same in every run."""
+    """Builds a variant with few channels: the same geometry, fast. Weights are random and the same in every
+    run."""
 
     def make(name, classes=3, channels=6):
         variant = VARIANTS[name]
         if not variant.multi_scale:  # branches expect VGG-16's own channels
-            layers = (replace(x, channels=channels) if isinstance(x, Convolution) else x for x in variant.trunk)
+            layers = (
+                replace(x, channels=channels) if isinstance(x, Convolution) else x for x in variant.trunk
+            )
             variant = replace(variant, trunk=tuple(layers))
         variant = replace(variant, head=replace(variant.head, channels=2 * channels))
         torch.manual_seed(0)

@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from deeplab.datasets import voc
-from deeplab.score_cache import FileScores
-from deeplab.search import Grid
-from deeplab.trials import Trials
+from deeplab.crf_search.evaluate_params import ParamsEvaluator
+from deeplab.crf_search.grid import Grid
+from deeplab.crf_search.score_cache import FileScores
+from deeplab.datasets.opening import voc
 from densecrf import Params
 
 HEIGHT, WIDTH = 30, 44
@@ -36,16 +36,20 @@ def make(folder):
     for split, part in (("val", names[:3]), ("test", names[2:]), ("rest", names[3:])):
         (folder / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(part) + "\n")
     np.savez(
-        folder / "scores.npz", ids=np.array(names), logits_u8=logits, scale=np.float32(0.15), zero_point=np.int32(30),
+        folder / "scores.npz",
+        ids=np.array(names),
+        logits_u8=logits,
+        scale=np.float32(0.15),
+        zero_point=np.int32(30),
         width_height_canvasw_canvash=np.tile([WIDTH, HEIGHT, 513, 350], (5, 1)).astype(np.int32),
-    )  # fmt: skip
+    )
     return folder
 
 
 def trials_of(folder, store, workers=2, split="val"):
     dataset = voc(folder, split)
     source = FileScores(folder / "scores.npz", dataset)
-    return Trials(dataset.pairs, source, dataset.class_names, store, workers=workers)
+    return ParamsEvaluator(dataset.pairs, source, dataset.class_names, store, workers=workers)
 
 
 def first_of(folder):

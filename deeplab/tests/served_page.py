@@ -8,29 +8,32 @@ from contextlib import asynccontextmanager
 import httpx
 from starlette.routing import Mount
 
-from deeplab.app import mount_page
-from deeplab.decoder import Decoder
-from deeplab.service import service
-from deeplab.stored import Stored
-from deeplab.workers import Workers
+from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.http import service
+from deeplab.serving.page import mount_page
+from deeplab.serving.queue import WorkQueue
+from deeplab.serving.upload_store import UploadStore
 
 
 class ServedPage:
-    """A door with the page, whose uploads lie in a folder; whatever is reached outside this machine is an error."""
+    """A door with the page, whose uploads lie in a folder; whatever is reached outside this machine is an
+    error."""
 
     def __init__(self, model, limits, folder, monkeypatch):
         self.reached = []
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
         monkeypatch.setattr(socket.socket, "connect", self._connect)
         monkeypatch.setattr(socket, "getaddrinfo", self._resolve)
-        line, decoder, self.stored = Workers(1, 4), Decoder(), Stored(folder, limits)
+        line, decoder, self.stored = WorkQueue(1, 4), Decoder(), UploadStore(folder, limits)
         self.door = service(model, limits, workers=line, decoder=decoder)
 
         async def mount():  # without a running loop Gradio makes some and never closes them
             mount_page(self.door, model, limits, line, decoder, self.stored)
 
         asyncio.run(mount())
-        self.gate = next(route for route in self.door.routes if isinstance(route, Mount) and route.path == "/page").app
+        self.gate = next(
+            route for route in self.door.routes if isinstance(route, Mount) and route.path == "/page"
+        ).app
         self.gradio = self.gate._gradio
         self.blocks = self.gradio.get_blocks()
 
@@ -46,7 +49,9 @@ class ServedPage:
         transport = httpx.ASGITransport(app or self.door, raise_app_exceptions=False)
         async with (
             self.door.router.lifespan_context(self.door),
-            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", follow_redirects=True) as client,
+            httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1", follow_redirects=True
+            ) as client,
         ):
             yield client
 
@@ -55,7 +60,9 @@ class ServedPage:
 
         async def talk():
             async with self.client() as client:
-                return [await client.request(*request[:2], **(request[2:] or [{}])[0]) for request in requests]
+                return [
+                    await client.request(*request[:2], **(request[2:] or [{}])[0]) for request in requests
+                ]
 
         answers = asyncio.run(talk())
         assert self.reached == []
@@ -63,7 +70,9 @@ class ServedPage:
 
     def number_of(self, name):
         """Gradio's number of a function of the page."""
-        return next(number for number, each in self.blocks.fns.items() if getattr(each.fn, "__name__", "") == name)
+        return next(
+            number for number, each in self.blocks.fns.items() if getattr(each.fn, "__name__", "") == name
+        )
 
     async def event(self, client, number, data, *, root="/page"):
         """Join Gradio's queue and wait: the refused answer, or the last message."""

@@ -1,4 +1,5 @@
-"""The pages say what is true: their Python runs, their links lead somewhere, their commands exist. Without Sphinx."""
+"""The pages say what is true: their Python runs, their links lead somewhere, their commands exist. Without
+Sphinx."""
 
 import contextlib
 import importlib.util
@@ -19,7 +20,7 @@ import deeplab
 import densecrf
 import densecrf.torch
 from deeplab import cli
-from deeplab.loading import load as load_weights
+from deeplab.model.loading import load as load_weights
 from densecrf import cli as densecrf_cli
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,9 @@ def named(path):
 
 def fences(path):
     """Language and text of each fenced block of a page."""
-    found = re.findall(r"^(`{3,}|:{3,})(\S*)[^\n]*\n(.*?)^\1\s*$", path.read_text(encoding="utf-8"), re.M | re.S)
+    found = re.findall(
+        r"^(`{3,}|:{3,})(\S*)[^\n]*\n(.*?)^\1\s*$", path.read_text(encoding="utf-8"), re.M | re.S
+    )
     return [(language, text) for _, language, text in found]
 
 
@@ -76,14 +79,23 @@ def place(tmp_path_factory):
     subprocess.run(draw, check=True, capture_output=True)
     H, W = image.shape[:2]
     given = {
-        "image": image, "probabilities": probabilities, "H": H, "W": W, "densecrf": densecrf, "torch": torch,
-        "unary": densecrf.unary_from_probabilities(probabilities), "F": np.zeros((H * W, 2)),
-        "RECIPES": ROOT / "deeplab/recipes", "paths": [folder / "photo.jpg"] * 2,
-    }  # fmt: skip
+        "image": image,
+        "probabilities": probabilities,
+        "H": H,
+        "W": W,
+        "densecrf": densecrf,
+        "torch": torch,
+        "unary": densecrf.unary_from_probabilities(probabilities),
+        "F": np.zeros((H * W, 2)),
+        "RECIPES": ROOT / "deeplab/recipes",
+        "paths": [folder / "photo.jpg"] * 2,
+    }
     tensors = {
-        "images": torch.rand(1, 3, 20, 28) * 255, "logits": torch.randn(1, 21, 20, 28, requires_grad=True),
-        "targets": torch.randint(0, 21, (1, 20, 28)), "F": torch.nn.functional,
-    }  # fmt: skip
+        "images": torch.rand(1, 3, 20, 28) * 255,
+        "logits": torch.randn(1, 21, 20, 28, requires_grad=True),
+        "targets": torch.randint(0, 21, (1, 20, 28)),
+        "F": torch.nn.functional,
+    }
     return folder, given, tensors
 
 
@@ -122,7 +134,9 @@ def test_links_lead_somewhere(path):
             continue
         assert goal.exists(), f"{named(path)}: no {target}"
         if anchor:
-            assert anchor in anchors(goal), f"{named(path)}: no heading #{anchor} in {file}, only {anchors(goal)}"
+            assert anchor in anchors(goal), (
+                f"{named(path)}: no heading #{anchor} in {file}, only {anchors(goal)}"
+            )
 
 
 def made_at_build(target):
@@ -132,7 +146,9 @@ def made_at_build(target):
         return target == "gallery/index.rst" or (ROOT / "examples" / f"{example[1]}.py").is_file()
     if target.startswith("made/results/"):
         return Path(target).stem in module().measured()
-    return target == "made/commands.md" or re.fullmatch(r"made/parts/(networks|layers|accuracy|speed)\.md", target)
+    return target == "made/commands.md" or re.fullmatch(
+        r"made/parts/(networks|layers|accuracy|speed)\.md", target
+    )
 
 
 def anchors(path):
@@ -158,10 +174,14 @@ def test_what_is_included_is_there(path):
 
 
 def test_every_page_is_in_the_contents():
-    entries = "\n".join(text for language, text in fences(DOCS / "index.md") if language == "{toctree}").split()
+    entries = "\n".join(
+        text for language, text in fences(DOCS / "index.md") if language == "{toctree}"
+    ).split()
     for path in OWN:
         name = path.relative_to(DOCS).with_suffix("").as_posix()
-        listed = name in entries or any(name.startswith(entry[:-1]) for entry in entries if entry.endswith("*"))
+        listed = name in entries or any(
+            name.startswith(entry[:-1]) for entry in entries if entry.endswith("*")
+        )
         assert listed or name == "index", f"docs/index.md lists no {name}"
 
 
@@ -193,18 +213,24 @@ def test_commands_exist(path, options):
 
 
 def test_the_api_pages_name_everything_public():
-    pages = {name: (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") for name in ("densecrf", "deeplab")}
+    pages = {
+        name: (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") for name in ("densecrf", "deeplab")
+    }
     for package in (deeplab, densecrf, densecrf.torch):
         page = pages[package.__name__.partition(".")[0]]
         for name in package.__all__:
-            assert re.search(rf"{package.__name__}\.{name}\b", page), f"no {package.__name__}.{name} on the API page"
+            assert re.search(rf"{package.__name__}\.{name}\b", page), (
+                f"no {package.__name__}.{name} on the API page"
+            )
 
 
 def test_gallery_examples_begin_with_a_title():
     for path in (ROOT / "examples").glob("*.py"):
         if path.name != "draw_shapes.py":
             title, line = path.read_text(encoding="utf-8").removeprefix('"""').split("\n")[:2]
-            assert line == "=" * len(title), f"{path.name}: a line of {len(title)} = below the title, for the gallery"
+            assert line == "=" * len(title), (
+                f"{path.name}: a line of {len(title)} = below the title, for the gallery"
+            )
 
 
 def test_docstrings_become_markup():
@@ -219,8 +245,12 @@ def test_results_become_tables(tmp_path):
     make = module()
     times = {"a|b": {"ours": {"median s": 0.123456, "runs": 3}, "theirs": {"median s": 1234.5}}}
     content = {
-        "date": "2026-01-02", "seconds": times, "photos": 1449, "list": [1, 2], "flags": {"x": True, "y": None},
-    }  # fmt: skip
+        "date": "2026-01-02",
+        "seconds": times,
+        "photos": 1449,
+        "list": [1, 2],
+        "flags": {"x": True, "y": None},
+    }
     file = tmp_path / "speed.json"
     file.write_text(json.dumps(content))
     page = make.result_page(file)
@@ -245,8 +275,12 @@ def test_all_pages_are_made(tmp_path):
     (results / "grid.csv").write_text("w1,mIoU\n5,60\n")
     make.write_all(tmp_path / "made", results)
     made = tmp_path / "made"
-    assert "| mine | mIoU-3 | 12.35 | 12.35 |" in (made / "parts/accuracy.md").read_text().replace("12.34 ", "12.35 ")
-    assert (made / "results/mine.md").read_text().startswith("# Mine\n\nFrom `results/mine.md`.\n\n## First\n")
+    assert "| mine | mIoU-3 | 12.35 | 12.35 |" in (made / "parts/accuracy.md").read_text().replace(
+        "12.34 ", "12.35 "
+    )
+    assert (
+        (made / "results/mine.md").read_text().startswith("# Mine\n\nFrom `results/mine.md`.\n\n## First\n")
+    )
     assert "| 5 | 60 |" in (made / "results/grid.md").read_text()
     assert "20,505,429" in (made / "parts/networks.md").read_text()
     commands = (made / "commands.md").read_text()

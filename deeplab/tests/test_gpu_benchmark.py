@@ -17,11 +17,22 @@ def test_the_same_code_runs_on_the_cpu(tmp_path):
     done = run("--out", tmp_path / "gpu", "--device", "cpu", "--small", "--groups", "crf,network,late")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert {"set-up", "parity with the CPU", "lattice", "exact", "backward, 5 iterations", "network",
-            "photo to labels"} <= set(found)  # fmt: skip
+    assert {
+        "set-up",
+        "parity with the CPU",
+        "lattice",
+        "exact",
+        "backward, 5 iterations",
+        "network",
+        "photo to labels",
+    } <= set(found)
     failed = [value for results in found.values() for value in results.values() if "failed" in str(value)]
     assert failed == []
-    assert {name: value["ended with"] for name, value in found["groups"].items()} == {"crf": 0, "network": 0, "late": 0}
+    assert {name: value["ended with"] for name, value in found["groups"].items()} == {
+        "crf": 0,
+        "network": 0,
+        "late": 0,
+    }
     for name, value in found["parity with the CPU"].items():
         if "bf16" not in name:
             assert max(value.values()) < 1e-5

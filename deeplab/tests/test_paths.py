@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import deeplab.loading
+import deeplab.model.loading
 from data_folders import photos, save, text
+from deeplab.bulk.jobs import plan
+from deeplab.bulk.manifest import Manifest
 from deeplab.cli import main
-from deeplab.datasets import Dataset, Pair, find_layout, open_dataset
-from deeplab.jobs import plan
-from deeplab.manifest import Manifest
+from deeplab.crf_search.score_cache import CachedScores
+from deeplab.datasets.opening import Dataset, Sample, find_layout, open_dataset
+from deeplab.evaluation.predictions import prediction_files
+from deeplab.files import write_whole
 from deeplab.paths import is_below, path_below
-from deeplab.predictions import prediction_files
-from deeplab.score_cache import CachedScores
-from deeplab.weights import write_whole
 
 ESCAPES = (
     "../secret",
@@ -68,7 +68,7 @@ def test_coco_names_no_file_elsewhere(tmp_path, name, capsys):
 
 
 def test_search_writes_below_its_folder_only(tmp_path, model, monkeypatch, capsys):
-    monkeypatch.setattr(deeplab.loading, "load", lambda **_: model)
+    monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: model)
     save(tmp_path / "secret.jpg", PHOTO)
     coco_with(tmp_path / "data", "../../secret.jpg")
     assert main(["search", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 1
@@ -79,7 +79,13 @@ def test_search_writes_below_its_folder_only(tmp_path, model, monkeypatch, capsy
 
 def test_labelme_takes_the_photo_beside_the_file(tmp_path):
     photos(tmp_path, "secret.jpg", "data/a.jpg")
-    content = {"shapes": [], "imagePath": "../secret.jpg", "imageHeight": 30, "imageWidth": 44, "imageData": None}
+    content = {
+        "shapes": [],
+        "imagePath": "../secret.jpg",
+        "imageHeight": 30,
+        "imageWidth": 44,
+        "imageData": None,
+    }
     content["shapes"] = [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}]
     text(tmp_path / "data/a.json", content)
     (pair,) = open_dataset(tmp_path / "data", "all")
@@ -90,9 +96,11 @@ def test_labelme_takes_the_photo_beside_the_file(tmp_path):
 @pytest.mark.parametrize("name", ["../../secret", "{outside}/secret.jpg", "images/../../secret.jpg"])
 def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
     root, name = tmp_path / "data", name.format(outside=tmp_path)
-    here, there, lists = ("images", "masks", "lists") if layout == "folders" else (
-        "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-    )  # fmt: skip
+    here, there, lists = (
+        ("images", "masks", "lists")
+        if layout == "folders"
+        else ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    )
     save(root / here / "a.jpg", PHOTO)
     save(root / there / "a.png", IDS)
     save(tmp_path / "secret.jpg", PHOTO)
@@ -120,7 +128,7 @@ def test_a_split_is_no_path(tmp_path, split):
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret"])
 def test_score_caches_stay_in_their_folder(tmp_path, model, name):
     save(tmp_path / "a.jpg", PHOTO)
-    pair = Pair(name, tmp_path / "a.jpg", tmp_path / "a.png")
+    pair = Sample(name, tmp_path / "a.jpg", tmp_path / "a.png")
     dataset = Dataset((pair,), model.class_names)
     cache = CachedScores(model, dataset, "val", tmp_path / "cache")
     for use in (lambda: cache.fill(dataset), lambda: cache.probabilities(pair, (30, 44))):
@@ -141,7 +149,9 @@ def test_patterns_write_below_the_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("photos/sub/b.jpg", "photos/c.jpg", "d.jpg"):
         save(tmp_path / name, PHOTO)
-    jobs, _ = plan([Path("photos/*/../c.jpg"), Path("photos/*/../../d.jpg"), Path("photos/*/b.jpg")], Path("out"))
+    jobs, _ = plan(
+        [Path("photos/*/../c.jpg"), Path("photos/*/../../d.jpg"), Path("photos/*/b.jpg")], Path("out")
+    )
     targets = {job.target.as_posix() for job in jobs}
     assert targets == {"out/c", "out/d", "out/sub/b"}
 
@@ -160,16 +170,20 @@ def test_names_in_a_manifest_are_no_paths(tmp_path):
 
 def test_reports_number_their_pictures(tmp_path):
     pytest.importorskip("matplotlib")
-    from deeplab.evaluation_report import write_report
-    from deeplab.scoreboard import score_folder
+    from deeplab.evaluation.benchmark import score_folder
+    from deeplab.evaluation.report import write_report
 
     save(tmp_path / "a.jpg", PHOTO)
     save(tmp_path / "a.png", IDS)
     save(tmp_path / "predictions/a.png", IDS)
     board = score_folder(
-        tmp_path / "predictions", Dataset((Pair("a", tmp_path / "a.jpg", tmp_path / "a.png"),), ("ground", "cat")),
-        boundary=(3,), boundary_f1=False, worst=1, progress=False,
-    )  # fmt: skip
+        tmp_path / "predictions",
+        Dataset((Sample("a", tmp_path / "a.jpg", tmp_path / "a.png"),), ("ground", "cat")),
+        boundary=(3,),
+        boundary_f1=False,
+        worst=1,
+        progress=False,
+    )
     shown = board.worst[0]
     board = replace(board, worst=(replace(shown, score=replace(shown.score, name="../../secret")),))
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.pairs import read_ids
+from deeplab.datasets.samples import read_ids
 from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo
 
 
@@ -56,7 +56,9 @@ def test_first_frame_of_an_animation(tmp_path):
 def _png_that_claims(width, height):
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
 
 
 def test_unusable_files_give_one_line(tmp_path, photo):

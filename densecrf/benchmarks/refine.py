@@ -1,7 +1,8 @@
 """Time ``densecrf.refine`` beside pydensecrf2 in one run, and write medians as JSON.
 
-The work: a photograph with faint noise and a blocky softmax of 21 labels, 6 of them present, as a network of stride 8
-gives it; 10 iterations. A: bilateral 4/50/3, B: 4/121/5, both with Gaussian 3/3. The contestants take turns.
+The work: a photograph with faint noise and a blocky softmax of 21 labels, 6 of them present, as a network of
+stride 8 gives it; 10 iterations. A: bilateral 4/50/3, B: 4/121/5, both with Gaussian 3/3. The contestants
+take turns.
 """
 
 from __future__ import annotations
@@ -53,9 +54,12 @@ def work(height: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
     coarse = np.digitize(grey, edges)
     flipped = rng.uniform(size=coarse.shape) < 0.1
     coarse[flipped] = rng.integers(min(PRESENT, labels), size=np.count_nonzero(flipped))
-    scores = 6.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(scale=0.5, size=(labels, rows, columns))
+    scores = 6.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(
+        scale=0.5, size=(labels, rows, columns)
+    )
     fine = [
-        Image.fromarray(s.astype(np.float32)).resize((8 * columns, 8 * rows), Image.Resampling.BILINEAR) for s in scores
+        Image.fromarray(s.astype(np.float32)).resize((8 * columns, 8 * rows), Image.Resampling.BILINEAR)
+        for s in scores
     ]
     logits = np.stack([np.asarray(image)[:height, :width] for image in fine])
     powers = np.exp(logits - logits.max(0))
@@ -70,16 +74,20 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Pa
     crf = dcrf.DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(-np.log(np.maximum(probabilities, 1e-10)).reshape(labels, -1))
     crf.addPairwiseGaussian(params.smoothness_xy_std, params.smoothness_weight)
-    crf.addPairwiseBilateral(params.appearance_xy_std, params.appearance_rgb_std, photo, params.appearance_weight)
+    crf.addPairwiseBilateral(
+        params.appearance_xy_std, params.appearance_rgb_std, photo, params.appearance_weight
+    )
     return np.array(crf.inference(10))
 
 
 def measure(
     contestants: dict[str, Callable[[], object]], rounds: int, warm: int = 2, timed: int = 3
 ) -> dict[str, dict[str, float]]:
-    """Median wall and least processor seconds of each, in turns of some runs that count after some that do not.
+    """Median wall and least processor seconds of each, in turns of some runs that count after some that do
+    not.
 
-    So each is measured as in the midst of many photos: caches are its own, and no processor comes out of idleness.
+    So each is measured as in the midst of many photos: caches are its own, and no processor comes out of
+    idleness.
     """
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     processor: dict[str, list[float]] = {name: [] for name in contestants}
@@ -121,7 +129,9 @@ def print_memory(contestant: str, height: str, width: str, labels: str, name: st
     """What ``peak_memory`` asks of its process: peak after the run less peak before it."""
     photo, probabilities = work(int(height), int(width), int(labels))
     run = pydensecrf if contestant == "pydensecrf2" else densecrf.refine
-    run(photo[:8, :8].copy(), probabilities[:, :8, :8].copy(), params=SETTINGS[name])  # loads what is loaded late
+    run(
+        photo[:8, :8].copy(), probabilities[:, :8, :8].copy(), params=SETTINGS[name]
+    )  # loads what is loaded late
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     before = _peak()
     run(photo, probabilities, params=SETTINGS[name])
@@ -134,12 +144,15 @@ def _peak() -> int:
 
 
 def exactness(rival: bool) -> dict[str, dict[str, float]]:
-    """Labels at 128×96 that differ from the exact CRF, in percent, the mean difference of marginals, and the time."""
+    """Labels at 128×96 that differ from the exact CRF, in percent, the mean difference of marginals, and the
+    time."""
     photo, probabilities = work(96, 128, 21)
     table: dict[str, dict[str, float]] = {}
     for name, params in SETTINGS.items():
         contestants: dict[str, Callable[[], np.ndarray]] = {
-            f"densecrf, {backend}": partial(densecrf.refine, photo, probabilities, params=params, backend=backend)
+            f"densecrf, {backend}": partial(
+                densecrf.refine, photo, probabilities, params=params, backend=backend
+            )
             for backend in ("lattice", "accurate", "exact")
         }
         if rival:
@@ -147,11 +160,15 @@ def exactness(rival: bool) -> dict[str, dict[str, float]]:
         started = time.perf_counter()
         wanted = contestants.pop("densecrf, exact")()
         seconds = {"densecrf, exact": round(time.perf_counter() - started, 2)}
-        seconds |= {contestant: figures["median s"] for contestant, figures in measure(dict(contestants), 3).items()}
+        seconds |= {
+            contestant: figures["median s"] for contestant, figures in measure(dict(contestants), 3).items()
+        }
         found = {contestant: run().reshape(wanted.shape) for contestant, run in contestants.items()}
         for contestant, marginals in (found | {"densecrf, exact": wanted}).items():
             table[f"{name}, {contestant}"] = {
-                "labels that differ, %": round(100 * float((marginals.argmax(0) != wanted.argmax(0)).mean()), 3),
+                "labels that differ, %": round(
+                    100 * float((marginals.argmax(0) != wanted.argmax(0)).mean()), 3
+                ),
                 "mean difference": float(f"{np.abs(marginals - wanted).mean():.3g}"),
                 "median s": seconds[contestant],
             }
@@ -164,7 +181,12 @@ def draw(table: dict[str, dict[str, float]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    colors = {"densecrf, lattice": "C0", "densecrf, accurate": "C2", "densecrf, exact": "k", "pydensecrf2": "C3"}
+    colors = {
+        "densecrf, lattice": "C0",
+        "densecrf, accurate": "C2",
+        "densecrf, exact": "k",
+        "pydensecrf2": "C3",
+    }
     for title, figures in table.items():
         setting, contestant = title.split(", ", 1)
         axes.plot(
@@ -212,7 +234,9 @@ def main() -> None:
         large = height * width > 10**6
         times[title] = measure(contestants, 2, 1, 2) if large else measure(contestants, options.rounds)
         for contestant in ["densecrf", "pydensecrf2"][: 1 + has_rival]:
-            memory[f"{title}, {contestant}"] = round(peak_memory(contestant, height, width, labels, name) / 1e6)
+            memory[f"{title}, {contestant}"] = round(
+                peak_memory(contestant, height, width, labels, name) / 1e6
+            )
         for contestant, figures in times[title].items():
             slowest = times[title]["pydensecrf2"]["median s"] if has_rival else float("nan")
             share = f"{slowest / figures['median s']:5.2f}x"
@@ -224,7 +248,11 @@ def main() -> None:
         "date": date.today().isoformat(),
         "processor": processor_name(),
         "instruction set": _native.simd_level(),
-        "versions": {"densecrf": densecrf.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": {
+            "densecrf": densecrf.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         "rounds of runs": options.rounds,
         "rival": "pydensecrf2" if has_rival else "not installed",
         "seconds": times,
@@ -240,7 +268,9 @@ def processor_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 if __name__ == "__main__":

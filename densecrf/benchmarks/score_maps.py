@@ -1,6 +1,7 @@
 """Refine real networks' score maps with ours and with pydensecrf2: time, and mean IoU before and after.
 
-Needs the VOC photos, masks and scores described in the shared data's README: a folder with ``voc/`` inside, named by
+Needs the VOC photos, masks and scores described in the shared data's README: a folder with ``voc/`` inside,
+named by
 --data or by DEEPLAB_DATA.
 """
 

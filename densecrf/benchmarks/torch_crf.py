@@ -1,8 +1,8 @@
 """Time ``densecrf.torch`` beside the NumPy face, with gradients and without, and write JSON.
 
 The work is that of ``refine.py``. Beside it stands a rival's time as measured before on a like processor:
-crfasrnn_pytorch took 2.7 processor seconds for 10 iterations forward at 321×321 with 21 labels. MONAI's CRF has no
-backward. Times on a GPU: ``deeplab/benchmarks/gpu.py``.
+crfasrnn_pytorch took 2.7 processor seconds for 10 iterations forward at 321×321 with 21 labels. MONAI's CRF
+has no backward. Times on a GPU: ``deeplab/benchmarks/gpu.py``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,20 @@ from refine import SETTINGS, measure, processor_name, work
 
 import densecrf
 from densecrf import _native
-from densecrf.crf import POOL, SETTLED
+from densecrf.crf import CONVERGENCE_TOLERANCE, MERGE_THRESHOLD
 from densecrf.torch import DenseCRF
 
 RIVAL = "crfasrnn_pytorch, 10 iterations forward (measured before)"
 RIVAL_SECONDS = 2.7
-WIDTHS: tuple[tuple[float, float] | float, ...] = ((200, 400), (50, 60), (50, 20), 3, (50, 10), (121, 5), (50, 3))
+WIDTHS: tuple[tuple[float, float] | float, ...] = (
+    (200, 400),
+    (50, 60),
+    (50, 20),
+    3,
+    (50, 10),
+    (121, 5),
+    (50, 3),
+)
 """Of kernels whose precision is studied: (pixels, levels), or pixels for the smoothness kernel."""
 
 
@@ -52,28 +60,49 @@ def step(crf: DenseCRF, image: torch.Tensor, logits: torch.Tensor) -> None:
     crf(image, scores).logsumexp(1).mean().backward()
 
 
-def face(image: torch.Tensor, logits: torch.Tensor, params: densecrf.Params, pool: float, settled: float) -> None:
+def face(
+    image: torch.Tensor,
+    logits: torch.Tensor,
+    params: densecrf.Params,
+    merge_threshold: float,
+    convergence_tolerance: float,
+) -> None:
     """The NumPy face on the same work, one thread."""
     photo = image[0].permute(1, 2, 0).numpy()
     size = (photo.shape[0], photo.shape[1])
     kernels: list[densecrf.Gaussian | densecrf.Bilateral | densecrf.Features] = [
         densecrf.Gaussian(size, params.smoothness_xy_std, params.smoothness_weight),
-        densecrf.Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight),
+        densecrf.Bilateral(
+            photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight
+        ),
     ]
-    densecrf.DenseCRF(kernels, pool=pool, settled=settled, threads=1).infer(-logits[0].numpy())
+    densecrf.DenseCRF(
+        kernels, merge_threshold=merge_threshold, convergence_tolerance=convergence_tolerance, threads=1
+    ).infer(-logits[0].numpy())
 
 
 def contestants(name: str, image: torch.Tensor, logits: torch.Tensor) -> dict[str, Callable[[], object]]:
     """What is timed on the CPU, one thread each."""
     params, labels = SETTINGS[name], logits.shape[1]
     found: dict[str, Callable[[], object]] = {
-        "NumPy face, 10 iterations": partial(face, image, logits, params, POOL, SETTLED),
+        "NumPy face, 10 iterations": partial(
+            face, image, logits, params, MERGE_THRESHOLD, CONVERGENCE_TOLERANCE
+        ),
         "NumPy face, nothing spared, 10 iterations": partial(face, image, logits, params, 0, 0),
     }
-    saving = DenseCRF(params, threads=1, pool=POOL, settled=SETTLED, marginals=True)
+    saving = DenseCRF(
+        params,
+        threads=1,
+        merge_threshold=MERGE_THRESHOLD,
+        convergence_tolerance=CONVERGENCE_TOLERANCE,
+        marginals=True,
+    )
     found["native, savings, 10 iterations"] = partial(forward, saving, image, logits)
     for backend in ("native", "torch"):
-        for iterations, run, title in ((10, forward, "10 iterations"), (5, step, "forward and back, 5 iterations")):
+        for iterations, run, title in (
+            (10, forward, "10 iterations"),
+            (5, step, "forward and back, 5 iterations"),
+        ):
             crf = DenseCRF(params, backend=backend, iterations=iterations, threads=1)
             found[f"{backend}, {title}"] = partial(run, crf, image, logits)
     matrix = DenseCRF(params, iterations=5, threads=1, compatibility=1 - torch.eye(labels))
@@ -82,7 +111,8 @@ def contestants(name: str, image: torch.Tensor, logits: torch.Tensor) -> dict[st
 
 
 def peak_memory(backend: str) -> int:
-    """MB that a forward and backward of 5 iterations at 321×321 with 21 labels takes, in a process of its own."""
+    """MB that a forward and backward of 5 iterations at 321×321 with 21 labels takes, in a process of its
+    own."""
     command = [sys.executable, __file__, "--out", os.devnull, "--memory", backend]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -104,7 +134,8 @@ def _peak() -> int:
 
 
 def precision() -> dict[str, dict[str, float]]:
-    """Worst error of a filter that is normalised after, of probabilities, when features are rounded to a type."""
+    """Worst error of a filter that is normalised after, of probabilities, when features are rounded to a
+    type."""
     photo, probabilities = work(96, 128, 21)
     values = torch.from_numpy(probabilities.reshape(21, -1)).t().double()
     table = {}

@@ -1,4 +1,5 @@
-"""The permutohedral filter once more, point by point with a dictionary: slow, and written from the paper's geometry."""
+"""The permutohedral filter once more, point by point with a dictionary: slow, and written from the paper's
+geometry."""
 
 import numpy as np
 
@@ -53,11 +54,15 @@ def simplex(x: np.ndarray) -> list[tuple[tuple[int, ...], float]]:
     for k in range(1, d + 1):
         weights[k] = (ranked[k - 1] - ranked[k]) / (d + 1)
     points = []
-    for k in range(d + 1):  # the vertex of remainder k: k everywhere, less d + 1 in the k largest offsets' complement
+    for k in range(
+        d + 1
+    ):  # the vertex of remainder k: k everywhere, less d + 1 in the k largest offsets' complement
         vertex = zero + k
         vertex[order[d + 1 - k :]] -= d + 1
         points.append(tuple(int(c) for c in vertex))
-    reordered = np.empty(d + 1)  # the vertex of remainder k carries the gap behind the (d + 1 - k)-th largest offset
+    reordered = np.empty(
+        d + 1
+    )  # the vertex of remainder k carries the gap behind the (d + 1 - k)-th largest offset
     reordered[0] = weights[0]
     for k in range(1, d + 1):
         reordered[k] = weights[d + 1 - k]

@@ -12,6 +12,8 @@ def scene(height=36, width=52, labels=4, seed=0):
     photo = np.array([[60, 90, 40], [150, 160, 210], [220, 60, 50], [20, 20, 20]])[areas % 4]
     photo = np.clip(photo + rng.normal(scale=4, size=photo.shape), 0, 255).astype(np.uint8)
     coarse = areas[::6, ::6].repeat(6, 0).repeat(6, 1)[:height, :width]
-    scores = 2.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(scale=0.4, size=(labels, height, width))
+    scores = 2.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(
+        scale=0.4, size=(labels, height, width)
+    )
     powers = np.exp(scores)
     return photo, powers / powers.sum(0), areas

@@ -39,7 +39,10 @@ def test_exact_filter_by_hand():
 def test_features_of_kernels_by_hand():
     image = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)  # one row, two columns
     assert Gaussian((1, 2), xy_std=2).features().tolist() == [[0, 0], [0.5, 0]]
-    assert Bilateral(image, xy_std=2, channel_std=10).features().tolist() == [[0, 0, 1, 2, 3], [0.5, 0, 4, 5, 6]]
+    assert Bilateral(image, xy_std=2, channel_std=10).features().tolist() == [
+        [0, 0, 1, 2, 3],
+        [0.5, 0, 4, 5, 6],
+    ]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[:3])
@@ -47,7 +50,10 @@ def test_features_of_kernels_by_hand():
 def test_lattice_is_near_the_exact_twin(normalization, widths):
     photo, probabilities, areas = scene()
     params = Params(
-        appearance_xy_std=widths[0], appearance_rgb_std=widths[1], smoothness_weight=1, normalization=normalization
+        appearance_xy_std=widths[0],
+        appearance_rgb_std=widths[1],
+        smoothness_weight=1,
+        normalization=normalization,
     )
     ours = refine(photo, probabilities, params=params)
     wanted = refine(photo, probabilities, params=params, backend="exact")
@@ -88,7 +94,13 @@ def test_no_iterations_and_no_weight_return_the_probabilities():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.sampled_from(NORMALIZATIONS), st.integers(0, 999))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.sampled_from(NORMALIZATIONS),
+    st.integers(0, 999),
+)
 def test_marginals_are_distributions(height, width, labels, normalization, seed):
     rng = np.random.default_rng(seed)
     photo = rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
@@ -130,7 +142,12 @@ def test_layouts_and_types_give_the_same():
         read_only,
     ):
         assert np.array_equal(refine(photo, variant), wanted)
-    for variant in (photo.astype(np.float64), photo.astype(np.int16), np.asfortranarray(photo), photo[::-1][::-1]):
+    for variant in (
+        photo.astype(np.float64),
+        photo.astype(np.int16),
+        np.asfortranarray(photo),
+        photo[::-1][::-1],
+    ):
         assert np.array_equal(refine(variant, probabilities), wanted)
 
 
@@ -142,7 +159,9 @@ def test_grey_photo_counts_its_levels_once():
 
 def test_interpreter_runs_on_during_inference():
     photo, probabilities, _ = scene(300, 400, 8)
-    worker = threading.Thread(target=refine, args=(photo, probabilities), kwargs={"iterations": 40, "threads": 1})
+    worker = threading.Thread(
+        target=refine, args=(photo, probabilities), kwargs={"iterations": 40, "threads": 1}
+    )
     ticks = 0
     worker.start()
     while worker.is_alive():
@@ -188,10 +207,18 @@ GOOD_PHOTO, GOOD_PROBABILITIES = np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6
 @pytest.mark.parametrize(
     ("image", "probabilities", "message"),
     [
-        (np.zeros((6, 4, 3), np.uint8), GOOD_PROBABILITIES, r"got an image \(6, 4, 3\) and probabilities \(2, 4, 6\)"),
+        (
+            np.zeros((6, 4, 3), np.uint8),
+            GOOD_PROBABILITIES,
+            r"got an image \(6, 4, 3\) and probabilities \(2, 4, 6\)",
+        ),
         (GOOD_PHOTO, np.full((4, 6), 0.5), r"wanted \(K, H, W\)"),
         (GOOD_PHOTO, np.full((0, 4, 6), 0.5), r"K of at least 1"),
-        (GOOD_PHOTO, np.where(np.arange(48).reshape(2, 4, 6) < 2, np.nan, 0.5), "2 probabilities that are NaN"),
+        (
+            GOOD_PHOTO,
+            np.where(np.arange(48).reshape(2, 4, 6) < 2, np.nan, 0.5),
+            "2 probabilities that are NaN",
+        ),
         (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "use unary_from_logits"),
         (GOOD_PHOTO, GOOD_PROBABILITIES.astype(complex), "wanted real numbers"),
         (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "72 image levels that are NaN"),
@@ -252,7 +279,9 @@ def test_what_memory_cannot_hold_is_refused_at_once(monkeypatch):
         Bilateral(wide, xy_std=3, channel_std=3).features()
     monkeypatch.setattr("densecrf.memory.available", lambda: 10**6)
     photo, probabilities, _ = scene(90, 130)
-    with pytest.raises(MemoryError, match=r"11700 points of 2 features needs about 0.0 GB, but 0.0 GB are free"):
+    with pytest.raises(
+        MemoryError, match=r"11700 points of 2 features needs about 0.0 GB, but 0.0 GB are free"
+    ):
         refine(photo, probabilities)
 
 

@@ -40,9 +40,12 @@ def pairs(features):
 def test_one_step_and_energy_written_out(compatibility, include_self):
     features, unary = tiny()
     crf = DenseCRF(
-        [Features(features, weight=1.5)], compatibility=compatibility, normalization="none", include_self=include_self,
+        [Features(features, weight=1.5)],
+        compatibility=compatibility,
+        normalization="none",
+        include_self=include_self,
         backend="exact",
-    )  # fmt: skip
+    )
     k = 1.5 * (pairs(features) - (0 if include_self else np.eye(6)))
     u = unary.reshape(3, 6).astype(float)
     q = np.exp(-u) / np.exp(-u).sum(0)
@@ -64,7 +67,9 @@ def test_one_step_and_energy_written_out(compatibility, include_self):
 
 def test_mean_field_finds_what_enumeration_finds():
     features, unary = tiny(seed=3)
-    crf = DenseCRF([Features(features, weight=0.3)], normalization="none", include_self=False, backend="exact")
+    crf = DenseCRF(
+        [Features(features, weight=0.3)], normalization="none", include_self=False, backend="exact"
+    )
     labellings = np.array(list(itertools.product(range(3), repeat=6)))
     energies = np.array([crf.energy(labels.reshape(2, 3), unary) for labels in labellings])
     weights = np.exp(-(energies - energies.min()))
@@ -79,7 +84,9 @@ def test_mean_field_finds_what_enumeration_finds():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fixed_point_stays_and_is_a_minimum(backend):
     features, unary = tiny(seed=1)
-    crf = DenseCRF([Features(features, weight=0.5)], normalization="symmetric", backend=backend, pool=0)
+    crf = DenseCRF(
+        [Features(features, weight=0.5)], normalization="symmetric", backend=backend, merge_threshold=0
+    )
     q = crf.infer(unary, iterations=500, tolerance=1e-7)
     np.testing.assert_allclose(crf.infer(unary, iterations=1, start=q), q, atol=1e-5)
     rng = np.random.default_rng(0)
@@ -112,10 +119,14 @@ def test_potts_in_three_ways():
     photo, probabilities, _ = scene(20, 31, labels=3)
     unary = unary_from_probabilities(probabilities)
     kernels = [Bilateral(photo, 20, 10, 2)]
-    potts = DenseCRF(kernels, settled=0).infer(unary)
-    np.testing.assert_allclose(DenseCRF(kernels, compatibility=np.ones(3), settled=0).infer(unary), potts, atol=1e-5)
+    potts = DenseCRF(kernels, convergence_tolerance=0).infer(unary)
+    np.testing.assert_allclose(
+        DenseCRF(kernels, compatibility=np.ones(3), convergence_tolerance=0).infer(unary), potts, atol=1e-5
+    )
     np.testing.assert_allclose(DenseCRF(kernels, compatibility=-np.eye(3)).infer(unary), potts, atol=1e-4)
-    after = DenseCRF(kernels, normalization="after", settled=0)  # row sums are one, so a constant penalty cancels
+    after = DenseCRF(
+        kernels, normalization="after", convergence_tolerance=0
+    )  # row sums are one, so a constant penalty cancels
     np.testing.assert_allclose(
         DenseCRF(kernels, compatibility=1 - np.eye(3), normalization="after").infer(unary),
         after.infer(unary),
@@ -176,7 +187,7 @@ def test_pooling_labels_changes_next_to_nothing(parameters):
     kernels = [Gaussian((90, 130), 3, 3), Bilateral(photo, *parameters, 4)]
     unary = unary_from_probabilities(noisy)
     pooled = DenseCRF(kernels).infer(unary)
-    apart = DenseCRF(kernels, pool=0).infer(unary)
+    apart = DenseCRF(kernels, merge_threshold=0).infer(unary)
     assert not np.array_equal(pooled, apart)  # it did pool
     assert np.abs(pooled - apart).max() < 1e-3
     assert np.abs(pooled - apart).mean() < 1e-6
@@ -191,7 +202,7 @@ def test_pixels_at_rest_change_next_to_nothing(labels, parameters):
     kernels = [Gaussian((120, 170), 3, 3), Bilateral(photo, *parameters, 4)]
     unary = unary_from_probabilities(probabilities)
     rested = DenseCRF(kernels).infer(unary)
-    moved = DenseCRF(kernels, settled=0).infer(unary)
+    moved = DenseCRF(kernels, convergence_tolerance=0).infer(unary)
     assert not np.array_equal(rested, moved)  # some did rest
     assert np.abs(rested - moved).max() < 1e-2
     assert np.abs(rested - moved).mean() < 1e-5
@@ -211,7 +222,7 @@ def test_pixels_at_rest_do_not_depend_on_threads(monkeypatch):
     unary = unary_from_probabilities(np.stack([first, 1 - first]))
     kernels = [Gaussian((450, 1000), 3, 1), Bilateral(photo, 20, 60, 1)]
     one, eight = (DenseCRF(kernels, threads=threads).infer(unary) for threads in (1, 8))
-    assert not np.array_equal(one, DenseCRF(kernels, settled=0).infer(unary))  # some did rest
+    assert not np.array_equal(one, DenseCRF(kernels, convergence_tolerance=0).infer(unary))  # some did rest
     np.testing.assert_array_equal(one, eight)
 
 
@@ -221,15 +232,19 @@ def test_the_accurate_backend_halves_the_error():
     unary = unary_from_probabilities(probabilities)
     exact = DenseCRF(kernels, backend="exact").infer(unary)
     error = {
-        name: np.abs(DenseCRF(kernels, backend=name).infer(unary) - exact).mean() for name in ("lattice", "accurate")
+        name: np.abs(DenseCRF(kernels, backend=name).infer(unary) - exact).mean()
+        for name in ("lattice", "accurate")
     }
     assert error["accurate"] < 0.75 * error["lattice"]
 
 
 def test_large_images_with_their_shorter_ties_agree_with_small_ones():
-    # Over 2^20 points the lattice keeps its ties in six bytes each; the same picture in two halves has long ones.
+    # Over 2^20 points the lattice keeps its ties in six bytes each; the same picture in two halves has long
+    # ones.
     rng = np.random.default_rng(0)
-    half = np.repeat(rng.normal(size=(5300, 3)), 100, axis=0).astype(np.float32)  # some hundred points at each place
+    half = np.repeat(rng.normal(size=(5300, 3)), 100, axis=0).astype(
+        np.float32
+    )  # some hundred points at each place
     far = half + np.float32([1000, 0, 0])
     probabilities = rng.dirichlet([0.5, 0.5, 0.5], size=len(half)).T
     unary = unary_from_probabilities(np.concatenate([probabilities, probabilities], axis=1))
@@ -248,7 +263,7 @@ def test_a_pool_that_grows_is_dissolved():
     start = np.full(unary.shape, 1e-4, np.float32)
     start[5] = 1 - 13e-4
     pooled = DenseCRF(kernels).infer(unary, start=start)
-    apart = DenseCRF(kernels, pool=0).infer(unary, start=start)
+    apart = DenseCRF(kernels, merge_threshold=0).infer(unary, start=start)
     assert (apart.argmax(0) == 5).mean() > 0.9
     np.testing.assert_allclose(pooled, apart, atol=1e-2)
 
@@ -308,17 +323,32 @@ def test_any_number_of_labels(labels):
         (lambda: DenseCRF([Features(np.zeros(5))]), r"wanted \(N, d\)"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)], normalization="sym"), "wanted one of: symmetric"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)], backend="gpu"), "wanted one of: lattice"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)], pool=2), "got pool = 2"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)], settled=-1), "got settled = -1"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], merge_threshold=2), "got merge_threshold = 2"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3)], convergence_tolerance=-1), "got convergence_tolerance = -1"),
         (lambda: Lattice(np.zeros((4, 2)), rings=2), "got rings = 2"),
         (lambda: DenseCRF([Gaussian((4, 5), 3, weight=np.nan)]), "1 weights that are NaN"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 21))), r"with 20 points"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros(20)), r"wanted \(K, …\)"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.full((2, 20), np.nan)), "40 unary energies that are NaN"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)], compatibility=np.ones(3)).infer(np.zeros((2, 20))), "2 labels"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 20)), start=np.zeros((3, 20))), "wanted one shape"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.full((4, 5), 2), np.zeros((2, 4, 5))), "wanted 0 to 1"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.zeros((4, 5)), np.zeros((2, 4, 5))), "an id a point"),
+        (
+            lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.full((2, 20), np.nan)),
+            "40 unary energies that are NaN",
+        ),
+        (
+            lambda: DenseCRF([Gaussian((4, 5), 3)], compatibility=np.ones(3)).infer(np.zeros((2, 20))),
+            "2 labels",
+        ),
+        (
+            lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 20)), start=np.zeros((3, 20))),
+            "wanted one shape",
+        ),
+        (
+            lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.full((4, 5), 2), np.zeros((2, 4, 5))),
+            "wanted 0 to 1",
+        ),
+        (
+            lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.zeros((4, 5)), np.zeros((2, 4, 5))),
+            "an id a point",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

@@ -45,7 +45,9 @@ def test_parameter_file(files, tmp_path):
     params = {"appearance_weight": 2.0, "appearance_rgb_std": 9, "normalization": "after"}
     (tmp_path / "params.json").write_text(json.dumps(params))
     assert main(["refine", "photo.png", "p.npy", "-o", "q.npy", "--params", "params.json"]) == 0
-    assert np.array_equal(np.load("q.npy"), densecrf.refine(photo, probabilities, params=densecrf.Params(**params)))
+    assert np.array_equal(
+        np.load("q.npy"), densecrf.refine(photo, probabilities, params=densecrf.Params(**params))
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,10 @@ def test_parameter_file(files, tmp_path):
         (["photo.png", "two.npz", "-o", "o.png"], "wanted one, or one named"),
         (["photo.png", "photo.png", "-o", "o.png"], "wanted class ids"),
         (["photo.png", "p.npy", "-o", "nowhere/o.png"], "nowhere"),
-        (["photo.png", "p.npy", "-o", "o.png", "--params", "bad.json"], "unknown key 'w1'; known: appearance_weight"),
+        (
+            ["photo.png", "p.npy", "-o", "o.png", "--params", "bad.json"],
+            "unknown key 'w1'; known: appearance_weight",
+        ),
         (["photo.png", "p.npy", "-o", "o.png", "--iterations", "-2"], "wanted at least 0"),
     ],
 )

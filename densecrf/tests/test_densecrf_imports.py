@@ -61,7 +61,9 @@ def test_imports_of_the_torch_face_go_one_way():
                 parts = node.module.split(".")
                 if parts[1:2] == ["torch"]:
                     used = parts[2:3] or [alias.name for alias in node.names]
-                    assert set(used) <= set(TORCH_LADDER[: TORCH_LADDER.index(name)]), f"torch/{name}.py imports {used}"
+                    assert set(used) <= set(TORCH_LADDER[: TORCH_LADDER.index(name)]), (
+                        f"torch/{name}.py imports {used}"
+                    )
                 else:
                     used = parts[1:2] or [alias.name for alias in node.names]
                     assert set(used) <= {*LADDER[:-1], "_native"}, f"torch/{name}.py imports {used}"
@@ -70,6 +72,8 @@ def test_imports_of_the_torch_face_go_one_way():
 def test_no_other_module_imports_torch():
     for path in Path(densecrf.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any("torch" in name.split(".") for name in names), f"{path.name} imports torch"

@@ -17,7 +17,7 @@ PATIENCE = 120  # seconds; what is stopped here would take hours
 HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 RUN = """
 import numpy as np, densecrf
-crf = densecrf.DenseCRF([densecrf.Gaussian((240, 370), 3)], threads={threads}, settled=0)
+crf = densecrf.DenseCRF([densecrf.Gaussian((240, 370), 3)], threads={threads}, convergence_tolerance=0)
 unary = np.random.default_rng(0).normal(size=(3, 240, 370))
 print("ready", flush=True)
 crf.infer(unary, iterations=2**31 - 1)
@@ -35,7 +35,9 @@ densecrf.DenseCRF([densecrf.Features(features)], include_self=False, threads={th
 @pytest.mark.parametrize("program", [RUN, BUILD])
 def test_ctrl_c_ends_a_run_and_a_build(program, threads):
     code = HEED + program.format(threads=threads)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
         assert child.stdout.readline().strip() == b"ready"
         time.sleep(1)  # so that it is well inside
         child.send_signal(signal.SIGINT)
@@ -49,13 +51,15 @@ def test_ctrl_c_ends_a_run_and_a_build(program, threads):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
 def test_other_handlers_are_called_meanwhile_and_change_nothing():
     unary = np.random.default_rng(0).normal(size=(3, 24, 37))
-    crf = DenseCRF([Gaussian((24, 37), 3)], settled=0)
+    crf = DenseCRF([Gaussian((24, 37), 3)], convergence_tolerance=0)
     wanted = crf.infer(unary, iterations=30)
     calls = []
 
     def handler(number, frame):
         calls.append(number)
-        np.testing.assert_array_equal(crf.infer(unary, iterations=30), wanted)  # a handler may use the same kernels
+        np.testing.assert_array_equal(
+            crf.infer(unary, iterations=30), wanted
+        )  # a handler may use the same kernels
         if len(calls) == 3:
             raise InterruptedError("enough")
 
@@ -75,7 +79,9 @@ def test_other_handlers_are_called_meanwhile_and_change_nothing():
 def test_a_mean_field_that_was_stopped_says_so():
     kernel = lattice.Kernel(Gaussian((24, 37), 3).features(), "symmetric", True)
     unary = np.random.default_rng(0).normal(size=(3, 24 * 37)).astype(np.float32)
-    field = lattice.MeanField(unary, [kernel], [np.ones(3)], pool=0, settled=0, threads=1)
+    field = lattice.MeanField(
+        unary, [kernel], [np.ones(3)], merge_threshold=0, convergence_tolerance=0, threads=1
+    )
 
     def handler(number, frame):
         raise InterruptedError
@@ -98,7 +104,9 @@ def test_one_mean_field_is_for_one_thread_at_a_time():
     unary = rng.normal(size=(9, 20_000)).astype(np.float32)
 
     def field():
-        return lattice.MeanField(unary, [kernel], [np.ones(9)], pool=0, settled=0, threads=2)
+        return lattice.MeanField(
+            unary, [kernel], [np.ones(9)], merge_threshold=0, convergence_tolerance=0, threads=2
+        )
 
     def attempt():
         barrier.wait()

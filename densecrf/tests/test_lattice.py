@@ -11,15 +11,16 @@ SPACING = np.sqrt(3) / 2  # of the vertices of the 1-D lattice, in standard devi
 
 
 def test_one_point_by_hand():
-    # On a vertex: splat (1, 0) on it and the next one; two blurs give (1, 1/2) and (5/4, 1); the slice divides by 3/2.
+    # On a vertex: splat (1, 0) on it and the next one; two blurs give (1, 1/2) and (5/4, 1); the slice
+    # divides by 3/2.
     assert Lattice([[0.0]]).filter([[1.0]])[0, 0] == pytest.approx(5 / 4 / 1.5)
     assert Lattice([[0.0]]).vertices == 2
 
 
 def test_two_points_half_a_cell_apart_by_hand():
     # At 0 and half way to the next vertex; splat of the values (1, 2): 1 + 2·½ and 2·½.
-    # The first point lies on a vertex, and its cell reaches to the right. To the right the points share two vertices:
-    # (2, 1) blurs to (5/2, 2) and (7/2, 13/4). To the left a third one takes part:
+    # The first point lies on a vertex, and its cell reaches to the right. To the right the points share two
+    # vertices: (2, 1) blurs to (5/2, 2) and (7/2, 13/4). To the left a third one takes part:
     # (1, 2, 0) blurs to (2, 5/2, 1) and (13/4, 4, 9/4).
     right = Lattice([[0.0], [SPACING / 2]]).filter([1.0, 2.0])
     assert right == pytest.approx([7 / 2 / 1.5, (7 / 2 + 13 / 4) / 2 / 1.5], rel=1e-5)
@@ -32,11 +33,14 @@ def test_agrees_with_the_slow_twin(dimensions):
     rng = np.random.default_rng(dimensions)
     features = rng.normal(scale=1.5, size=(60, dimensions)).astype(np.float32)
     values = rng.normal(size=(60, 3)).astype(np.float32)
-    np.testing.assert_allclose(Lattice(features).filter(values), filter_points(features, values), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(
+        Lattice(features).filter(values), filter_points(features, values), rtol=2e-4, atol=2e-5
+    )
 
 
 def test_normalised_filter_is_near_the_exact_gaussian():
-    # An approximation: its error is measured here and guarded, not wished away (8 % in the worst of these points).
+    # An approximation: its error is measured here and guarded, not wished away (8 % in the worst of these
+    # points).
     y, x = np.mgrid[:37, :52]
     smooth = np.stack([x.ravel() / 4, y.ravel() / 4], axis=1)
     values = np.random.default_rng(0).uniform(size=(37 * 52, 2))
@@ -50,13 +54,17 @@ def test_normalised_filter_is_near_the_exact_gaussian():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 6)), elements=st.floats(-50, 50, width=32)),
+    arrays(
+        np.float32, st.tuples(st.integers(1, 40), st.integers(1, 6)), elements=st.floats(-50, 50, width=32)
+    ),
     st.floats(-3, 3, width=32),
 )
 def test_constants_stay_constant_after_normalising(features, level):
     lattice = Lattice(features)
     ones = np.ones(len(features))
-    np.testing.assert_allclose(lattice.filter(level * ones) / lattice.filter(ones), level, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        lattice.filter(level * ones) / lattice.filter(ones), level, rtol=1e-4, atol=1e-6
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,7 +91,9 @@ def test_same_bits_with_any_number_of_threads(monkeypatch):
         assert np.array_equal(Lattice(features, threads=threads).filter(values), one)
 
 
-@pytest.mark.parametrize("make", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2], np.float16, np.float64])
+@pytest.mark.parametrize(
+    "make", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2], np.float16, np.float64]
+)
 def test_layouts_and_types_give_the_same(make):
     rng = np.random.default_rng(2)
     features = rng.integers(-4, 5, size=(40, 3)).astype(np.float32) / 2

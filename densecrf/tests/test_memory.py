@@ -73,15 +73,24 @@ def below(folder, files):
         ({"proc/meminfo": MEMINFO} | below("", V2 | {"memory.max": "max\n"}), 8_000_000 * 1024),
         (below("", {k: v for k, v in V2.items() if k != "memory.stat"}), 500_000_000),
         (below("", V2 | {"memory.current": "4300000000"}), 0),  # over its limit: never negative
-        (below("", V2 | {"memory.current": "1000000000"}), 3_000_000_000),  # the two files are not of one moment
+        (
+            below("", V2 | {"memory.current": "1000000000"}),
+            3_000_000_000,
+        ),  # the two files are not of one moment
         ({"proc/meminfo": "MemAvailable: 1000 kB\n"} | below("", V2), 1_024_000),
         (below("memory/", V1), 1_700_000_000),
-        ({"proc/meminfo": MEMINFO} | below("memory/", V1 | {"memory.limit_in_bytes": "9223372036854771712"}), 8192e6),
+        (
+            {"proc/meminfo": MEMINFO}
+            | below("memory/", V1 | {"memory.limit_in_bytes": "9223372036854771712"}),
+            8192e6,
+        ),
         ({"proc/self/cgroup": GROUPS} | below("docker/b/", V2), 1_700_000_000),
         ({"proc/self/cgroup": GROUPS} | below("docker/a/", V2), None),
         ({"proc/self/cgroup": GROUPS} | below("memory/docker/a/", V1), 1_700_000_000),
         (  # a group within another that is tighter
-            {"proc/self/cgroup": GROUPS} | below("docker/b/", V2) | below("docker/", V2 | {"memory.max": "2000000000"}),
+            {"proc/self/cgroup": GROUPS}
+            | below("docker/b/", V2)
+            | below("docker/", V2 | {"memory.max": "2000000000"}),
             700_000_000,
         ),
         ({"proc/self/cgroup": "0::/of/the/host\n"} | below("", V2), 1_700_000_000),

@@ -1,4 +1,5 @@
-"""What the native kernels refuse: sizes that do not fit each other, and more threads or memory than there is."""
+"""What the native kernels refuse: sizes that do not fit each other, and more threads or memory than there
+is."""
 
 import subprocess
 import sys
@@ -61,12 +62,16 @@ def test_no_more_threads_than_processors(monkeypatch):
     monkeypatch.setattr(counts, "processors", lambda: 6)
     assert [counts.thread_count(asked) for asked in (None, 1, 6, 7, 10**9, np.int64(3))] == [6, 1, 6, 6, 6, 3]
     photo, probabilities = np.zeros((24, 37, 3), np.uint8), np.full((2, 24, 37), 0.5)
-    np.testing.assert_array_equal(refine(photo, probabilities, threads=10**9), refine(photo, probabilities, threads=1))
+    np.testing.assert_array_equal(
+        refine(photo, probabilities, threads=10**9), refine(photo, probabilities, threads=1)
+    )
 
 
 @pytest.mark.parametrize("threads", [0, -1, 2**31, 10**20])
 def test_impossible_numbers_of_threads_get_one_line(threads):
-    with pytest.raises(ValueError, match=rf"^got {threads} threads, wanted at least 1 and at most 2147483647$"):
+    with pytest.raises(
+        ValueError, match=rf"^got {threads} threads, wanted at least 1 and at most 2147483647$"
+    ):
         Lattice(np.zeros((5, 2)), threads=threads)
     with pytest.raises(ValueError, match=rf"^got {threads} threads"):
         refine(np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6), 0.5), threads=threads)

@@ -13,9 +13,13 @@ WEIGHT, WIDTH = st.floats(0, 1e6), st.floats(1e-6, 1e6)
 @given(WEIGHT, WIDTH, WIDTH, WEIGHT, WIDTH, st.sampled_from(NORMALIZATIONS))
 def test_what_is_written_is_read(tmp_path_factory, w1, xy, rgb, w2, smooth, normalization):
     params = Params(
-        appearance_weight=w1, appearance_xy_std=xy, appearance_rgb_std=rgb, smoothness_weight=w2,
-        smoothness_xy_std=smooth, normalization=normalization,
-    )  # fmt: skip
+        appearance_weight=w1,
+        appearance_xy_std=xy,
+        appearance_rgb_std=rgb,
+        smoothness_weight=w2,
+        smoothness_xy_std=smooth,
+        normalization=normalization,
+    )
     path = tmp_path_factory.mktemp("params") / "params.json"
     path.write_text(json.dumps(asdict(params)))
     assert read_params(path) == params

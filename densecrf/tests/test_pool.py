@@ -1,4 +1,5 @@
-"""Labels that share a lane: never at the price of a wrong answer, however unsure the scores and strong the weights."""
+"""Labels that share a lane: never at the price of a wrong answer, however unsure the scores and strong the
+weights."""
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
 
 def unsure(labels, highest=0.1, height=24, width=37):
-    """A photo, probabilities that are nowhere above ``highest``, the right label a little more probable, and areas."""
+    """A photo, probabilities that are nowhere above ``highest``, the right label a little more probable, and
+    areas."""
     photo, _, areas = scene(height, width, labels=labels)
     rng = np.random.default_rng(0)
-    scores = 0.3 * (areas == np.arange(labels)[:, None, None]) + rng.normal(scale=0.1, size=(labels, height, width))
+    scores = 0.3 * (areas == np.arange(labels)[:, None, None]) + rng.normal(
+        scale=0.1, size=(labels, height, width)
+    )
     powers = np.exp(np.minimum(scores, np.log(highest * labels) - 0.15))
     probabilities = powers / powers.sum(axis=0)
     assert probabilities.max() <= highest
@@ -46,12 +50,17 @@ def test_scores_that_say_nothing_stay_so(weight, normalization):
 @pytest.mark.parametrize("weight", [20.0, 100.0])
 def test_strong_weights_give_what_the_exact_crf_gives(weight, normalization):
     photo, probabilities, _ = scene(24, 37, labels=3)
-    known = np.where(np.arange(37) < 15, 0.02, 1.0)  # on the left, fourteen more labels hold nearly everything
+    known = np.where(
+        np.arange(37) < 15, 0.02, 1.0
+    )  # on the left, fourteen more labels hold nearly everything
     rest = np.broadcast_to((1 - known) / 14, (14, 24, 37))
     params = Params(
-        appearance_weight=weight, appearance_xy_std=20, appearance_rgb_std=15, smoothness_weight=weight,
+        appearance_weight=weight,
+        appearance_xy_std=20,
+        appearance_rgb_std=15,
+        smoothness_weight=weight,
         normalization=normalization,
-    )  # fmt: skip
+    )
     scores = np.concatenate([probabilities * known, rest])
     ours = refine(photo, scores, params=params)
     wanted = refine(photo, scores, params=params, backend="exact")
@@ -73,7 +82,7 @@ def test_pooling_is_never_far_from_all_labels_apart(sharpness, iterations):
     for weight, normalization in ((1.0, "symmetric"), (8.0, "after"), (60.0, "before"), (0.1, "none")):
         kernels = [Gaussian((36, 52), 3, 0.4 * weight), Bilateral(photo, 20, 10, 0.6 * weight)]
         pooled = DenseCRF(kernels, normalization=normalization)
-        apart = DenseCRF(kernels, normalization=normalization, pool=0)
+        apart = DenseCRF(kernels, normalization=normalization, merge_threshold=0)
         for options in ({}, {"callback": lambda step, q: None}, {"start": start}):
             ours = pooled.infer(unary, iterations=iterations, **options)
             wanted = apart.infer(unary, iterations=iterations, **options)
@@ -84,7 +93,7 @@ def test_pooling_is_never_far_from_all_labels_apart(sharpness, iterations):
 def test_weights_that_push_labels_apart_are_no_exception():
     rng = np.random.default_rng(0)
     unary = rng.normal(scale=0.3, size=(12, 24, 37)) + 2.0 * (np.arange(12) > 2)[:, None, None]
-    crf, apart = (DenseCRF([Gaussian((24, 37), 3, weight=-30.0)], pool=pool) for pool in (0.1, 0))
+    crf, apart = (DenseCRF([Gaussian((24, 37), 3, weight=-30.0)], merge_threshold=pool) for pool in (0.1, 0))
     for iterations in (1, 2, 5):
         ours, wanted = (one.infer(unary, iterations=iterations) for one in (crf, apart))
         np.testing.assert_allclose(ours, wanted, atol=0.01)

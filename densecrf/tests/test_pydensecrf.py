@@ -7,7 +7,9 @@ import densecrf.pydensecrf as ours
 from densecrf.pydensecrf import utils
 from scenes import scene
 
-theirs = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed (it needs Python under 3.13)")
+theirs = pytest.importorskip(
+    "pydensecrf.densecrf", reason="pydensecrf2 is not installed (it needs Python under 3.13)"
+)
 their_utils = pytest.importorskip("pydensecrf.utils", reason="pydensecrf2 is not installed")
 
 H, W = 47, 66
@@ -41,14 +43,21 @@ def test_a_usual_script(normalization, labels):
         kind = getattr(dcrf, normalization)
         crf.addPairwiseGaussian(sxy=3, compat=0.75 * weight, kernel=dcrf.DIAG_KERNEL, normalization=kind)
         crf.addPairwiseBilateral(
-            sxy=(40, 60), srgb=(13, 10, 8), rgbim=photo, compat=weight, kernel=dcrf.FULL_KERNEL, normalization=kind
+            sxy=(40, 60),
+            srgb=(13, 10, 8),
+            rgbim=photo,
+            compat=weight,
+            kernel=dcrf.FULL_KERNEL,
+            normalization=kind,
         )
         return crf.inference(5)
 
     close(script(ours), script(theirs))
 
 
-@pytest.mark.parametrize("compat", [np.linspace(1, 3, 5), np.random.default_rng(1).uniform(-1, 1, size=(5, 5))])
+@pytest.mark.parametrize(
+    "compat", [np.linspace(1, 3, 5), np.random.default_rng(1).uniform(-1, 1, size=(5, 5))]
+)
 def test_vector_and_matrix_compatibilities(compat):
     photo, unary = energies()
     compat = compat.astype(np.float32)
@@ -66,7 +75,10 @@ def test_vector_and_matrix_compatibilities(compat):
 def test_generic_features_and_stepping():
     photo, unary = energies()
     features = np.concatenate(
-        [utils.create_pairwise_gaussian((3, 4), (H, W)), utils.create_pairwise_bilateral((9, 7), 20, photo, chdim=2)]
+        [
+            utils.create_pairwise_gaussian((3, 4), (H, W)),
+            utils.create_pairwise_bilateral((9, 7), 20, photo, chdim=2),
+        ]
     )
 
     def script(dcrf):
@@ -93,7 +105,9 @@ def test_logistic_unary():
     matrix, features = rng.normal(size=(3, 4)), rng.normal(size=(4, 20))
     powers = np.exp(-matrix @ features)
     for give in (
-        lambda crf: crf.setUnaryEnergy(matrix, features),  # pydensecrf's own check refuses what its signature offers
+        lambda crf: crf.setUnaryEnergy(
+            matrix, features
+        ),  # pydensecrf's own check refuses what its signature offers
         lambda crf: crf.setUnary(ours.LogisticUnary(matrix, features)),
         lambda crf: crf.setUnary(ours.ConstUnary(matrix @ features)),
     ):
@@ -124,9 +138,15 @@ def test_helpers():
             rtol=1e-5,
         )
     np.testing.assert_allclose(
-        utils.create_pairwise_gaussian((3, 5), (H, W)), their_utils.create_pairwise_gaussian((3, 5), (H, W)), rtol=1e-6
+        utils.create_pairwise_gaussian((3, 5), (H, W)),
+        their_utils.create_pairwise_gaussian((3, 5), (H, W)),
+        rtol=1e-6,
     )
-    for schan, image, axis in ((13, photo, 2), ((1, 2, 3), photo.transpose(2, 0, 1), 0), (0.1, photo[:, :, 0], -1)):
+    for schan, image, axis in (
+        (13, photo, 2),
+        ((1, 2, 3), photo.transpose(2, 0, 1), 0),
+        (0.1, photo[:, :, 0], -1),
+    ):
         np.testing.assert_allclose(
             utils.create_pairwise_bilateral((3, 5), schan, image, axis),
             their_utils.create_pairwise_bilateral((3, 5), schan, image, axis),

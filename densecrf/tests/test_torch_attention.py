@@ -44,7 +44,8 @@ def test_no_points_and_no_values():
     ("widths", "single", "half"), [((50, 60), 1e-5, 1e-3), ((50, 20), 1e-5, 1e-2), ((50, 3), 1e-3, None)]
 )
 def test_where_half_precision_fails(widths, single, half):
-    # The filter that is normalised after, its features rounded to a type: half precision serves very wide kernels only.
+    # The filter that is normalised after, its features rounded to a type: half precision serves very wide
+    # kernels only.
     photo, probabilities, _ = scene(40, 56)
     features = torch.from_numpy(Bilateral(photo, *widths).features()).double()
     features = features - features.mean(0)

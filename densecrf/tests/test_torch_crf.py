@@ -18,7 +18,8 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
 
 def batch(*sizes_labels_seeds, height=30, width=44, labels=4):
-    """Images (B, 3, H, W) uint8, logits (B, K, H, W) float32, and the photos and probabilities they are from."""
+    """Images (B, 3, H, W) uint8, logits (B, K, H, W) float32, and the photos and probabilities they are
+    from."""
     scenes = [scene(height, width, labels, seed)[:2] for seed in sizes_labels_seeds or (0,)]
     images = torch.stack([torch.from_numpy(photo).permute(2, 0, 1) for photo, _ in scenes])
     logits = torch.stack([torch.from_numpy(p).log().float() for _, p in scenes])
@@ -37,11 +38,13 @@ def face(photo, probabilities, params, **options):
     crf = densecrf.DenseCRF(
         [
             densecrf.Gaussian(size, params.smoothness_xy_std, params.smoothness_weight),
-            densecrf.Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight),
+            densecrf.Bilateral(
+                photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight
+            ),
         ],
         normalization=params.normalization,
-        pool=0,
-        settled=0,
+        merge_threshold=0,
+        convergence_tolerance=0,
         **options,
     )
     return crf.infer(-np.log(probabilities))
@@ -97,7 +100,9 @@ def test_without_gradients_the_lattice_gives_the_same(kind, normalization, inclu
     images, logits, _ = batch(3, height=20, width=27)
     rng = np.random.default_rng(0)
     mu = {"Potts": None, "vector": rng.uniform(0.5, 1.5, 4), "matrix": rng.uniform(0, 1, (4, 4))}[kind]
-    crf = DenseCRF(weak(normalization), compatibility=mu, include_self=include_self, backend="torch", marginals=True)
+    crf = DenseCRF(
+        weak(normalization), compatibility=mu, include_self=include_self, backend="torch", marginals=True
+    )
     wanted = crf(images, logits)
     assert wanted.requires_grad
     with torch.no_grad():
@@ -112,7 +117,9 @@ def test_without_gradients_the_lattice_gives_the_same(kind, normalization, inclu
 def test_potts_matrix_is_potts(backend):
     images, logits, _ = batch(3)
     potts, matrix = DenseCRF(backend=backend), DenseCRF(backend=backend, compatibility=1 - torch.eye(4))
-    torch.testing.assert_close(matrix(images, logits).softmax(1), potts(images, logits).softmax(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        matrix(images, logits).softmax(1), potts(images, logits).softmax(1), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -141,11 +148,18 @@ def test_a_volume_is_its_features(backend):
     volume, scores = rng.uniform(0, 255, (1, *size)), rng.normal(size=(3, *size))
     spacing = (2.5, 1.0, 1.0)  # slices lie further apart than pixels
     params = Params(appearance_xy_std=4, appearance_rgb_std=80, smoothness_xy_std=2)
-    places = np.stack([axis.ravel() for axis in np.meshgrid(*map(np.arange, size), indexing="ij")], 1) * spacing
+    places = (
+        np.stack([axis.ravel() for axis in np.meshgrid(*map(np.arange, size), indexing="ij")], 1) * spacing
+    )
     places = places[:, ::-1]
     bilateral = np.concatenate([places / 4, volume.reshape(-1, 1) / 80], axis=1)
     kernels = [Features(bilateral, weight=5), Features(places / 2, weight=3)]
-    twin = densecrf.DenseCRF(kernels, pool=0, settled=0, backend="exact" if backend == "exact" else "lattice")
+    twin = densecrf.DenseCRF(
+        kernels,
+        merge_threshold=0,
+        convergence_tolerance=0,
+        backend="exact" if backend == "exact" else "lattice",
+    )
     wanted = twin.infer(densecrf.unary_from_logits(scores))
     crf = DenseCRF(params, spacing=spacing, backend=backend, marginals=True)
     found = crf(torch.from_numpy(volume)[None].float(), torch.from_numpy(scores)[None].float())
@@ -163,7 +177,9 @@ def test_types_of_images_and_logits():
     assert (double - wanted).abs().mean() < 1e-5
     half = crf(images, logits.to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), crf(images, logits.to(torch.bfloat16).float()), atol=4e-3, rtol=0)
+    torch.testing.assert_close(
+        half.float(), crf(images, logits.to(torch.bfloat16).float()), atol=4e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -177,8 +193,11 @@ def test_autocast_changes_nothing(backend):
 
 def test_savings_are_those_of_the_numpy_face_and_only_without_gradients():
     photo, probabilities, _ = scene(60, 90, 21, seed=5)
-    images, logits = torch.from_numpy(photo).permute(2, 0, 1)[None], torch.from_numpy(probabilities).log()[None].float()
-    saving = DenseCRF(pool=0.1, settled=1e-4, marginals=True)
+    images, logits = (
+        torch.from_numpy(photo).permute(2, 0, 1)[None],
+        torch.from_numpy(probabilities).log()[None].float(),
+    )
+    saving = DenseCRF(merge_threshold=0.1, convergence_tolerance=1e-4, marginals=True)
     plain = DenseCRF(marginals=True)
     with torch.no_grad():
         found = saving(images, logits)
@@ -202,7 +221,12 @@ def test_state_dict_round_trip_and_params():
     assert torch.equal(second(images, logits), first(images, logits))
     assert torch.equal(copy.deepcopy(first)(images, logits), first(images, logits))
     params = second.params()
-    wanted = {"appearance_weight": 7, "smoothness_weight": 2, "appearance_xy_std": 60, "appearance_rgb_std": 3}
+    wanted = {
+        "appearance_weight": 7,
+        "smoothness_weight": 2,
+        "appearance_xy_std": 60,
+        "appearance_rgb_std": 3,
+    }
     assert {name: getattr(params, name) for name in wanted} == pytest.approx(wanted)
     assert params.smoothness_xy_std == pytest.approx(1.5)
     assert params.normalization == "after"
@@ -212,7 +236,10 @@ def test_any_kernels_by_the_mean_field_itself():
     from densecrf.torch import Kernel
 
     rng = np.random.default_rng(7)
-    features, scores = rng.normal(size=(40, 2)).astype(np.float32), rng.normal(size=(3, 40)).astype(np.float32)
+    features, scores = (
+        rng.normal(size=(40, 2)).astype(np.float32),
+        rng.normal(size=(3, 40)).astype(np.float32),
+    )
     kernel = Kernel(torch.from_numpy(features), backend="exact")
     found = mean_field(torch.from_numpy(scores), lambda q: 2 * kernel(q), iterations=4).softmax(0)
     twin = densecrf.DenseCRF([Features(features, weight=2)], backend="exact")
@@ -275,7 +302,7 @@ def test_unusable_tensors_are_refused(image, logits, message):
         ({"compatibility": torch.zeros(2, 3)}, r"got compatibility \(2, 3\), wanted"),
         ({"spacing": (1, 0)}, "wanted finite numbers above 0"),
         ({"threads": 0}, "wanted at least 1"),
-        ({"pool": 1}, "got pool = 1 and settled = 0.0, wanted at least 0 and under 1"),
+        ({"pool": 1}, "got merge_threshold = 1 and settled = 0.0, wanted at least 0 and under 1"),
     ],
 )
 def test_unusable_options_are_refused(options, message):

@@ -58,7 +58,9 @@ def test_gradients_to_everything_in_double_precision(backend, normalization, inc
     logits = torch.randn(2, 3, 3, 4, dtype=torch.float64, generator=generator)
     mu = torch.rand(3, 3, generator=generator)
     params = Params(appearance_weight=2, smoothness_weight=1, normalization=normalization, **GENERIC)
-    crf = DenseCRF(params, backend=backend, iterations=2, include_self=include_self, compatibility=mu).double()
+    crf = DenseCRF(
+        params, backend=backend, iterations=2, include_self=include_self, compatibility=mu
+    ).double()
     crf.log_widths.requires_grad_()
     names, values = zip(*crf.named_parameters(), strict=True)
     assert set(names) == {"weights", "log_widths", "compatibility"}
@@ -77,7 +79,9 @@ def test_native_gradients_are_finite_differences(normalization, kind):
     image, target = torch.from_numpy(photo).permute(2, 0, 1)[None], torch.from_numpy(areas)[None]
     logits = torch.from_numpy(probabilities).log()[None].float().requires_grad_()
     rng = torch.Generator().manual_seed(1)
-    mu = {"Potts": None, "vector": torch.rand(3, generator=rng), "matrix": torch.rand(3, 3, generator=rng)}[kind]
+    mu = {"Potts": None, "vector": torch.rand(3, generator=rng), "matrix": torch.rand(3, 3, generator=rng)}[
+        kind
+    ]
     weights = (0.1, 0.1) if normalization == "none" else (2, 1)
     params = Params(appearance_weight=weights[0], smoothness_weight=weights[1], normalization=normalization)
     crf = DenseCRF(params, backend="native", iterations=3, compatibility=mu)
@@ -107,7 +111,10 @@ def test_native_and_torch_give_the_same_gradients(normalization, include_self):
     for backend in ("native", "torch"):
         crf = DenseCRF(
             Params(
-                appearance_xy_std=31.7, appearance_rgb_std=6.13, smoothness_xy_std=3.37, normalization=normalization
+                appearance_xy_std=31.7,
+                appearance_rgb_std=6.13,
+                smoothness_xy_std=3.37,
+                normalization=normalization,
             ),
             backend=backend,
             include_self=include_self,
@@ -135,11 +142,16 @@ def test_widths_and_images_learn_where_auto_meets_them():
 
 
 def test_a_kernel_alone_learns_its_features():
-    features = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)
-    values = torch.randn(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    features = torch.randn(
+        9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True
+    )
+    values = torch.randn(
+        2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True
+    )
     for backend in ("torch", "exact"):
         assert torch.autograd.gradcheck(
-            lambda f, v, backend=backend: Kernel(f, normalization="none", backend=backend)(v), (features, values)
+            lambda f, v, backend=backend: Kernel(f, normalization="none", backend=backend)(v),
+            (features, values),
         )
 
 
@@ -162,7 +174,9 @@ print((peak() - before) // 1000)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell a process's peak memory")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the system does not tell a process's peak memory"
+)
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_memory_of_a_step_is_bounded(backend):
     code = STEP.format(backend=backend)

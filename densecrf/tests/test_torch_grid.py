@@ -41,7 +41,9 @@ def test_kernel_of_a_grid_is_the_kernel_of_its_points(normalization, include_sel
 
 def test_gradients_to_places_and_values():
     axes = [torch.linspace(0, 2, n, dtype=torch.float64).requires_grad_() for n in (3, 4)]
-    values = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    values = torch.rand(
+        2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b, v: Kernel.of_grid([a, b])(v), (*axes, values))
 
 

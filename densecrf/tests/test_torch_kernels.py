@@ -27,7 +27,9 @@ def slice_rows(rows, weights, corner, columns, factor, base=None):
 
 
 KERNELS = SimpleNamespace(
-    splat=splat, slice_rows=slice_rows, blur=lambda rows, up, down: rows + 0.5 * (rows[up.long()] + rows[down.long()])
+    splat=splat,
+    slice_rows=slice_rows,
+    blur=lambda rows, up, down: rows + 0.5 * (rows[up.long()] + rows[down.long()]),
 )
 """What the Triton kernels are to give."""
 
@@ -55,7 +57,10 @@ def test_no_kernels_on_the_cpu_nor_for_other_types():
 
 def test_kernels_that_are_wrong_or_fail_are_told_once_and_left_out(monkeypatch):
     wrong = SimpleNamespace(wrong=lambda device: ["splat", "blur"])
-    for module, message in ((wrong, r"gave other numbers than plain PyTorch \(splat, blur\)"), (object(), "failed")):
+    for module, message in (
+        (wrong, r"gave other numbers than plain PyTorch \(splat, blur\)"),
+        (object(), "failed"),
+    ):
         monkeypatch.setattr(fused, "find_spec", lambda name: True)
         monkeypatch.setitem(sys.modules, "densecrf.torch.triton_kernels", module)
         monkeypatch.setattr(sys.modules["densecrf.torch"], "triton_kernels", module, raising=False)
@@ -66,11 +71,16 @@ def test_kernels_that_are_wrong_or_fail_are_told_once_and_left_out(monkeypatch):
         fused._checked.cache_clear()
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: its kernels are not interpreted")
+@pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton is not installed: its kernels are not interpreted"
+)
 def test_triton_kernels_interpreted():
     code = "import torch; from densecrf.torch import triton_kernels; print(triton_kernels.wrong(torch.device('cpu')))"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
     )
     if "only 0-dimensional arrays" in run.stderr:
         pytest.skip("Triton's interpreter does not know this NumPy")

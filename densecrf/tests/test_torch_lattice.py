@@ -12,7 +12,8 @@ SPACING = np.sqrt(3) / 2  # of the vertices of the 1-D lattice, in standard devi
 
 
 def test_one_point_by_hand():
-    # As in test_lattice.py: splat (1, 0) on a vertex and the next; two blurs give (5/4, 1); the slice divides by 3/2.
+    # As in test_lattice.py: splat (1, 0) on a vertex and the next; two blurs give (5/4, 1); the slice divides
+    # by 3/2.
     one = Lattice(torch.zeros(1, 1))
     assert one.filter(torch.ones(1, 1)).item() == pytest.approx(5 / 4 / 1.5)
     assert one.own().item() == pytest.approx(5 / 4 / 1.5)
@@ -20,8 +21,9 @@ def test_one_point_by_hand():
 
 
 def test_gradient_to_a_feature_by_hand():
-    # A point at a share s of the way between its two vertices: splat (1 − s, s), blurs (1 − s + s/2, s + (1 − s)/2) and
-    # then (first + second/2, second + first/2); the slice is their mean with weights (1 − s, s), over 3/2.
+    # A point at a share s of the way between its two vertices: splat (1 − s, s), blurs (1 − s + s/2, s + (1 −
+    # s)/2) and then (first + second/2, second + first/2); the slice is their mean with weights (1 − s, s),
+    # over 3/2.
     share = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
 
     def by_hand(s):
@@ -52,7 +54,9 @@ def test_is_the_native_lattice(points, dimensions, spread):
     features = rng.normal(scale=spread, size=(points, dimensions)).astype(np.float32)
     values = rng.normal(size=(points, 4)).astype(np.float32)
     native, plain = densecrf.Lattice(features), Lattice(torch.from_numpy(features))
-    assert abs(plain.vertices - native.vertices) <= 1  # one more where a point lies on a face, but for rounding
+    assert (
+        abs(plain.vertices - native.vertices) <= 1
+    )  # one more where a point lies on a face, but for rounding
     found = plain.filter(torch.from_numpy(values.T)).numpy().T
     np.testing.assert_allclose(found, native.filter(values), rtol=1e-3, atol=1e-3)
 
@@ -61,10 +65,15 @@ def test_is_the_native_lattice(points, dimensions, spread):
 @pytest.mark.parametrize("include_self", [True, False])
 def test_kernel_is_the_native_kernel(normalization, include_self):
     rng = np.random.default_rng(5)
-    features, values = rng.normal(size=(500, 4)).astype(np.float32), rng.normal(size=(500, 3)).astype(np.float32)
+    features, values = (
+        rng.normal(size=(500, 4)).astype(np.float32),
+        rng.normal(size=(500, 3)).astype(np.float32),
+    )
     native = lattice.Kernel(features, normalization, include_self)
     plain = Kernel(torch.from_numpy(features), normalization=normalization, include_self=include_self)
-    np.testing.assert_allclose(plain(torch.from_numpy(values.T)).numpy().T, native.filter(values), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        plain(torch.from_numpy(values.T)).numpy().T, native.filter(values), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_own_share_is_the_diagonal():
@@ -74,7 +83,8 @@ def test_own_share_is_the_diagonal():
 
 
 def test_places_too_wide_for_a_key():
-    # 20 dimensions over many cells: keys of random units. The native lattice has a hash table of whole places there.
+    # 20 dimensions over many cells: keys of random units. The native lattice has a hash table of whole places
+    # there.
     rng = np.random.default_rng(7)
     features = rng.normal(scale=30, size=(50, 20)).astype(np.float32)
     features[25:] = features[:25] + rng.normal(scale=0.2, size=(25, 20)).astype(np.float32)

@@ -126,7 +126,8 @@ def test_two_processes_share_gradients(tmp_path):
         pytest.skip("this torch has no torch.distributed")
     commands = [[sys.executable, "-c", WORKER, str(rank), str(tmp_path / "meeting")] for rank in range(2)]
     runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for command in commands
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
     ]
     for run in runs:
         out, errors = run.communicate(timeout=240)

@@ -8,7 +8,9 @@ from densecrf.torch import Attention, DenseCRF, Kernel, Lattice, fused  # noqa: 
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here: parity on GPUs not tested"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="there is no GPU here: parity on GPUs not tested"
+    ),
 ]
 
 
@@ -63,7 +65,9 @@ def test_two_runs_give_the_same_bits():
 def test_one_vertex_of_many_points():
     features, values = torch.zeros(10_000, 3), torch.rand(5, 10_000)
     wanted = Lattice(features).filter(values)
-    torch.testing.assert_close(Lattice(features.cuda()).filter(values.cuda()).cpu(), wanted, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        Lattice(features.cuda()).filter(values.cuda()).cpu(), wanted, rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "exact"])

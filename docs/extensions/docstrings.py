@@ -1,4 +1,5 @@
-"""Docstrings are written for people who read code; this makes reStructuredText of them, before napoleon sees them."""
+"""Docstrings are written for people who read code; this makes reStructuredText of them, before napoleon sees
+them."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def prepare(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
     """Change a docstring in place.
 
-    ``Source: where`` becomes a section like Args, and bars outside of literals, which would be substitutions, become
-    the mathematical sign that looks like them and is as wide.
+    ``Source: where`` becomes a section like Args, and bars outside of literals, which would be substitutions,
+    become the mathematical sign that looks like them and is as wide.
     """
     done, in_source = [], False
     for line in map(plain, lines):

@@ -8,8 +8,12 @@ from typing import Any
 from sphinx_gallery.scrapers import figure_rst
 
 WRITTEN = Path(__file__).parents[1] / "made" / "pictures"
-OPTIONS = {"hole_algorithm.py": "--out", "learn_crf.py": "--picture", "video_crf.py": "--picture",
-           "volume_crf.py": "--picture"}  # fmt: skip
+OPTIONS = {
+    "hole_algorithm.py": "--out",
+    "learn_crf.py": "--picture",
+    "video_crf.py": "--picture",
+    "volume_crf.py": "--picture",
+}
 FIRST = ("segment_photo.py", "refine_scribbles.py", "lattice_kernel.py", "hole_algorithm.py")
 
 
@@ -34,7 +38,8 @@ def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list
 
 
 def written_pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
-    """Move the picture that an example has written to where the gallery keeps its own; return how it is shown."""
+    """Move the picture that an example has written to where the gallery keeps its own; return how it is
+    shown."""
     picture = WRITTEN / f"{Path(block_vars['src_file']).stem}.png"
     if not picture.is_file():
         return ""

@@ -8,9 +8,28 @@ IGNORE = 255
 """Void: left out of the loss and out of every score."""
 
 VOC_CLASSES: tuple[str, ...] = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 WELL_POPULATED: tuple[str, ...] = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 """The classes with enough training photos for a meaningful score; their mean IoU is called mIoU-7."""
@@ -23,7 +42,8 @@ def palette(count: int = 256) -> np.ndarray:
         count: how many colours, 1 to 256.
 
     Returns:
-        (count, 3) uint8, R, G, B. Row 0 is black and row 255 the off-white of void, as in VOC's own PNG files.
+        (count, 3) uint8, R, G, B. Row 0 is black and row 255 the off-white of void, as in VOC's own PNG
+        files.
 
     Source: the colour map of the PASCAL VOC development kit.
     """

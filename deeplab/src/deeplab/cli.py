@@ -12,10 +12,10 @@ import tyro
 
 from deeplab.commands.app import App, app
 from deeplab.commands.check_data import CheckData, check_data
+from deeplab.commands.common import FAILED, INTERRUPTED, complain
 from deeplab.commands.convert import Convert, convert
 from deeplab.commands.describe import Describe, describe
 from deeplab.commands.doctor import Doctor, doctor
-from deeplab.commands.engine import FAILED, INTERRUPTED, complain
 from deeplab.commands.evaluate import Evaluate, evaluate
 from deeplab.commands.export import Export, export
 from deeplab.commands.search import Search, search
@@ -23,11 +23,17 @@ from deeplab.commands.segment import Segment, segment
 from deeplab.commands.train import Train, train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "segment": (Segment, segment), "evaluate": (Evaluate, evaluate), "train": (Train, train),
+    "segment": (Segment, segment),
+    "evaluate": (Evaluate, evaluate),
+    "train": (Train, train),
     "check-data": (CheckData, check_data),
-    "search": (Search, search), "convert": (Convert, convert), "export": (Export, export), "app": (App, app),
-    "describe": (Describe, describe), "doctor": (Doctor, doctor),
-}  # fmt: skip
+    "search": (Search, search),
+    "convert": (Convert, convert),
+    "export": (Export, export),
+    "app": (App, app),
+    "describe": (Describe, describe),
+    "doctor": (Doctor, doctor),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
     try:
         with warnings.catch_warnings():  # here, not where photos are read, as filters are one for all threads
-            warnings.filterwarnings("ignore", module=r"PIL\b")  # of odd metadata, and of sizes, which are checked
+            warnings.filterwarnings(
+                "ignore", module=r"PIL\b"
+            )  # of odd metadata, and of sizes, which are checked
             return run(options)
     except KeyboardInterrupt as stop:
         complain(str(stop) or "stopped; what was written is whole")

@@ -1,4 +1,5 @@
-"""How often a JPEG file goes over its picture: each scan costs the decoder a pass, however few bytes it has."""
+"""How often a JPEG file goes over its picture: each scan costs the decoder a pass, however few bytes it
+has."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """Names that come from files, as paths that stay below a folder.
 
-Annotations, lists and archives name files. Such a name may come from a stranger, so it is never joined to a folder
-unchecked: an absolute path or one with ".." would read or write elsewhere. Symbolic links are another matter: whoever
-can make one in a folder has access to it, and people link large data into place, so links are followed when files are
-read. A result takes the place of a link of its name and is not written through it.
+Annotations, lists and archives name files. Such a name may come from a stranger, so it is never joined to a
+folder
+unchecked: an absolute path or one with ".." would read or write elsewhere. Symbolic links are another matter:
+    whoever
+can make one in a folder has access to it, and people link large data into place, so links are followed when
+files are read. A result takes the place of a link of its name and is not written through it.
 """
 
 from __future__ import annotations
@@ -37,5 +39,7 @@ def path_below(folder: Path, name: str) -> Path:
         ValueError: if the name leads out of the folder.
     """
     if not is_below(name):
-        raise ValueError(f"got the name {name!r}, which leads out of {folder}; wanted a path in it, without '..'")
+        raise ValueError(
+            f"got the name {name!r}, which leads out of {folder}; wanted a path in it, without '..'"
+        )
     return folder / name

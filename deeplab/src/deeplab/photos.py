@@ -13,13 +13,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplab.jpeg_scans import scans_of
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+PHOTO_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".jp2",
+    ".avif",
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is opened, by content: none of these runs another program, as Pillow runs Ghostscript for EPS."""
 MAX_PIXELS = 300_000_000
 """Larger pictures are refused before they are decoded: a small file can claim any size."""
 MAX_SCANS = 100
-"""JPEG files that go over their picture more often are refused: a small file can do it 20,000 times; usual are 1–15."""
+"""JPEG files that go over their picture more often are refused: a small file can do it 20,000 times; usual
+are 1–15."""
 
 
 class PhotoError(ValueError):
@@ -51,10 +65,11 @@ def known_formats() -> list[str]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of one line.
+    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of
+    one line.
 
-    Python's filters of warnings are one for all threads, so they stay as they are: Pillow's warnings of odd metadata
-    are the program's to silence, as the command line does.
+    Python's filters of warnings are one for all threads, so they stay as they are: Pillow's warnings of odd
+    metadata are the program's to silence, as the command line does.
     """
     try:
         with Image.open(path, formats=known_formats()) as image:
@@ -68,7 +83,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except PermissionError:
         raise PhotoError(f"{path}: may not be read (permissions)") from None
     except UnidentifiedImageError:
-        raise PhotoError(f"{path}: not an image that can be read; wanted JPEG, PNG, TIFF, WebP or the like") from None
+        raise PhotoError(
+            f"{path}: not an image that can be read; wanted JPEG, PNG, TIFF, WebP or the like"
+        ) from None
     except Image.DecompressionBombError:
         raise PhotoError(f"{path}: too large, wanted at most {MAX_PIXELS // 10**6} megapixels") from None
     except MemoryError:
@@ -81,13 +98,15 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def photo_from_image(image: Image.Image) -> np.ndarray:
-    """A photo from a Pillow image of any mode: 16-bit and float levels are scaled, transparency lies on white.
+    """A photo from a Pillow image of any mode: 16-bit and float levels are scaled, transparency lies on
+    white.
 
     Returns:
         (H, W, 3) uint8, R, G, B, with the EXIF orientation applied.
 
     Raises:
-        PhotoError: if it has no pixels, too many, more scans than ``MAX_SCANS``, or levels that are not finite.
+        PhotoError: if it has no pixels, too many, more scans than ``MAX_SCANS``, or levels that are not
+            finite.
     """
     check_size(image)
     _check_scans(image)
@@ -113,7 +132,9 @@ def check_size(image: Image.Image) -> None:
 def _check_scans(image: Image.Image) -> None:
     file = getattr(image, "fp", None)  # None once it is decoded
     if image.format in ("JPEG", "MPO") and file is not None and scans_of(file, MAX_SCANS) > MAX_SCANS:
-        raise PhotoError(f"goes over its picture in more than {MAX_SCANS} scans; save it anew, as a JPEG of a few")
+        raise PhotoError(
+            f"goes over its picture in more than {MAX_SCANS} scans; save it anew, as a JPEG of a few"
+        )
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -144,7 +165,8 @@ def photo_from_any(image: Any) -> np.ndarray:
 
 
 def _eight_bits(levels: np.ndarray) -> np.ndarray:
-    """Grey levels of 16 or 32 bits or floats to uint8: by 1/257 from 16 bits, by 255 where floats stay within 0–1."""
+    """Grey levels of 16 or 32 bits or floats to uint8: by 1/257 from 16 bits, by 255 where floats stay within
+    0–1."""
     if not np.isfinite(levels).all():
         raise PhotoError("has levels that are NaN or infinite")
     low, high = float(levels.min()), float(levels.max())

@@ -11,6 +11,14 @@ from densecrf.unary import unary_from_labels, unary_from_logits, unary_from_prob
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bilateral", "DenseCRF", "Features", "Gaussian", "Lattice", "Params", "refine", "unary_from_labels",
-    "unary_from_logits", "unary_from_probabilities",
-]  # fmt: skip
+    "Bilateral",
+    "DenseCRF",
+    "Features",
+    "Gaussian",
+    "Lattice",
+    "Params",
+    "refine",
+    "unary_from_labels",
+    "unary_from_logits",
+    "unary_from_probabilities",
+]

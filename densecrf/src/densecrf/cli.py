@@ -1,4 +1,5 @@
-"""The command line: ``densecrf refine`` sharpens somebody's scores, ``densecrf doctor`` says what runs here."""
+"""The command line: ``densecrf refine`` sharpens somebody's scores, ``densecrf doctor`` says what runs
+here."""
 
 from __future__ import annotations
 
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
 OK, FAILED, INTERRUPTED = 0, 1, 130
 # What NumPy and zipfile raise for files that are damaged, or pickles in disguise.
 DAMAGED = (
-    ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 130 interrupted; wrong usage exits with 2."""
-    parser = argparse.ArgumentParser(prog="densecrf", description="Fully connected CRFs for class scores and images.")
+    parser = argparse.ArgumentParser(
+        prog="densecrf", description="Fully connected CRFs for class scores and images."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     refine = commands.add_parser("refine", help="make class scores consistent with the edges of their photo")
     refine.add_argument("photo", type=Path, help="the photo the scores belong to")
@@ -41,12 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="(K, H, W) or (H, W, K) probabilities or logits as .npy or .npz, or a PNG of class ids",
     )
-    refine.add_argument("-o", "--out", type=Path, required=True, help="label map to write: .png, or .npy for marginals")
+    refine.add_argument(
+        "-o", "--out", type=Path, required=True, help="label map to write: .png, or .npy for marginals"
+    )
     refine.add_argument("--params", type=Path, help="JSON file with fields of densecrf.Params")
     refine.add_argument("--iterations", type=int, default=10, help="mean-field steps (default: 10)")
     refine.add_argument("--threads", type=int, help="how many to use (default: all)")
-    refine.add_argument("--confidence", type=float, default=0.9, help="trust in a PNG of class ids (default: 0.9)")
-    refine.add_argument("--ignore", type=int, default=255, help="id of pixels without a label in a PNG (default: 255)")
+    refine.add_argument(
+        "--confidence", type=float, default=0.9, help="trust in a PNG of class ids (default: 0.9)"
+    )
+    refine.add_argument(
+        "--ignore", type=int, default=255, help="id of pixels without a label in a PNG (default: 255)"
+    )
     commands.add_parser("doctor", help="version, instruction set, threads, and a short self-test")
     options = parser.parse_args(arguments)
     try:
@@ -65,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_refine(options: argparse.Namespace) -> int:
     """Refine one photo's scores and write labels or marginals, whole or not at all."""
     if options.out.suffix.lower() not in (".png", ".npy"):
-        raise ValueError(f"got --out {options.out}, wanted a name ending in .png (labels) or .npy (marginals)")
+        raise ValueError(
+            f"got --out {options.out}, wanted a name ending in .png (labels) or .npy (marginals)"
+        )
     photo = np.asarray(_open_image(options.photo).convert("RGB"))
     probabilities = read_scores(options.scores, photo.shape[:2], options.confidence, options.ignore)
     params = densecrf.Params() if options.params is None else read_params(options.params)
@@ -98,7 +116,8 @@ def read_scores(path: Path, size: tuple[int, int], confidence: float, ignore: in
     """Probabilities (K, H, W) from an array of probabilities or logits, or from an image of class ids.
 
     Args:
-        path: .npy; .npz with one array, or one named "probabilities", "scores" or "logits"; or an image of ids.
+        path: .npy; .npz with one array, or one named "probabilities", "scores" or "logits"; or an image of
+            ids.
         size: (H, W) of the photo.
         confidence: trust in a label map.
         ignore: id of pixels without a label.
@@ -115,12 +134,16 @@ def read_scores(path: Path, size: tuple[int, int], confidence: float, ignore: in
         if scores.shape[1:] != size and scores.shape[:2] == size:
             scores = np.moveaxis(scores, 2, 0)
         if scores.shape[1:] != size:
-            raise ValueError(f"{path}: got scores {scores.shape}, wanted (K, {size[0]}, {size[1]}) as the photo is")
+            raise ValueError(
+                f"{path}: got scores {scores.shape}, wanted (K, {size[0]}, {size[1]}) as the photo is"
+            )
         is_distribution = scores.min() >= 0 and np.abs(scores.sum(axis=0) - 1).max() < 1e-2
         return scores if is_distribution else np.exp(-densecrf.unary_from_logits(scores))
     image = _open_image(path)
     if image.mode not in ("P", "L"):
-        raise ValueError(f"{path}: got a {image.mode} image, wanted class ids as a palette or grey PNG, or .npy scores")
+        raise ValueError(
+            f"{path}: got a {image.mode} image, wanted class ids as a palette or grey PNG, or .npy scores"
+        )
     ids = np.asarray(image)
     if ids.shape != size:
         raise ValueError(f"{path}: got labels {ids.shape}, wanted {size} as the photo is")
@@ -135,7 +158,9 @@ def doctor() -> int:
     print(f"instruction set: {_native.simd_level()}")
     print(f"threads: {thread_count(None)} of {os.cpu_count()} processors")
     rng = np.random.default_rng(0)
-    blocks = np.arange(24).reshape(4, 6).repeat(8, 0).repeat(8, 1)  # 32×48, each block of one colour and one label
+    blocks = (
+        np.arange(24).reshape(4, 6).repeat(8, 0).repeat(8, 1)
+    )  # 32×48, each block of one colour and one label
     photo = rng.integers(0, 256, size=(24, 3), dtype=np.uint8)[blocks]
     scores = 2.0 * (blocks % 3 == np.arange(3)[:, None, None]) + rng.normal(size=(3, 32, 48))
     probabilities = np.exp(-densecrf.unary_from_logits(scores))
@@ -160,12 +185,16 @@ def _read_array(path: Path) -> np.ndarray:
             if isinstance(loaded, np.ndarray):
                 return loaded
             names = list(loaded)
-            chosen = names if len(names) == 1 else [n for n in ("probabilities", "scores", "logits") if n in names]
+            chosen = (
+                names if len(names) == 1 else [n for n in ("probabilities", "scores", "logits") if n in names]
+            )
             if len(chosen) == 1:
                 array: np.ndarray = loaded[chosen[0]]
                 return array
     except DAMAGED as error:
-        raise ValueError(f"{path}: not an array that can be read ({error}); wanted .npy or .npz, whole") from None
+        raise ValueError(
+            f"{path}: not an array that can be read ({error}); wanted .npy or .npz, whole"
+        ) from None
     raise ValueError(f"{path}: got arrays {names}, wanted one, or one named probabilities, scores or logits")
 
 

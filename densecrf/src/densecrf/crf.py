@@ -16,15 +16,16 @@ from densecrf.threads import thread_count, whole_number
 from densecrf.unary import FLOOR, real_array, unary_from_probabilities
 
 BACKENDS = ("lattice", "accurate", "exact")
-POOL = 0.1
-"""Labels whose probability is nowhere higher share one message by default; on noisy maps of 21 labels this changes no
-probability by more than 5e-3, and by no more than 1e-6 on the mean (see the package's README)."""
-SETTLED = 1e-4
-"""From the third step on, pixels none of whose probabilities moved by more in a full step rest for two or three steps,
-by default; the last step is a full one (measured differences in the package's README)."""
+MERGE_THRESHOLD = 0.1
+"""Labels whose probability is nowhere higher share one message by default; on noisy maps of 21 labels this
+changes no probability by more than 5e-3, and by no more than 1e-6 on the mean (see the package's README)."""
+CONVERGENCE_TOLERANCE = 1e-4
+"""From the third step on, pixels none of whose probabilities moved by more in a full step rest for two or
+three steps, by default; the last step is a full one (measured differences in the package's README)."""
 
 GRID_POINTS_KEPT = 2**19
-"""Smoothness kernels over no more points are kept for the next image of their size (about 50 bytes a point)."""
+"""Smoothness kernels over no more points are kept for the next image of their size (about 50 bytes a
+point)."""
 
 
 class DenseCRF:
@@ -33,19 +34,22 @@ class DenseCRF:
     The kernels are prepared once; any number of inferences can follow, from several threads at a time.
 
     Args:
-        kernels: ``Gaussian``, ``Bilateral`` or ``Features`` over the same N points; a batch of images gives a batch.
-        compatibility: μ. None is Potts (1 for unlike labels, else 0); (K,) how strongly each label attracts itself, in
-            place of Potts's 1; (K, K) penalties for pairs of labels.
+        kernels: ``Gaussian``, ``Bilateral`` or ``Features`` over the same N points; a batch of images gives a
+            batch.
+        compatibility: μ. None is Potts (1 for unlike labels, else 0); (K,) how strongly each label attracts
+            itself, in place of Potts's 1; (K, K) penalties for pairs of labels.
         normalization: "symmetric" (as pydensecrf), "after" (as the DeepLab release), "before" or "none".
-        include_self: whether a pixel's own belief is part of its message, as in pydensecrf and the release; the
-            papers' formula leaves it out.
-        backend: "lattice" (permutohedral, linear in N), "accurate" (the same with a ring of vertices around the touched
+        include_self: whether a pixel's own belief is part of its message, as in pydensecrf and the release;
+            the papers' formula leaves it out.
+        backend: "lattice" (permutohedral, linear in N), "accurate" (the same with a ring of vertices around
+            the touched
             ones: about half the error for two to five times the time) or "exact" (quadratic in N).
-        threads: the most to use; by default, and at most, as many as there are processors that this process may run on.
-        pool: labels whose probability is nowhere higher than this share one message, as long as that changes next to
-            nothing; 0 keeps all apart.
-        settled: pixels none of whose probabilities moves by more than this in a step rest for two or three steps, if no
-            tolerance or callback asks for each step; 0: none rests.
+        threads: the most to use; by default, and at most, as many as there are processors that this process
+            may run on.
+        merge_threshold: labels whose probability is nowhere higher than this share one message, as long as
+            that changes next to nothing; 0 keeps all apart.
+        convergence_tolerance: pixels none of whose probabilities moves by more than this in a step rest for
+            two or three steps, if no tolerance or callback asks for each step; 0: none rests.
 
     Raises:
         ValueError: for unknown options, or kernels that do not fit each other.
@@ -63,19 +67,27 @@ class DenseCRF:
         include_self: bool = True,
         backend: str = "lattice",
         threads: int | None = None,
-        pool: float = POOL,
-        settled: float = SETTLED,
+        merge_threshold: float = MERGE_THRESHOLD,
+        convergence_tolerance: float = CONVERGENCE_TOLERANCE,
     ):
         if backend not in BACKENDS:
             raise ValueError(f"got backend {backend!r}, wanted one of: {', '.join(BACKENDS)}")
         if normalization not in NORMALIZATIONS:
-            raise ValueError(f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}")
-        if not 0 <= pool < 1:
-            raise ValueError(f"got pool = {pool}, wanted at least 0 and under 1")
-        if not 0 <= settled < 1:
-            raise ValueError(f"got settled = {settled}, wanted at least 0 and under 1")
+            raise ValueError(
+                f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}"
+            )
+        if not 0 <= merge_threshold < 1:
+            raise ValueError(f"got merge_threshold = {merge_threshold}, wanted at least 0 and under 1")
+        if not 0 <= convergence_tolerance < 1:
+            raise ValueError(
+                f"got convergence_tolerance = {convergence_tolerance}, wanted at least 0 and under 1"
+            )
         self._compatibility = None if compatibility is None else real_array("compatibility", compatibility)
-        self._backend, self._pool, self._settled = backend, pool, settled
+        self._backend, self._merge_threshold, self._convergence_tolerance = (
+            backend,
+            merge_threshold,
+            convergence_tolerance,
+        )
         self._rings = int(backend == "accurate")
         self._threads = thread_count(threads)
         self._weights = [float(real_array("weights", kernel.weight)) for kernel in kernels]
@@ -99,14 +111,15 @@ class DenseCRF:
             iterations: the most steps to take.
             tolerance: stop as soon as no marginal changes by more than this in a step.
             start: marginals to start from, of unary's shape; by default the softmax of −unary.
-            callback: called after each step with its number, from 1, and one image's marginals; a true answer stops.
+            callback: called after each step with its number, from 1, and one image's marginals; a true answer
+                stops.
 
         Returns:
             Marginals of unary's shape, float32; they sum to 1 over K.
 
         Raises:
-            ValueError: for shapes that do not fit, values that are not finite, or, on lattices, weights that, times the
-                compatibility, are over 1e20.
+            ValueError: for shapes that do not fit, values that are not finite, or, on lattices, weights that,
+                times the compatibility, are over 1e20.
         """
         iterations = whole_number("iterations", iterations)
         energies = real_array("unary energies", unary)
@@ -136,8 +149,8 @@ class DenseCRF:
             probabilities,
             kernels,  # type: ignore[arg-type]
             self._strengths(len(probabilities)),
-            pool=self._pool,
-            settled=self._settled,
+            merge_threshold=self._merge_threshold,
+            convergence_tolerance=self._convergence_tolerance,
             threads=self._threads,
             floor=FLOOR,
         )
@@ -146,7 +159,8 @@ class DenseCRF:
         return field.finish()
 
     def map(self, unary: ArrayLike, *, iterations: int = 10) -> np.ndarray:
-        """The label of highest marginal at every point: unary's shape without K, int64. Arguments as in ``infer``."""
+        """The label of highest marginal at every point: unary's shape without K, int64. Arguments as in
+        ``infer``."""
         marginals = self.infer(unary, iterations=iterations)
         return marginals.argmax(axis=int(self._is_batch(marginals)))
 
@@ -167,15 +181,21 @@ class DenseCRF:
         flat, _ = self._images(energies)
         ids = np.asarray(labels)
         if ids.size * flat.shape[1] != flat.size or ids.dtype.kind not in "iu":
-            raise ValueError(f"got labels {ids.shape} of {ids.dtype} and unary {energies.shape}, wanted an id a point")
+            raise ValueError(
+                f"got labels {ids.shape} of {ids.dtype} and unary {energies.shape}, wanted an id a point"
+            )
         if ids.size and not (ids.min() >= 0 and ids.max() < flat.shape[1]):
             raise ValueError(f"got labels from {ids.min()} to {ids.max()}, wanted 0 to {flat.shape[1] - 1}")
         sure = (ids.reshape(len(flat), 1, -1) == np.arange(flat.shape[1])[:, None]).astype(np.float32)
-        values = [self._expected_energy(image, q, one) for image, (q, one) in enumerate(zip(sure, flat, strict=True))]
+        values = [
+            self._expected_energy(image, q, one)
+            for image, (q, one) in enumerate(zip(sure, flat, strict=True))
+        ]
         return np.array(values) if self._is_batch(energies) else values[0]
 
     def kl_divergence(self, marginals: ArrayLike, unary: ArrayLike) -> float | np.ndarray:
-        """KL(Q ‖ P) up to the constant log Z: expected energy minus entropy, in nats; what mean field makes small.
+        """KL(Q ‖ P) up to the constant log Z: expected energy minus entropy, in nats; what mean field makes
+        small.
 
         Args:
             marginals: Q, of unary's shape.
@@ -198,7 +218,11 @@ class DenseCRF:
         self, kernel: Gaussian | Bilateral | Features, normalization: str, include_self: bool
     ) -> list[exact.Kernel | lattice.Kernel]:
         """One prepared kernel, or one for each image of a batch."""
-        if isinstance(kernel, Gaussian) and self._backend != "exact" and math.prod(kernel.shape) <= GRID_POINTS_KEPT:
+        if (
+            isinstance(kernel, Gaussian)
+            and self._backend != "exact"
+            and math.prod(kernel.shape) <= GRID_POINTS_KEPT
+        ):
             self._check_size(math.prod(kernel.shape), None)
             plan = Gaussian(kernel.shape, kernel.xy_std, origin=kernel.origin)  # whatever its weight
             return [_grid_kernel(plan, normalization, include_self, self._rings, self._threads)]
@@ -208,7 +232,8 @@ class DenseCRF:
         if self._backend == "exact":
             return [exact.Kernel(one, normalization, include_self) for one in images]
         return [
-            lattice.Kernel(one, normalization, include_self, rings=self._rings, threads=self._threads) for one in images
+            lattice.Kernel(one, normalization, include_self, rings=self._rings, threads=self._threads)
+            for one in images
         ]
 
     def _check_size(self, points: int, batch: int | None) -> None:
@@ -227,7 +252,8 @@ class DenseCRF:
         return array.ndim > 2 and math.prod(array.shape[1:]) != self._points == math.prod(array.shape[2:])
 
     def _images(self, array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-        """(K, …) or (B, K, …) as (B, K, N), and the shape (K, …) of one; ValueError if it does not fit the kernels."""
+        """(K, …) or (B, K, …) as (B, K, N), and the shape (K, …) of one; ValueError if it does not fit the
+        kernels."""
         batch = self._is_batch(array)
         shape = array.shape[1:] if batch else array.shape
         count = len(array) if batch else 1
@@ -273,8 +299,8 @@ class DenseCRF:
                 unary,
                 kernels,  # type: ignore[arg-type]
                 strengths,
-                pool=self._pool,
-                settled=self._settled,
+                merge_threshold=self._merge_threshold,
+                convergence_tolerance=self._convergence_tolerance,
                 threads=self._threads,
             )
         if start is not None:
@@ -332,17 +358,19 @@ def refine(
         probabilities: (K, H, W) real, finite, not negative; (B, K, H, W) for a batch.
         params: weights and widths; ``Params()`` by default.
         iterations: mean-field steps; the paper uses 10.
-        threads: the most to use; by default, and at most, as many as there are processors that this process may run on.
-        backend: "lattice" (permutohedral, linear in pixels), "accurate" (the same, half the error, two to five times
-            the time) or "exact" (quadratic: for small images and for checks).
-        origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then the whole's,
-            so that far from the window's edges marginals are the whole's, too.
+        threads: the most to use; by default, and at most, as many as there are processors that this process
+            may run on.
+        backend: "lattice" (permutohedral, linear in pixels), "accurate" (the same, half the error, two to
+            five times the time) or "exact" (quadratic: for small images and for checks).
+        origin: (y, x) of the first pixel, where the image is a window of a larger one: its lattice is then
+            the whole's, so that far from the window's edges marginals are the whole's, too.
 
     Returns:
         Marginals of probabilities' shape, float32, that sum to 1 over K; ``.argmax(0)`` is the label map.
 
     Raises:
-        ValueError: for shapes that do not fit, values that are not finite, weights over 1e20, or an unknown backend.
+        ValueError: for shapes that do not fit, values that are not finite, weights over 1e20, or an unknown
+            backend.
         MemoryError: if the image is too large for the memory at hand.
 
     Source: DeepLab, section 3.3; Krähenbühl and Koltun 2011.
@@ -356,20 +384,29 @@ def refine(
     size = scores.shape[1 + batch :]
     fits = photo.shape[batch : 2 + batch] == size and (not batch or photo.shape[0] == scores.shape[0])
     if photo.ndim not in ((4,) if batch else (2, 3)) or not fits:
-        raise ValueError(f"got an image {photo.shape} and probabilities {scores.shape}, wanted (H, W, 3) and (K, H, W)")
+        raise ValueError(
+            f"got an image {photo.shape} and probabilities {scores.shape}, wanted (H, W, 3) and (K, H, W)"
+        )
     if batch:
         out = np.empty(scores.shape, np.float32)
         for one, its_photo, its_scores in zip(out, photo, scores, strict=True):
             one[...] = refine(
-                its_photo, its_scores, params=params, iterations=iterations, threads=threads, backend=backend,
+                its_photo,
+                its_scores,
+                params=params,
+                iterations=iterations,
+                threads=threads,
+                backend=backend,
                 origin=origin,
-            )  # fmt: skip
+            )
         return out
     kernels = [
         kernel
         for kernel in (
             Gaussian((size[0], size[1]), params.smoothness_xy_std, params.smoothness_weight, origin),
-            Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight, origin),
+            Bilateral(
+                photo, params.appearance_xy_std, params.appearance_rgb_std, params.appearance_weight, origin
+            ),
         )
         if kernel.weight > 0
     ]
@@ -390,6 +427,6 @@ def refine(
 @lru_cache(maxsize=2)
 def _grid_kernel(
     grid: Gaussian, normalization: str, include_self: bool, rings: int, threads: int
-) -> lattice.Kernel:  # fmt: skip
+) -> lattice.Kernel:
     """A smoothness kernel; the last two are kept, as photos of a set often share their size."""
     return lattice.Kernel(grid.features(), normalization, include_self, rings=rings, threads=threads)

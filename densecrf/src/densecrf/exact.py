@@ -1,4 +1,5 @@
-"""The same filter and mean field without approximation, O(N²) and plain: the twin that native code is held to."""
+"""The same filter and mean field without approximation, O(N²) and plain: the twin that native code is held
+to."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def gaussian_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
         (N, v) float64. Time is O(N²·(d + v)), memory O(N·1024).
     """
     f, v = np.asarray(features, np.float64), np.asarray(values, np.float64)
-    f = f - f.mean(axis=0, keepdims=True) if len(f) else f  # distances from squares lose digits far from the origin
+    f = (
+        f - f.mean(axis=0, keepdims=True) if len(f) else f
+    )  # distances from squares lose digits far from the origin
     squares = (f * f).sum(axis=1)
     out = np.empty(v.shape)
     for start in range(0, len(f), TILE):

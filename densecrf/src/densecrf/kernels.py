@@ -25,8 +25,8 @@ class Gaussian:
         shape: (H, W), or more axes for volumes.
         xy_std: σ in pixels, one for all axes or one for each in the order of ``shape``.
         weight: w, dimensionless.
-        origin: position of the first point, in pixels, in the order of ``shape``; None for zeros. A window with its
-            place in a larger picture has the same lattice as the whole.
+        origin: position of the first point, in pixels, in the order of ``shape``; None for zeros. A window
+            with its place in a larger picture has the same lattice as the whole.
 
     Source: DeepLab, section 3.3, second kernel of equation 3.
     """
@@ -52,7 +52,8 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Bilateral:
-    """The appearance kernel: w·exp(−|p_i − p_j|² / 2σα² − |I_i − I_j|² / 2σβ²) over positions p and colours I.
+    """The appearance kernel: w·exp(−|p_i − p_j|² / 2σα² − |I_i − I_j|² / 2σβ²) over positions p and colours
+    I.
 
     Args:
         image: (H, W, C) or (H, W), or a batch (B, H, W, C); any real type, finite; in its own units.
@@ -71,19 +72,27 @@ class Bilateral:
     origin: tuple[int, ...] | None = None
 
     def features(self) -> np.ndarray:
-        """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard deviation."""
+        """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard
+        deviation."""
         image = np.asarray(self.image)
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
-            raise ValueError(f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers")
+            raise ValueError(
+                f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers"
+            )
         if image.ndim == 4:
             return np.stack(
-                [Bilateral(one, self.xy_std, self.channel_std, origin=self.origin).features() for one in image]
+                [
+                    Bilateral(one, self.xy_std, self.channel_std, origin=self.origin).features()
+                    for one in image
+                ]
             )
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
         stds = self.channel_std if isinstance(self.channel_std, tuple) else (self.channel_std,) * channels
         if len(stds) != channels:
-            raise ValueError(f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}")
+            raise ValueError(
+                f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}"
+            )
         scale = np.array([checked_std("channel_std", std) for std in stds], np.float32)
         require_room(height * width, 2 + channels)
         stds_y_x = self.xy_std if isinstance(self.xy_std, tuple) else (self.xy_std,) * 2
@@ -103,7 +112,8 @@ class Features:
     """A kernel over any features: w·exp(−|f_i − f_j|² / 2); for volumes, video, depth, many channels.
 
     Args:
-        values: (N, d) real, finite, each column already divided by its standard deviation; or a batch (B, N, d).
+        values: (N, d) real, finite, each column already divided by its standard deviation; or a batch (B, N,
+            d).
         weight: w, dimensionless.
     """
 
@@ -119,7 +129,8 @@ class Features:
 
 
 def _fill_positions(out: np.ndarray, stds: tuple[float, ...], origin: tuple[int, ...]) -> None:
-    """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes' order."""
+    """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes'
+    order."""
     for axis, (std, first) in enumerate(zip(stds, origin, strict=True)):
         positions = ((first + np.arange(out.shape[axis])) / checked_std("xy_std", std)).astype(np.float32)
         out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
@@ -134,7 +145,8 @@ def _checked_origin(origin: tuple[int, ...] | None, axes: int) -> tuple[int, ...
 
 
 def require_room(points: int, dimensions: int) -> None:
-    """ValueError or MemoryError if a lattice over so many points and dimensions cannot be numbered or held."""
+    """ValueError or MemoryError if a lattice over so many points and dimensions cannot be numbered or
+    held."""
     corners = points * (dimensions + 1)
     if corners > MOST_CORNERS:
         raise ValueError(

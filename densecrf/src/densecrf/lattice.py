@@ -1,4 +1,5 @@
-"""The permutohedral lattice, the only door to the native kernels: arguments are checked here, work is done there."""
+"""The permutohedral lattice, the only door to the native kernels: arguments are checked here, work is done
+there."""
 
 from __future__ import annotations
 
@@ -17,20 +18,22 @@ MAX_DIMENSIONS = 128
 
 
 class Lattice:
-    """A Gaussian filter over N points, built once from their features and applied to any number of value columns.
+    """A Gaussian filter over N points, built once from their features and applied to any number of value
+    columns.
 
-    It approximates ``Σ_j exp(−|f_i − f_j|² / 2) v_j`` (``exact.gaussian_filter``) up to a nearly constant factor, in
-    time linear in N. Two runs give the same bits, whatever the number of threads.
+    It approximates ``Σ_j exp(−|f_i − f_j|² / 2) v_j`` (``exact.gaussian_filter``) up to a nearly constant
+    factor, in time linear in N. Two runs give the same bits, whatever the number of threads.
 
     Args:
         features: (N, d) real, finite, already divided by their standard deviations; d from 1 to 128.
-        rings: 0, or 1 for a ring of untouched vertices around the touched ones, without which the blur drops what would
-            pass through them: about half the error for some six times the vertices (not added where features are so
-            many or so wide that places outgrow 64 bits).
+        rings: 0, or 1 for a ring of untouched vertices around the touched ones, without which the blur drops
+            what would pass through them: about half the error for some six times the vertices (not added
+            where features are so many or so wide that places outgrow 64 bits).
         threads: how many to use; by default as many as this process may run on.
 
     Raises:
-        ValueError: for another shape, rings, values that are not finite, or a range too wide for the lattice's keys.
+        ValueError: for another shape, rings, values that are not finite, or a range too wide for the
+            lattice's keys.
         MemoryError: if the lattice does not fit.
 
     Source: Adams, Baek, Davis 2010, "Fast High-Dimensional Filtering Using the Permutohedral Lattice".
@@ -67,7 +70,8 @@ class Lattice:
 
 
 class Kernel:
-    """A Gaussian over points with normalisation: what one pairwise term does to beliefs, by a lattice of its own.
+    """A Gaussian over points with normalisation: what one pairwise term does to beliefs, by a lattice of its
+    own.
 
     Args:
         features: see ``Lattice``, as are rings and the errors.
@@ -86,7 +90,9 @@ class Kernel:
         threads: int | None = None,
     ):
         if normalization not in NORMALIZATIONS:
-            raise ValueError(f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}")
+            raise ValueError(
+                f"got normalization {normalization!r}, wanted one of: {', '.join(NORMALIZATIONS)}"
+            )
         array = _checked_features(features, rings)
         self._threads = thread_count(threads)
         self._native = _native.Kernel(array, normalization, include_self, rings, self._threads)
@@ -109,14 +115,17 @@ class MeanField:
         unary: (K, N) energies in nats, finite; or probabilities, if there is a floor.
         kernels: the pairwise terms.
         strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
-        pool: labels whose probability is nowhere higher than this share one message; 0 keeps all apart.
-        settled: pixels none of whose probabilities moves by more than this in a step rest for two or three; 0: none do.
+        merge_threshold: labels whose probability is nowhere higher than this share one message; 0 keeps all
+            apart.
+        convergence_tolerance: pixels none of whose probabilities moves by more than this in a step rest for
+            two or three;
+            0: none do.
         threads: how many to use.
         floor: probabilities count as at least this; 0 for energies.
 
     Raises:
-        ValueError: for probabilities that are negative, NaN or infinite; for kernels or strengths whose sizes do not
-            fit the unary; or for strengths over 1e20.
+        ValueError: for probabilities that are negative, NaN or infinite; for kernels or strengths whose sizes
+            do not fit the unary; or for strengths over 1e20.
     """
 
     def __init__(
@@ -125,18 +134,21 @@ class MeanField:
         kernels: Sequence[Kernel],
         strengths: Sequence[np.ndarray],
         *,
-        pool: float,
-        settled: float,
+        merge_threshold: float,
+        convergence_tolerance: float,
         threads: int,
         floor: float = 0.0,
     ):
         planes = np.ascontiguousarray(unary, np.float32)
         pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
         terms = [kernel._native for kernel in kernels]
-        self._native = _native.MeanField(planes, floor, terms, pulls, pool, settled, threads)
+        self._native = _native.MeanField(
+            planes, floor, terms, pulls, merge_threshold, convergence_tolerance, threads
+        )
 
     def start_from(self, marginals: np.ndarray) -> None:
-        """Go on from these marginals (K, N) instead of the softmax of −unary; ValueError for another shape."""
+        """Go on from these marginals (K, N) instead of the softmax of −unary; ValueError for another
+        shape."""
         self._native.set_marginals(np.ascontiguousarray(marginals, np.float32))
 
     def run(self, steps: int) -> None:

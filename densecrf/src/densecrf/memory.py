@@ -10,9 +10,9 @@ from pathlib import Path
 def available(root: str | Path = "/") -> int | None:
     """Bytes that this process can still take before the system swaps or kills.
 
-    That is the least of what the machine has and what each control group above the process leaves: a container's
-    limit, less what is in use. Cached files that nobody has used lately (inactive_file) are not in use, as the system
-    drops them first. Both versions of control groups are understood.
+    That is the least of what the machine has and what each control group above the process leaves: a
+    container's limit, less what is in use. Cached files that nobody has used lately (inactive_file) are not
+    in use, as the system drops them first. Both versions of control groups are understood.
 
     Args:
         root: of the file system that /proc and /sys/fs/cgroup lie in.
@@ -39,8 +39,8 @@ def require(needed: int, what: str) -> None:
 def give_back() -> None:
     """Return freed memory to the system where the C library keeps it (glibc); elsewhere nothing happens.
 
-    Arrays of some megabytes that come and go leave holes between those that stay. In a process that is to stay within
-    a limit for hours, the holes add up.
+    Arrays of some megabytes that come and go leave holes between those that stay. In a process that is to
+    stay within a limit for hours, the holes add up.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -69,7 +69,8 @@ def _of_groups(root: Path) -> Iterator[int]:
 
 
 def _upwards(base: Path, path: str) -> list[Path]:
-    """The folder of a group and those above it; a container may see the path of the host, which is not there."""
+    """The folder of a group and those above it; a container may see the path of the host, which is not
+    there."""
     folder = base / path
     return [folder, *(parent for parent in folder.parents if parent == base or base in parent.parents)]
 

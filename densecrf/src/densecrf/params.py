@@ -15,12 +15,12 @@ class Params:
     """Weights and widths of the appearance (bilateral) and smoothness (spatial) kernels.
 
     The widths and weights given by default are the working values of the DeepLab release's scripts; the paper
-    cross-validates them per network (section 4.2). ``normalization`` defaults to what pydensecrf does; the release
-    used "after".
+    cross-validates them per network (section 4.2). ``normalization`` defaults to what pydensecrf does; the
+    release used "after".
 
     Raises:
-        ValueError: for a weight that is negative or not finite, a width that is not positive and finite, or an
-            unknown normalisation.
+        ValueError: for a weight that is negative or not finite, a width that is not positive and finite, or
+            an unknown normalisation.
     """
 
     appearance_weight: float = 5.0
@@ -34,15 +34,17 @@ class Params:
     smoothness_xy_std: float = 3.0
     """θγ (σγ): reach of the spatial kernel in pixels."""
     normalization: str = "symmetric"
-    """How each kernel matrix K with row sums D is scaled: "symmetric" D^-½ K D^-½, "after" D⁻¹ K, "before" K D⁻¹,
-    or "none"."""
+    """How each kernel matrix K with row sums D is scaled: "symmetric" D^-½ K D^-½, "after" D⁻¹ K, "before" K
+    D⁻¹, or "none"."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "normalization":
                 if value not in NORMALIZATIONS:
-                    raise ValueError(f"got normalization {value!r}, wanted one of: {', '.join(NORMALIZATIONS)}")
+                    raise ValueError(
+                        f"got normalization {value!r}, wanted one of: {', '.join(NORMALIZATIONS)}"
+                    )
             elif field.name.endswith("_weight"):
                 if not (math.isfinite(value) and value >= 0):
                     raise ValueError(f"got {field.name} = {value}, wanted a finite number of at least 0")

@@ -66,8 +66,8 @@ def unary_from_labels(
 ) -> np.ndarray:
     """Energies of a hard label map, or of scribbles on a picture.
 
-    A labelled pixel has its label with probability ``confidence`` and each other one with an equal part of the rest; a
-    pixel of the value ``ignore`` (unlabelled, void) may be anything with equal probability.
+    A labelled pixel has its label with probability ``confidence`` and each other one with an equal part of
+    the rest; a pixel of the value ``ignore`` (unlabelled, void) may be anything with equal probability.
 
     Args:
         labels: integers of any shape, from 0 to n − 1, or ``ignore``.
@@ -93,7 +93,9 @@ def unary_from_labels(
     wrong = known & ((ids < 0) | (ids >= n))
     if wrong.any():
         rest = "" if ignore is None else f", or {ignore} where there is no label"
-        raise ValueError(f"got label {ids[wrong][0]} at {np.count_nonzero(wrong)} pixels, wanted 0 to {n - 1}{rest}")
+        raise ValueError(
+            f"got label {ids[wrong][0]} at {np.count_nonzero(wrong)} pixels, wanted 0 to {n - 1}{rest}"
+        )
     own, other = -np.log(sure), -np.log((1 - sure) / (n - 1))
     place = np.where(known, ids, 0).astype(np.intp)
     energies = np.broadcast_to(other[place], (n, *ids.shape)).astype(np.float32)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from deeplab.commands.engine import FAILED, OK
+from deeplab.commands.common import FAILED, OK
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from deeplab.checking import Report
-    from deeplab.faults import Fault
+    from deeplab.datasets.check import Report
+    from deeplab.datasets.problems import Problem
 
 WARNED = 3
 SHOWN = 8
@@ -42,7 +42,7 @@ def check_data(options: CheckData) -> int:
     from rich.console import Console
     from tqdm import tqdm
 
-    from deeplab.checking import check
+    from deeplab.datasets.check import check
 
     with tqdm(unit="pair", disable=None) as bar:
 
@@ -57,9 +57,11 @@ def check_data(options: CheckData) -> int:
     for faults in _by_kind(report.faults):
         _print_kind(console, faults, options.data)
     errors, warned = report.count("error"), report.count("warning")
-    print(f"{options.data}: {report.layout}, {len(report.class_names)} classes, {errors} errors, {warned} warnings")
+    print(
+        f"{options.data}: {report.layout}, {len(report.class_names)} classes, {errors} errors, {warned} warnings"
+    )
     if options.out is not None:
-        from deeplab.weights import write_whole
+        from deeplab.files import write_whole
 
         content = asdict(report) | {"errors": errors, "warnings": warned}
         write_whole(options.out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -81,8 +83,12 @@ def _contents(report: Report) -> Table:
         sizes += [f"{common.height}×{common.width}" if common else "–", f"of {len(part.sizes)} sizes"]
     table.add_row("", "pairs", *(cell for part in report.splits for cell in ("", str(part.pairs))))
     table.add_row("", "most frequent size (H×W)", *sizes)
-    table.add_row("", "void, % of pixels", *(cell for part in report.splits for cell in (f"{100 * part.void:.2f}", "")))
-    table.add_row("id", "class", *(cell for _ in report.splits for cell in ("% of pixels", "photos")), style="bold")
+    table.add_row(
+        "", "void, % of pixels", *(cell for part in report.splits for cell in (f"{100 * part.void:.2f}", ""))
+    )
+    table.add_row(
+        "id", "class", *(cell for _ in report.splits for cell in ("% of pixels", "photos")), style="bold"
+    )
     totals = [sum(each.pixels for each in part.classes) for part in report.splits]
     for number, name in enumerate(report.class_names):
         cells = []
@@ -93,24 +99,28 @@ def _contents(report: Report) -> Table:
     return table
 
 
-def _by_kind(faults: tuple[Fault, ...]) -> list[list[Fault]]:
+def _by_kind(faults: tuple[Problem, ...]) -> list[list[Problem]]:
     """Faults of one severity and kind together, in the order given."""
-    kinds: dict[tuple[str, str], list[Fault]] = {}
+    kinds: dict[tuple[str, str], list[Problem]] = {}
     for fault in faults:
         kinds.setdefault((fault.severity, fault.kind), []).append(fault)
     return list(kinds.values())
 
 
-def _print_kind(console: Console, faults: list[Fault], root: Path) -> None:
+def _print_kind(console: Console, faults: list[Problem], root: Path) -> None:
     """The files of one kind of fault, the first ones at least, and the cure."""
     first, cures = faults[0], {fault.cure for fault in faults}
     style = "bold red" if first.severity == "error" else "bold yellow"
-    console.print(f"\n{first.severity}: {first.kind} ({len(faults)})", style=style, markup=False, highlight=False)
+    console.print(
+        f"\n{first.severity}: {first.kind} ({len(faults)})", style=style, markup=False, highlight=False
+    )
     for fault in faults[:SHOWN]:
         file = fault.file.removeprefix(f"{root}/")
         cure = "" if len(cures) == 1 else f"; {fault.cure}"
         console.print(f"  {file}: {fault.what}{cure}", markup=False, highlight=False, soft_wrap=True)
     if len(faults) > SHOWN:
-        console.print(f"  … and {len(faults) - SHOWN} more; --out FILE.json writes all", markup=False, highlight=False)
+        console.print(
+            f"  … and {len(faults) - SHOWN} more; --out FILE.json writes all", markup=False, highlight=False
+        )
     if len(cures) == 1 and first.cure:
         console.print(f"  cure: {first.cure}", markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from deeplab.commands.engine import OK
+from deeplab.commands.common import OK
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Convert:
 
 def convert(options: Convert) -> int:
     """Write weights of another program as ours and say what did not carry over."""
-    from deeplab.loading import convert_named
-    from deeplab.weights import save_weights
+    from deeplab.model.loading import convert_named
+    from deeplab.weights.store import save_weights
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"got {options.out}, wanted a file ending in .safetensors")

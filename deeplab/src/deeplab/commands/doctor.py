@@ -5,25 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deeplab.commands.engine import FAILED, OK
+from deeplab.commands.common import FAILED, OK
 
-EXTRAS = {
-    "train": ("lightning_fabric", "tensorboard"), "hub": ("huggingface_hub",), "report": ("matplotlib",),
-    "search": ("optuna",), "app": ("gradio", "uvicorn"), "export": ("onnx", "onnxruntime"),
-    "openvino": ("openvino", "nncf"), "mosaic": ("tifffile", "imagecodecs"), "ray": ("ray",),
-}  # fmt: skip
 PER_CLASS = "IoU of each class, network + CRF"
-"""Where a card's story keeps what was measured, class: percent."""
+"""Where a card's provenance keeps what was measured, class: percent."""
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what is installed, what the network runs on here and how fast, and what the shipped weights know."""
+    """Say what is installed, what the network runs on here and how fast, and what the shipped weights
+    know."""
 
 
 def doctor(options: Doctor) -> int:
     """Print a table of facts, run a small photo through network and CRF, and say whether all is well."""
-    import importlib.util
     import platform
     import time
 
@@ -34,6 +29,7 @@ def doctor(options: Doctor) -> int:
 
     import deeplab
     import densecrf
+    from deeplab.optional import EXTRAS, is_installed
     from densecrf import _native, memory
 
     model = deeplab.load()
@@ -46,35 +42,41 @@ def doctor(options: Doctor) -> int:
     sums = result.probabilities.sum(axis=0)
     well = bool(np.isfinite(sums).all() and np.abs(sums - 1).max() < 1e-3)
 
-    good, poor = _abilities(model.card.story)
+    good, poor = _abilities(model.card.provenance)
     table = Table(show_header=False, box=None)
     free = memory.available()
-    installed = {name: all(importlib.util.find_spec(m) for m in modules) for name, modules in EXTRAS.items()}
+    installed = {name: is_installed(name) for name in EXTRAS}
     lacking = [name for name, there in installed.items() if not there]
     for title, fact in (
         ("deeplab, densecrf", f"{deeplab.__version__}, {densecrf.__version__}"),
         ("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
-        ("network", f"{model.predictor.device}, {str(model.predictor.dtype).removeprefix('torch.')}, "
-                    f"{torch.get_num_threads()} threads"),
+        (
+            "network",
+            f"{model.predictor.device}, {str(model.predictor.dtype).removeprefix('torch.')}, "
+            f"{torch.get_num_threads()} threads",
+        ),
         ("CRF", f"{_native.simd_level()}, {densecrf.threads.thread_count(None)} threads"),
         ("free memory", f"{free / 1e9:.1f} GB" if free else "not known"),
-        ("a photo of 500×375", f"{spent:.2f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in result.seconds.items())),
+        (
+            "a photo of 500×375",
+            f"{spent:.2f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in result.seconds.items()),
+        ),
         ("extras", ", ".join(name for name, there in installed.items() if there) or "none"),
         ("not installed", ", ".join(f"pip install 'deeplab-crf[{name}]'" for name in lacking) or "nothing"),
         ("weights", f"{model.card.variant}, {len(model.class_names)} classes"),
-        ("trained on", str(model.card.story.get("data", "not told"))),
+        ("trained on", str(model.card.provenance.get("data", "not told"))),
         ("good at", good),
         ("poor at", poor),
         ("self-test", "passed" if well else "failed: probabilities do not sum to 1"),
-    ):  # fmt: skip
+    ):
         table.add_row(title, fact)
     Console().print(table)
     return OK if well else FAILED
 
 
-def _abilities(story: dict[str, Any]) -> list[str]:
+def _abilities(provenance: dict[str, Any]) -> list[str]:
     """Classes with a measured IoU of at least half, and the others with theirs, as the card tells them."""
-    measured = story.get(PER_CLASS)
+    measured = provenance.get(PER_CLASS)
     if not isinstance(measured, dict) or not measured:
         return ["not told", "not told"]
     order = sorted(measured, key=lambda name: -measured[name])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from deeplab.commands.engine import OK, Engine, model_of
+from deeplab.commands.common import OK, ModelOptions, model_of
 
 REPORT_WIDTHS = (1, 2, 3, 5, 10, 15, 20, 30, 40)
 WIDEST = 1000
@@ -17,25 +17,27 @@ WIDEST = 1000
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the network, without and with the CRF, on a split of a data set; or the label maps of another program."""
+    """Score the network, without and with the CRF, on a split of a data set; or the label maps of another
+    program."""
 
     data: Path
     """Folder of a data set, e.g. in the layout of PASCAL VOC."""
     split: str = "val"
     """Name of the part that is scored."""
-    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
+    engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     crf: bool = True
     """Score with the CRF, too."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network looks, after --size; their probabilities are averaged."""
+    """Factors on height and width at which the network looks, after --size; their probabilities are
+    averaged."""
     mirror: bool = False
     """Look at a mirrored copy, too."""
     size: int | None = None
-    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size; by default as the weights
-    say."""
+    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size; by default as the
+    weights say."""
     boundary: Annotated[tuple[str, ...] | None, arg(metavar="PX[,PX]...")] = None
-    """Widths in pixels of the bands around void borders that are scored besides: 1,5,10 or 1 5 10 or 1-40. By default
-    10, and for a report the curve from 1 to 40."""
+    """Widths in pixels of the bands around void borders that are scored besides: 1,5,10 or 1 5 10 or 1-40. By
+    default 10, and for a report the curve from 1 to 40."""
     boundary_f1: bool = False
     """Measure the boundary F1, too."""
     predictions: Path | None = None
@@ -52,15 +54,15 @@ def evaluate(options: Evaluate) -> int:
     """Score without and with the CRF, print the tables, and write what is asked for."""
     from rich.console import Console
 
-    from deeplab.charts import require_matplotlib
-    from deeplab.datasets import open_dataset
-    from deeplab.score_tables import figures, markdown, terminal
-    from deeplab.scoreboard import score, score_folder
-    from deeplab.weights import write_whole
+    from deeplab.datasets.opening import open_dataset
+    from deeplab.evaluation.benchmark import score, score_folder
+    from deeplab.evaluation.score_tables import figures, markdown, terminal
+    from deeplab.files import write_whole
+    from deeplab.optional import require
 
     _require_sense(options)
     if options.report is not None:  # what cannot be written is found now, not after an hour
-        require_matplotlib()
+        require("matplotlib", "--report")
         options.report.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(options.data, options.split)
     shared: dict[str, Any] = {
@@ -83,7 +85,7 @@ def evaluate(options: Evaluate) -> int:
         write_whole(options.out.with_suffix(".md"), markdown(board))
         print(f"written: {options.out} and {options.out.with_suffix('.md')}")
     if options.report is not None:
-        from deeplab.evaluation_report import write_report
+        from deeplab.evaluation.report import write_report
 
         print(f"written: {write_report(options.report, board)}")
     return OK
@@ -91,7 +93,7 @@ def evaluate(options: Evaluate) -> int:
 
 def _require_sense(options: Evaluate) -> None:
     if options.predictions is not None:
-        network = replace(options, engine=Engine(), crf=True, scales=(1.0,), mirror=False, size=None)
+        network = replace(options, engine=ModelOptions(), crf=True, scales=(1.0,), mirror=False, size=None)
         if network != options:
             raise ValueError(
                 "--predictions scores files; options of the network, its looks and the CRF do not go with it"

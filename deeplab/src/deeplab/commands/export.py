@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deeplab.commands.engine import OK, Engine, model_of
+from deeplab.commands.common import OK, ModelOptions, model_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Export:
     to: Literal["onnx", "openvino"]
     """The format. OpenVINO is the fastest on a processor, most of all in int8."""
     out: Path
-    """The file to write, ending in .onnx or .xml; its card (and of OpenVINO the weights, .bin) goes beside it."""
+    """The file to write, ending in .onnx or .xml; its card (and of OpenVINO the weights, .bin) goes beside
+    it."""
     weights: str | None = None
     """As of deeplab segment; by default those of the package."""
     variant: str | None = None
@@ -29,8 +30,8 @@ class Export:
 
 def export(options: Export) -> int:
     """Export, compare with torch, and say how close it is."""
-    from deeplab.export import export as export_network
-    from deeplab.export import require_sense
+    from deeplab.weights.export import export as export_network
+    from deeplab.weights.export import require_sense
 
     if options.int8 and options.calibrate is None:
         raise ValueError("--int8 wants --calibrate DIR, a folder of photos like those to be labelled")
@@ -39,7 +40,7 @@ def export(options: Export) -> int:
     if options.calibrate is not None and not options.calibrate.is_dir():
         raise FileNotFoundError(f"no folder {options.calibrate}; wanted one of photos to calibrate with")
     require_sense(options.out, options.to, int8=options.int8)
-    model = model_of(Engine(options.weights, options.variant, device="cpu", precision="fp32"))
+    model = model_of(ModelOptions(options.weights, options.variant, device="cpu", precision="fp32"))
     done = export_network(model.network, model.card, options.out, to=options.to, calibrate=options.calibrate)
     print(f"{done.file}, card {done.file.with_suffix('.json')}: {done.summary()}")
     return OK

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from deeplab.commands.engine import OK, Engine, model_of
+from deeplab.commands.common import OK, ModelOptions, model_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deeplab.search import Grid
-    from deeplab.segment import Model
-    from deeplab.trials import Trials
+    from deeplab.crf_search.evaluate_params import ParamsEvaluator
+    from deeplab.crf_search.grid import Grid
+    from deeplab.model.segmentation import Model
     from densecrf import Params
 
 
 @dataclass(frozen=True)
 class Search:
-    """Find the CRF's w1, σα and σβ by their mean IoU on labelled photos, as in the paper: coarse grid, then finer.
+    """Find the CRF's w1, σα and σβ by their mean IoU on labelled photos, as in the paper: coarse grid, then
+    finer.
 
     w2 and σγ stay at 3. The network runs once; a search that was stopped goes on where it was.
     """
@@ -29,10 +30,11 @@ class Search:
     data: Path
     """Folder of photos with labels."""
     out: Path
-    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and what was computed so far."""
+    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and what was computed so
+    far."""
     split: str = "val"
     """Name of the split to tune on."""
-    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
+    engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     scores: Path | None = None
     """Class scores in 8 bits (.npz) to search on, in place of a network's."""
     method: Literal["grid", "optuna"] = "grid"
@@ -63,15 +65,18 @@ class Search:
 
 def search(options: Search) -> int:
     """Search, and write parameters, tables and a picture."""
-    from deeplab.charts import require_matplotlib
-    from deeplab.claims import lock
+    from deeplab.files import lock_file
+    from deeplab.optional import require
 
-    require_matplotlib()  # before an hour's work, not after it
+    require("matplotlib", "a search")  # before an hour's work, not after it
     if options.scores is not None and options.engine.weights is not None:
         raise ValueError("got --scores and --weights, wanted one of them")
     options.out.mkdir(parents=True, exist_ok=True)
     with open(options.out / ".lock", "ab") as file:
-        lock(file, f"{options.out}: another search works in this folder; wait for it, or name another with --out")
+        lock_file(
+            file,
+            f"{options.out}: another search works in this folder; wait for it, or name another with --out",
+        )
         return _searched(options)
 
 
@@ -81,15 +86,19 @@ def _searched(options: Search) -> int:
 
     from rich.console import Console
 
-    from deeplab.rows import markdown_table, terminal_table
-    from deeplab.search import best_of, outside
-    from deeplab.search_report import cloud, heat_map, short_rows, table_csv, worth
-    from deeplab.weights import write_whole
+    from deeplab.crf_search.grid import best_of, outside
+    from deeplab.crf_search.report import cloud, heat_map, short_rows, table_csv, worth
+    from deeplab.files import write_whole
+    from deeplab.tables import markdown_table, terminal_table
 
     out, grid = options.out, _grid(options)
     model = None if options.scores is not None else model_of(options.engine)
     how: dict[str, Any] = {"metric": options.metric, "method": options.method, **asdict(grid)}
-    how |= {"rounds": options.rounds} if options.method == "grid" else {"trials": options.trials, "seed": options.seed}
+    how |= (
+        {"rounds": options.rounds}
+        if options.method == "grid"
+        else {"trials": options.trials, "seed": options.seed}
+    )
     how |= {"normalization": options.normalization}
     tuned, defaults = _trials(options, model, options.split, options.photos, out, how)
     others = None
@@ -127,7 +136,7 @@ def _searched(options: Search) -> int:
 
 def _grid(options: Search) -> Grid:
     """The values asked for, in place of the default ones of the method."""
-    from deeplab.search import SPAN, Grid
+    from deeplab.crf_search.grid import SPAN, Grid
 
     default = Grid() if options.method == "grid" else SPAN
     return Grid(**{name: getattr(options, name) or values for name, values in default.axes.items()})
@@ -135,18 +144,20 @@ def _grid(options: Search) -> Grid:
 
 def _trials(
     options: Search, model: Model | None, split: str, count: int | None, folder: Path, how: dict[str, Any]
-) -> tuple[Trials, Params]:
+) -> tuple[ParamsEvaluator, Params]:
     """A split's photos with their scores, ready to be tried on, and the parameters where nobody searches."""
-    from deeplab.claims import claim
     from deeplab.classes import WELL_POPULATED
-    from deeplab.datasets import open_dataset
-    from deeplab.score_cache import CachedScores, FileScores, ScoreSource
-    from deeplab.search import choose
-    from deeplab.trials import Trials
+    from deeplab.crf_search.evaluate_params import ParamsEvaluator
+    from deeplab.crf_search.grid import choose
+    from deeplab.crf_search.score_cache import CachedScores, FileScores, ScoreSource
+    from deeplab.datasets.opening import open_dataset
+    from deeplab.files import check_settings
 
     dataset = open_dataset(options.data, split)
     if options.metric == "mIoU-7" and not set(WELL_POPULATED) <= set(dataset.class_names):
-        raise ValueError(f"{options.data}: lacks classes of mIoU-7 ({', '.join(WELL_POPULATED)}); wanted --metric mIoU")
+        raise ValueError(
+            f"{options.data}: lacks classes of mIoU-7 ({', '.join(WELL_POPULATED)}); wanted --metric mIoU"
+        )
     source: ScoreSource
     if model is not None:
         source = CachedScores(model, dataset, split, options.out / "scores" / split)
@@ -155,15 +166,19 @@ def _trials(
         source = FileScores(options.scores, dataset)
     pairs = list(dataset) if count is None else choose(dataset, count, options.seed)
     names = [pair.name for pair in pairs]
-    claim(folder / "search.json", {"scores of": source.identity, "split": split, "photos": names, **how})
+    check_settings(
+        folder / "search.json", {"scores of": source.identity, "split": split, "photos": names, **how}
+    )
     source.fill(pairs)
-    trials = Trials(pairs, source, dataset.class_names, folder / "trials.jsonl", workers=options.workers)
+    trials = ParamsEvaluator(
+        pairs, source, dataset.class_names, folder / "trials.jsonl", workers=options.workers
+    )
     return trials, source.defaults
 
 
-def _search(options: Search, trials: Trials, grid: Grid) -> dict[Params, float]:
+def _search(options: Search, trials: ParamsEvaluator, grid: Grid) -> dict[Params, float]:
     """The score of every setting that the method looks at."""
-    from deeplab.search import by_optuna, coarse_to_fine
+    from deeplab.crf_search.grid import by_optuna, coarse_to_fine
     from densecrf import Params
 
     def measure(settings: Sequence[Params]) -> list[float]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from deeplab.commands.engine import FAILED, OK, Engine, complain, model_of
+from deeplab.commands.common import FAILED, OK, ModelOptions, complain, model_of
 
 if TYPE_CHECKING:
-    from deeplab.jobs import Job, Settings
-    from deeplab.manifest import Manifest
-    from deeplab.segment import Model
+    from deeplab.bulk.jobs import Job, Settings
+    from deeplab.bulk.manifest import Manifest
+    from deeplab.model.segmentation import Model
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,31 @@ class Segment:
     """Photos, folders of photos, and patterns in quotes such as 'photos/**/*.jpg'."""
     out: Path = Path("segmented")
     """Folder for the results."""
-    engine: OmitArgPrefixes[Engine] = field(default_factory=lambda: Engine())
+    engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
     crf_params: Path | None = None
-    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default those of the weights."""
+    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default those of the
+    weights."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network looks, after --size; their probabilities are averaged."""
+    """Factors on height and width at which the network looks, after --size; their probabilities are
+    averaged."""
     mirror: bool = False
     """Look at a mirrored copy, too."""
     tile: int | None = None
     """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
     size: int | None = None
-    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size. By default as the weights
-    say, 513 for those of the package. The CRF always runs at full size, and so does the network on TIFFs in blocks."""
+    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size. By default as the
+    weights say, 513 for those of the package. The CRF always runs at full size, and so does the network on
+    TIFFs in blocks."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
     blocks: bool = False
-    """Work block by block in 2 GB, whatever a photo's size, and write ids as TIFF; with the extra mosaic, TIFFs of 8
-    megapixels or more are worked on so unasked."""
+    """Work block by block in 2 GB, whatever a photo's size, and write ids as TIFF; with the extra mosaic,
+    TIFFs of 8 megapixels or more are worked on so unasked."""
     levels: tuple[float, float] | None = None
-    """In blocks, of more than 8 bits: levels that become black and white; by default zero and all bits in use."""
+    """In blocks, of more than 8 bits: levels that become black and white; by default zero and all bits in
+    use."""
     redo: bool = False
     """Label also those photos anew that the manifest in the folder of results has as done."""
     lanes: int | None = None
@@ -60,16 +64,18 @@ def segment(options: Segment) -> int:
     """Segment photos in lanes or on a cluster; one that fails is reported and the others go on."""
     from rich.console import Console
 
-    from deeplab.jobs import LargeJob, Settings, Shard, plan
-    from deeplab.manifest import Manifest
-    from deeplab.mosaic_job import is_large
-    from deeplab.share_table import ShareTable
+    from deeplab.bulk.class_shares import ClassShares
+    from deeplab.bulk.jobs import LargeJob, Settings, Shard, plan
+    from deeplab.bulk.manifest import Manifest
+    from deeplab.large_images.segment import is_large
     from densecrf.params import read_params
 
     if options.crf_params is not None and not options.crf:
         raise ValueError("got --crf-params and --no-crf, wanted one of them")
     if options.ray is not None and (len(options.ray) > 1 or options.lanes is not None):
-        raise ValueError("got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]")
+        raise ValueError(
+            "got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]"
+        )
     crf = options.crf if options.crf_params is None else read_params(options.crf_params)
     settings = Settings(
         crf, options.scales, options.mirror, options.tile, options.size, options.compare, options.levels
@@ -86,7 +92,10 @@ def segment(options: Segment) -> int:
     jobs = [LargeJob(job.photo, job.target) if options.blocks or is_large(job.photo) else job for job in jobs]
     model = model_of(options.engine)
     options.out.mkdir(parents=True, exist_ok=True)
-    table, csv = ShareTable(), "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv"
+    table, csv = (
+        ClassShares(),
+        "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv",
+    )
     with Manifest(options.out, settings.facts(model), shard=shard) as manifest:
         todo = [job for job in jobs if options.redo or not manifest.finished(job, settings.kinds)]
         there = len(jobs) - len(todo)
@@ -100,7 +109,9 @@ def segment(options: Segment) -> int:
             table.write(options.out / csv)
     if table.photos:
         Console().print(table.render())
-    print(f"{len(jobs) - failed} of {len(jobs)} photos labelled; ids, overlays and {csv} are in {options.out}/")
+    print(
+        f"{len(jobs) - failed} of {len(jobs)} photos labelled; ids, overlays and {csv} are in {options.out}/"
+    )
     return OK if not failed and not complaints else FAILED
 
 
@@ -110,9 +121,9 @@ def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], m
 
     from tqdm import tqdm
 
-    from deeplab.jobs import LargeJob, Outcome, attempt
-    from deeplab.pipeline import Lanes, run
-    from deeplab.ray_job import run_on_ray
+    from deeplab.bulk.jobs import LargeJob, Outcome, attempt
+    from deeplab.bulk.ray import run_on_ray
+    from deeplab.bulk.workers import Workers, run
 
     failed = 0
     with tqdm(total=len(todo), unit="photo", disable=None if todo else True) as bar:
@@ -134,7 +145,7 @@ def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], m
             def work(job: Job, threads: int) -> Outcome:
                 return attempt(job, model, settings, threads=threads)
 
-            run(todo, work, note, lanes=Lanes.of(len(todo), count=options.lanes))
+            run(todo, work, note, lanes=Workers.of(len(todo), count=options.lanes))
         else:
             run_on_ray(todo, asdict(options.engine), settings, note, address=next(iter(options.ray), None))
     return failed

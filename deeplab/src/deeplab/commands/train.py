@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from deeplab.commands.engine import OK
+from deeplab.commands.common import OK
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Train:
 
 def train(options: Train) -> int:
     """Train by a recipe and say where the weights are."""
-    from deeplab.recipes import read_recipe
-    from deeplab.training import train as train_by
+    from deeplab.training.loop import train as train_by
+    from deeplab.training.recipe import read_recipe
 
     changes = [*options.set, *([f"data={options.data}"] if options.data else [])]
     weights = train_by(read_recipe(options.recipe, changes), options.out, resume=options.resume)

@@ -3,8 +3,8 @@
     import densecrf.pydensecrf as dcrf                               # was: import pydensecrf.densecrf as dcrf
     from densecrf.pydensecrf.utils import unary_from_softmax         # was: from pydensecrf.utils import …
 
-The numbers are pydensecrf's; arrays of any real type and layout are taken, wrong ones are refused by name, threads are
-used and the interpreter's lock is released.
+The numbers are pydensecrf's; arrays of any real type and layout are taken, wrong ones are refused by name,
+threads are used and the interpreter's lock is released.
 """
 
 from densecrf.pydensecrf.densecrf import (
@@ -33,8 +33,24 @@ from densecrf.pydensecrf.utils import (
 )
 
 __all__ = [
-    "CONST_KERNEL", "DIAG_KERNEL", "FULL_KERNEL", "NORMALIZE_AFTER", "NORMALIZE_BEFORE", "NORMALIZE_SYMMETRIC",
-    "NO_NORMALIZATION", "ConstUnary", "DenseCRF", "DenseCRF2D", "KernelType", "LogisticUnary", "NormalizationType",
-    "Unary", "compute_unary", "create_pairwise_bilateral", "create_pairwise_gaussian", "softmax_to_unary",
-    "unary_from_labels", "unary_from_softmax",
-]  # fmt: skip
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "KernelType",
+    "LogisticUnary",
+    "NormalizationType",
+    "Unary",
+    "compute_unary",
+    "create_pairwise_bilateral",
+    "create_pairwise_gaussian",
+    "softmax_to_unary",
+    "unary_from_labels",
+    "unary_from_softmax",
+]

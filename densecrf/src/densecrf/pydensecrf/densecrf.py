@@ -1,4 +1,5 @@
-"""pydensecrf's classes and constants. Sizes are width first here, and only here, as people's scripts have them."""
+"""pydensecrf's classes and constants. Sizes are width first here, and only here, as people's scripts have
+them."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ class DenseCRF:
         self._set_energies(unary.energies)
 
     def setUnaryEnergy(self, u: ArrayLike, f: ArrayLike | None = None) -> None:
-        """Set the unary energies: u (K, N), −log probabilities; or with features f (d, N), u·f for u (K, d)."""
+        """Set the unary energies: u (K, N), −log probabilities; or with features f (d, N), u·f for u (K,
+        d)."""
         self._set_energies((Unary(u) if f is None else LogisticUnary(u, f)).energies)
 
     def addPairwiseEnergy(
@@ -94,8 +96,9 @@ class DenseCRF:
 
         Args:
             features: (d, N).
-            compat: a number (Potts weight: like labels attract), or penalties: (K, K), or (K,) for its diagonal. Mind
-                the sign: that a positive vector pushes like labels apart is pydensecrf's convention.
+            compat: a number (Potts weight: like labels attract), or penalties: (K, K), or (K,) for its
+                diagonal. Mind the sign: that a positive vector pushes like labels apart is pydensecrf's
+                convention.
             kernel: one of the kernel constants; matters for learning only.
             normalization: one of the normalisation constants.
         """
@@ -129,7 +132,9 @@ class DenseCRF:
         total = (beliefs * np.log(np.maximum(beliefs, 1e-20))).sum() + (beliefs * self._energies()).sum()
         for kernel, strength in self._terms:
             message = kernel.filter(beliefs.T).T
-            total -= (beliefs * (strength[:, None] * message if strength.ndim == 1 else strength @ message)).sum()
+            total -= (
+                beliefs * (strength[:, None] * message if strength.ndim == 1 else strength @ message)
+            ).sum()
         return float(total)
 
     def _set_energies(self, energies: np.ndarray) -> None:
@@ -166,7 +171,14 @@ class DenseCRF:
 
     def _field(self) -> MeanField:
         kernels, strengths = [kernel for kernel, _ in self._terms], [strength for _, strength in self._terms]
-        return MeanField(self._energies(), kernels, strengths, pool=0, settled=0, threads=self._threads)
+        return MeanField(
+            self._energies(),
+            kernels,
+            strengths,
+            merge_threshold=0,
+            convergence_tolerance=0,
+            threads=self._threads,
+        )
 
 
 class DenseCRF2D(DenseCRF):
@@ -201,7 +213,8 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the appearance term for an image (h, w, 3); sxy in pixels, srgb in levels, numbers or one for each."""
+        """Add the appearance term for an image (h, w, 3); sxy in pixels, srgb in levels, numbers or one for
+        each."""
         image = np.asarray(rgbim)
         if image.shape[:2] != self._shape:
             height, width = self._shape

@@ -13,7 +13,9 @@ from densecrf import unary
 from densecrf.kernels import checked_std
 
 
-def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> np.ndarray:
+def unary_from_labels(
+    labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True
+) -> np.ndarray:
     """Energies (K, N) float32 of a label map that is right with probability ``gt_prob``.
 
     With ``zero_unsure``, 0 means "could be anything" and labels count from 1; else labels count from 0.
@@ -62,7 +64,8 @@ def create_pairwise_gaussian(sdims: Sequence[float], shape: Sequence[int]) -> np
 def create_pairwise_bilateral(
     sdims: Sequence[float], schan: float | Sequence[float], img: ArrayLike, chdim: int = -1
 ) -> np.ndarray:
-    """Features (axes + channels, N) float32 of positions and levels; ``chdim`` is the channels' axis, −1 for none."""
+    """Features (axes + channels, N) float32 of positions and levels; ``chdim`` is the channels' axis, −1 for
+    none."""
     image = unary.real_array("image levels", img)
     channels = image[None] if chdim == -1 else np.moveaxis(image, chdim, 0)
     stds = (schan,) * len(channels) if isinstance(schan, Real) else tuple(schan)  # type: ignore[arg-type]

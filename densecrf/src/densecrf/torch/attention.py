@@ -1,4 +1,5 @@
-"""The Gaussian filter without approximation, as attention: quadratic in points, but no N × N matrix is ever held."""
+"""The Gaussian filter without approximation, as attention: quadratic in points, but no N × N matrix is ever
+held."""
 
 from __future__ import annotations
 
@@ -18,15 +19,18 @@ STEP = 8
 class Attention:
     """``Σ_j exp(−|f_i − f_j|² / 2) v_j`` for every point i, exactly; differentiable in features and values.
 
-    With queries (f_i, 1) and keys (f_j, −|f_j|²/2) the softmax over j is exp(−|f_i − f_j|²/2) / D_i: attention *is* the
-    filter that is normalised after. Its log-sum-exp, taken in tiles, gives D_i and with it all other normalisations.
+    With queries (f_i, 1) and keys (f_j, −|f_j|²/2) the softmax over j is exp(−|f_i − f_j|²/2) / D_i:
+    attention *is* the filter that is normalised after. Its log-sum-exp, taken in tiles, gives D_i and with it
+    all other normalisations.
 
-    On the CPU all is computed in float64. On a GPU with Triton, float32 features that ask for no gradient are filtered
-    by ``Tiles``, which is faster and more accurate; else in the features' own type as here.
+    On the CPU all is computed in float64. On a GPU with Triton, float32 features that ask for no gradient are
+    filtered by ``Tiles``, which is faster and more accurate; else in the features' own type as here.
 
-    Precision: an exponent is a difference of numbers as large as |f|²/2, where f is a point's distance from the middle
-    of all in standard deviations, so its error grows with |f|² times the type's unit. Worst error of a normalised
-    filter of probabilities on a photo of 128 × 96, features rounded to each type (``benchmarks/torch_crf.py``):
+    Precision: an exponent is a difference of numbers as large as |f|²/2, where f is a point's distance from
+        the middle
+    of all in standard deviations, so its error grows with |f|² times the type's unit. Worst error of a
+    normalised filter of probabilities on a photo of 128 × 96, features rounded to each type
+    (``benchmarks/torch_crf.py``):
 
     =====================  =====  =======  =======  ========
     widths (xy, levels)    |f| ≤  float32  float16  bfloat16
@@ -38,7 +42,8 @@ class Attention:
     50, 3                  82     6e-5     0.26     0.80
     =====================  =====  =======  =======  ========
 
-    Half precision thus fails at all widths in use, and is never taken for features here, under autocast neither.
+    Half precision thus fails at all widths in use, and is never taken for features here, under autocast
+    neither.
 
     Args:
         features: (N, d), float32 or float64, already divided by their standard deviations.
@@ -54,7 +59,9 @@ class Attention:
             self._tiles = Tiles(self._like, kernels)
             return
         features = features.double() if features.device.type == "cpu" else features
-        points = features - features.detach().mean(dim=0)  # distances from squares lose digits far from the middle
+        points = features - features.detach().mean(
+            dim=0
+        )  # distances from squares lose digits far from the middle
         self._halves = points.square().sum(dim=1, keepdim=True) / 2  # (N, 1)
         self._queries = torch.cat([points, torch.ones_like(self._halves)], dim=1)
         self._keys = torch.cat([points, -self._halves], dim=1)
@@ -78,13 +85,18 @@ class Attention:
             return values.clone()
         if self._tiles:
             return self._tiles.filter(values)
-        width = -(-max(count, self._keys.shape[1]) // STEP) * STEP  # one for all, or no fused kernel takes them
+        width = (
+            -(-max(count, self._keys.shape[1]) // STEP) * STEP
+        )  # one for all, or no fused kernel takes them
         queries, keys, rows = (
             _padded(part, width) for part in (self._queries, self._keys, values.t().to(self._keys.dtype))
         )
         # What takes float64 on a GPU holds all entries of its queries' rows.
         size = max(1, ENTRIES // points) if queries.dtype == torch.float64 and queries.is_cuda else points
-        parts = [F.scaled_dot_product_attention(q, keys, rows, scale=1.0) for q in torch.split(queries, size, dim=2)]
+        parts = [
+            F.scaled_dot_product_attention(q, keys, rows, scale=1.0)
+            for q in torch.split(queries, size, dim=2)
+        ]
         mixed = torch.cat(parts, dim=2)
         return (mixed.reshape(points, width)[:, :count].t() * self._sums).to(values.dtype)
 

@@ -1,4 +1,5 @@
-"""Whether the Triton kernels serve a device: they are tried there against plain PyTorch once, and left out if wrong."""
+"""Whether the Triton kernels serve a device: they are tried there against plain PyTorch once, and left out if
+wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def kernels_for(tensor: torch.Tensor, numbers: int = 0) -> ModuleType | None:
         return None
     if kind != ("cpu" if interpreted else "cuda"):
         return None
-    if kind == "cuda" and tensor.device.index != torch.cuda.current_device():  # Triton launches on the current one
+    if (
+        kind == "cuda" and tensor.device.index != torch.cuda.current_device()
+    ):  # Triton launches on the current one
         return None
     return _checked(tensor.device)
 
@@ -60,5 +63,7 @@ def _checked(device: torch.device) -> ModuleType | None:
         if not wrong:
             return triton_kernels
         reason = f"gave other numbers than plain PyTorch ({', '.join(wrong)})"
-    warnings.warn(f"Triton kernels {reason} on {device}; plain PyTorch takes their place, slower", stacklevel=2)
+    warnings.warn(
+        f"Triton kernels {reason} on {device}; plain PyTorch takes their place, slower", stacklevel=2
+    )
     return None

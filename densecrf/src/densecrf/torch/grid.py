@@ -11,12 +11,13 @@ import torch
 class Grid:
     """``Σ_j exp(−|f_i − f_j|² / 2) v_j`` where the points are all combinations of places along axes.
 
-    The Gaussian of a sum of squares is a product of Gaussians, so the (N, N) matrix is a Kronecker product of one
-    (n, n) matrix for each axis: N·(H + W) operations for a photo, not N². Differentiable in places and values.
+    The Gaussian of a sum of squares is a product of Gaussians, so the (N, N) matrix is a Kronecker product of
+    one (n, n) matrix for each axis: N·(H + W) operations for a photo, not N². Differentiable in places and
+    values.
 
     Args:
-        axes: places along each axis, (H,) and (W,) for a photo, already divided by their standard deviations. Points
-            are numbered with the last axis fastest.
+        axes: places along each axis, (H,) and (W,) for a photo, already divided by their standard deviations.
+            Points are numbered with the last axis fastest.
     """
 
     def __init__(self, axes: Sequence[torch.Tensor]):

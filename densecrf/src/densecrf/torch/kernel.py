@@ -41,7 +41,9 @@ class Kernel:
         if backend not in ("torch", "exact"):
             raise ValueError(f"got backend {backend!r}, wanted one of: torch, exact")
         if features.ndim != 2 or features.shape[1] < 1 or not features.is_floating_point():
-            raise ValueError(f"got features {tuple(features.shape)} of {features.dtype}, wanted (N, d) floats")
+            raise ValueError(
+                f"got features {tuple(features.shape)} of {features.dtype}, wanted (N, d) floats"
+            )
         _require_known(normalization)
         gaussian = Lattice(features) if backend == "torch" else Attention(features)
         self._normalise(gaussian, features[:, 0], normalization, include_self)
@@ -50,7 +52,8 @@ class Kernel:
     def of_grid(
         cls, axes: Sequence[torch.Tensor], *, normalization: str = "symmetric", include_self: bool = True
     ) -> Kernel:
-        """An exact one over a grid, see ``Grid``, as are the axes; far less work than features of all its points."""
+        """An exact one over a grid, see ``Grid``, as are the axes; far less work than features of all its
+        points."""
         _require_known(normalization)
         kernel = cls.__new__(cls)
         grid = Grid(axes)
@@ -86,8 +89,8 @@ class Kernel:
 class Rows:
     """Σ_m w_m k_m over lattices, without gradients, on marginals with a point's labels side by side.
 
-    Normalisation and weights are multiplied into the lattices' own weights once, so that a message is the lattices'
-    work alone.
+    Normalisation and weights are multiplied into the lattices' own weights once, so that a message is the
+    lattices' work alone.
 
     Args:
         kernels: over the same points, with the "torch" backend.
@@ -116,7 +119,9 @@ class Rows:
         return base if self._own is None else torch.addcmul(base, self._own[:, None], marginals, value=-1)
 
     @torch.no_grad()
-    def step(self, current: torch.Tensor, logits: torch.Tensor, compatibility: torch.Tensor | None) -> torch.Tensor:
+    def step(
+        self, current: torch.Tensor, logits: torch.Tensor, compatibility: torch.Tensor | None
+    ) -> torch.Tensor:
         """One step of ``mean_field``, (N, K) to (N, K)."""
         marginals = current.softmax(dim=1)
         if compatibility is None:
@@ -138,7 +143,8 @@ def mean_field(
 
     Args:
         logits: (K, N) class scores, up to a constant for each point.
-        messages: takes marginals (K, N) to the sum of their weighted messages, Σ_m w_m k_m(Q), e.g. a ``Kernel``.
+        messages: takes marginals (K, N) to the sum of their weighted messages, Σ_m w_m k_m(Q), e.g. a
+            ``Kernel``.
         compatibility: None for Potts, (K,) or (K, K), as in ``densecrf.DenseCRF``.
         iterations: mean-field steps.
 

@@ -20,8 +20,8 @@ MOST_CELLS = 2**24
 class Lattice:
     """A Gaussian filter over N points: the twin of ``densecrf.Lattice`` on any device.
 
-    The filter is differentiable in values, exactly, and in features through the points' barycentric weights. It is
-    piecewise smooth in features: the vertices that points touch count as fixed.
+    The filter is differentiable in values, exactly, and in features through the points' barycentric weights.
+    It is piecewise smooth in features: the vertices that points touch count as fixed.
 
     Args:
         features: (N, d), float32 or float64, already divided by their standard deviations.
@@ -54,15 +54,19 @@ class Lattice:
         return self._weights if factors is None else self._weights * factors[:, None]
 
     @torch.no_grad()
-    def add(self, base: torch.Tensor, rows: torch.Tensor, splat: torch.Tensor, slice: torch.Tensor) -> torch.Tensor:
-        """``base`` plus ``rows`` filtered, both (N, v) contiguous, with weights of their own for splat and slice."""
+    def add(
+        self, base: torch.Tensor, rows: torch.Tensor, splat: torch.Tensor, slice: torch.Tensor
+    ) -> torch.Tensor:
+        """``base`` plus ``rows`` filtered, both (N, v) contiguous, with weights of their own for splat and
+        slice."""
         collected = self._vertices.collect(rows, splat)
         return self._vertices.spread(collected, slice, rows.shape[1], base)
 
     def own(self) -> torch.Tensor:
         """(N,): what a point's own value contributes to its filtered value.
 
-        From corner to corner of a simplex the blur has two ways: down the axes between them, or up all others.
+        From corner to corner of a simplex the blur has two ways: down the axes between them, or up all
+        others.
         """
         found, weights = self._vertices, self._weights
         corners = weights.shape[1]
@@ -70,7 +74,9 @@ class Lattice:
         for a in range(corners):
             for distance in range(corners):
                 between = torch.zeros(found.axes.shape, dtype=torch.bool, device=weights.device)
-                between.scatter_(1, found.axes[:, (a + torch.arange(distance, device=weights.device)) % corners], True)
+                between.scatter_(
+                    1, found.axes[:, (a + torch.arange(distance, device=weights.device)) % corners], True
+                )
                 start = found.corner[:, a]
                 ways = found.way(start, between, up=False) + found.way(start, between, up=True)
                 if distance == 0:  # back to itself: staying, up all axes, or down all
@@ -146,6 +152,8 @@ class _Filter(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             rows = vertices.collect(values, weights)
             count = values.shape[1]
-            touches = [(grad * rows[at, :count] + values * back[at, :count]).sum(dim=1) for at in vertices.corner.t()]
+            touches = [
+                (grad * rows[at, :count] + values * back[at, :count]).sum(dim=1) for at in vertices.corner.t()
+            ]
             to_weights = torch.stack(touches, dim=1) * vertices.factor
         return vertices.spread(back, weights, values.shape[1]), to_weights, None

@@ -23,42 +23,47 @@ AnyKernel = Kernel | lattice.Kernel
 
 
 class DenseCRF(nn.Module):
-    """A fully connected CRF with an appearance and a smoothness kernel; the same numbers as ``densecrf.refine``.
+    """A fully connected CRF with an appearance and a smoothness kernel; the same numbers as
+    ``densecrf.refine``.
 
     Learns by gradient: ``weights`` (appearance, smoothness), ``compatibility`` if given, and, once
     ``crf.log_widths.requires_grad_()`` was called, the widths. Gradients reach the logits always.
 
     What is differentiable where:
 
-    ========  ================  ==============================  =============================  =======================
-    backend   device, type      logits, weights, compatibility  widths, image                  cost
-    ========  ================  ==============================  =============================  =======================
-    native    CPU, float32      yes, the lattice's own adjoint  no                             linear in pixels
-    torch     any, float32/64   yes, the lattice's own adjoint  through barycentric weights    linear, about 4 × native
-    exact     any, float32/64   yes                             yes                            quadratic in pixels
-    ========  ================  ==============================  =============================  =======================
+    ========  ================  ==============================  =============================
+    ======================= backend   device, type      logits, weights, compatibility  widths, image
+            cost ========  ================  ==============================  =============================
+            =======================
+    native    CPU, float32      yes, the lattice's own adjoint  no                             linear in
+    pixels torch     any, float32/64   yes, the lattice's own adjoint  through barycentric weights    linear,
+    about 4 × native exact     any, float32/64   yes                             yes
+     quadratic in pixels ========  ================  ==============================
+     =============================  =======================
 
-    On a GPU with Triton the lattice's steps and the exact filter are kernels of their own (``fused``); the exact filter
-    then leaves out pairs of points that are too far apart to count. The smoothness kernel of "exact" is a product of
-    small matrices, one for each axis (``Grid``), on any device.
+    On a GPU with Triton the lattice's steps and the exact filter are kernels of their own (``fused``); the
+    exact filter then leaves out pairs of points that are too far apart to count. The smoothness kernel of
+    "exact" is a product of small matrices, one for each axis (``Grid``), on any device.
 
-    "auto" is native on the CPU, where widths and image ask for no gradient and logits are no float64; else torch.
-    There are no gradients of gradients. Under autocast, and for half-precision logits, all is computed in float32.
-    ``torch.compile`` leaves this module as it is, between breaks of the graph: a lattice's size depends on the photo,
-    so there is nothing to compile ahead. Two runs on the CPU give the same bits.
+    "auto" is native on the CPU, where widths and image ask for no gradient and logits are no float64; else
+    torch. There are no gradients of gradients. Under autocast, and for half-precision logits, all is computed
+    in float32. ``torch.compile`` leaves this module as it is, between breaks of the graph: a lattice's size
+    depends on the photo, so there is nothing to compile ahead. Two runs on the CPU give the same bits.
 
     Args:
-        params: weights and widths to begin with, and the normalisation; a kernel of weight 0 is left out for good.
-        compatibility: μ: None is Potts; (K,) how strongly each label attracts itself; (K, K) penalties for pairs
-            [label, other label]. What is given becomes a parameter that learns.
+        params: weights and widths to begin with, and the normalisation; a kernel of weight 0 is left out for
+            good.
+        compatibility: μ: None is Potts; (K,) how strongly each label attracts itself; (K, K) penalties for
+            pairs [label, other label]. What is given becomes a parameter that learns.
         include_self: whether a pixel's own belief is part of its message.
         iterations: mean-field steps.
         marginals: whether the result is marginals or their logits.
         backend: "auto", "native", "torch" or "exact", see above.
-        spacing: of pixels along each axis of the image, (H, W) first to last; 1 by default. For voxels of unlike sides,
-            and for video, where it says how many pixels a frame counts as.
-        pool: see ``densecrf.DenseCRF``, as is settled. Unlike there 0 by default, which gives the same numbers with
-            gradients and without; more has an effect only on marginals by the native lattice without gradients.
+        spacing: of pixels along each axis of the image, (H, W) first to last; 1 by default. For voxels of
+            unlike sides, and for video, where it says how many pixels a frame counts as.
+        merge_threshold: see ``densecrf.DenseCRF``, as is ``convergence_tolerance``. Unlike there 0 by
+            default, which gives the same numbers with gradients and without; more has an effect only on
+            marginals by the native lattice without gradients.
         threads: how many the native lattice uses; by default as many as this process may run on.
 
     Raises:
@@ -77,8 +82,8 @@ class DenseCRF(nn.Module):
         marginals: bool = False,
         backend: str = "auto",
         spacing: Sequence[float] | None = None,
-        pool: float = 0.0,
-        settled: float = 0.0,
+        merge_threshold: float = 0.0,
+        convergence_tolerance: float = 0.0,
         threads: int | None = None,
     ):
         super().__init__()
@@ -87,12 +92,23 @@ class DenseCRF(nn.Module):
             raise ValueError(f"got backend {backend!r}, wanted one of: {', '.join(BACKENDS)}")
         if iterations < 0:
             raise ValueError(f"got {iterations} iterations, wanted at least 0")
-        if not (0 <= pool < 1 and 0 <= settled < 1):
-            raise ValueError(f"got pool = {pool} and settled = {settled}, wanted at least 0 and under 1")
+        if not (0 <= merge_threshold < 1 and 0 <= convergence_tolerance < 1):
+            raise ValueError(
+                f"got merge_threshold = {merge_threshold} and convergence_tolerance = {convergence_tolerance}, wanted at least 0 and under 1"
+            )
         if spacing is not None and not all(math.isfinite(step) and step > 0 for step in spacing):
             raise ValueError(f"got spacing {tuple(spacing)}, wanted finite numbers above 0")
-        self.normalization, self.include_self, self.iterations = params.normalization, include_self, iterations
-        self.marginals, self.backend, self.pool, self.settled = marginals, backend, pool, settled
+        self.normalization, self.include_self, self.iterations = (
+            params.normalization,
+            include_self,
+            iterations,
+        )
+        self.marginals, self.backend, self.merge_threshold, self.convergence_tolerance = (
+            marginals,
+            backend,
+            merge_threshold,
+            convergence_tolerance,
+        )
         self.spacing = None if spacing is None else tuple(float(step) for step in spacing)
         self.threads = thread_count(threads)
         self.weights = nn.Parameter(
@@ -110,7 +126,8 @@ class DenseCRF(nn.Module):
             self.compatibility = nn.Parameter(values)
 
     first_widths: torch.Tensor
-    """(3,): appearance_xy_std, appearance_rgb_std, smoothness_xy_std at the beginning; now × exp(log_widths)."""
+    """(3,): appearance_xy_std, appearance_rgb_std, smoothness_xy_std at the beginning; now ×
+    exp(log_widths)."""
 
     def params(self) -> Params:
         """The weights and widths as they are now, for ``densecrf.refine`` and for files.
@@ -132,8 +149,8 @@ class DenseCRF(nn.Module):
         """Logits made consistent with the edges of the images they belong to.
 
         Args:
-            image: (B, C, H, W) in 0–255 levels, or any C features with ``appearance_rgb_std`` for a width; more axes
-                than two for volumes and video, (B, C, D, H, W).
+            image: (B, C, H, W) in 0–255 levels, or any C features with ``appearance_rgb_std`` for a width;
+                more axes than two for volumes and video, (B, C, D, H, W).
             logits: (B, K, H, W) class scores, up to a constant for each pixel.
 
         Returns:
@@ -149,9 +166,13 @@ class DenseCRF(nn.Module):
             backend = self._backend(image, logits)
             scores, channels = logits.to(number).flatten(2), image.to(number).flatten(2)
             size = tuple(image.shape[2:])
-            smoothness = self._smoothness(size, scores, backend) if self._present[1] and logits.numel() else None
+            smoothness = (
+                self._smoothness(size, scores, backend) if self._present[1] and logits.numel() else None
+            )
             found = [
-                self._infer(score, [*self._appearance(size, colours, backend), *([smoothness] if smoothness else [])])
+                self._infer(
+                    score, [*self._appearance(size, colours, backend), *([smoothness] if smoothness else [])]
+                )
                 for colours, score in zip(channels, scores, strict=True)
                 if logits.numel()
             ]
@@ -182,7 +203,9 @@ class DenseCRF(nn.Module):
         if backend == "native":
             array = features.detach().numpy()
             return lattice.Kernel(array, self.normalization, self.include_self, threads=self.threads)
-        return Kernel(features, normalization=self.normalization, include_self=self.include_self, backend=backend)
+        return Kernel(
+            features, normalization=self.normalization, include_self=self.include_self, backend=backend
+        )
 
     def _infer(self, scores: torch.Tensor, kernels: Sequence[AnyKernel]) -> torch.Tensor:
         """(K, N) logits to (K, N) results."""
@@ -190,11 +213,24 @@ class DenseCRF(nn.Module):
         mu = None if self.compatibility is None else self.compatibility.to(scores.dtype)
         native = [kernel for kernel in kernels if isinstance(kernel, lattice.Kernel)]
         others = [kernel for kernel in kernels if isinstance(kernel, Kernel)]
-        saves = (self.pool or self.settled) and self.marginals and (mu is None or mu.ndim == 1)
-        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (scores, *self.parameters()))
+        saves = (
+            (self.merge_threshold or self.convergence_tolerance)
+            and self.marginals
+            and (mu is None or mu.ndim == 1)
+        )
+        learns = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (scores, *self.parameters())
+        )
         if native and saves and not learns:
             return pooled_marginals(
-                scores, native, weights, mu, self.iterations, pool=self.pool, settled=self.settled, threads=self.threads
+                scores,
+                native,
+                weights,
+                mu,
+                self.iterations,
+                merge_threshold=self.merge_threshold,
+                convergence_tolerance=self.convergence_tolerance,
+                threads=self.threads,
             )
         if others and self.backend != "exact" and not torch.is_grad_enabled():
             rows, rest = Rows(others, weights), scores.t().contiguous()
@@ -242,7 +278,9 @@ class DenseCRF(nn.Module):
 
     def _check(self, image: torch.Tensor, logits: torch.Tensor) -> None:
         fits = (
-            image.ndim == logits.ndim >= 3 and image.shape[0] == logits.shape[0] and image.shape[2:] == logits.shape[2:]
+            image.ndim == logits.ndim >= 3
+            and image.shape[0] == logits.shape[0]
+            and image.shape[2:] == logits.shape[2:]
         )
         if not fits or not logits.is_floating_point() or image.is_complex():
             raise ValueError(
@@ -255,7 +293,9 @@ class DenseCRF(nn.Module):
                 "one device"
             )
         if self.spacing is not None and len(self.spacing) != image.ndim - 2:
-            raise ValueError(f"got spacing {self.spacing} for {image.ndim - 2} axes, wanted a number for each")
+            raise ValueError(
+                f"got spacing {self.spacing} for {image.ndim - 2} axes, wanted a number for each"
+            )
         if self.compatibility is not None and self.compatibility.shape[0] != logits.shape[1]:
             raise ValueError(
                 f"got compatibility {tuple(self.compatibility.shape)} and {logits.shape[1]} labels, wanted as many"
@@ -275,9 +315,13 @@ def _all_places(axes: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @lru_cache(maxsize=2)
 def _grid_lattice(
-    size: tuple[int, ...], stds: tuple[float, ...], normalization: str, include_self: bool, device: torch.device,
+    size: tuple[int, ...],
+    stds: tuple[float, ...],
+    normalization: str,
+    include_self: bool,
+    device: torch.device,
     dtype: torch.dtype,
-) -> Kernel:  # fmt: skip
+) -> Kernel:
     """A smoothness kernel; the last two are kept, as photos of a set often share their size."""
     with torch.inference_mode(False), torch.no_grad():
         axes = [torch.arange(n, dtype=dtype, device=device) / std for n, std in zip(size, stds, strict=True)]

@@ -1,4 +1,5 @@
-"""The native lattice on CPU behind PyTorch: messages with their exact gradient, and inference without gradients."""
+"""The native lattice on CPU behind PyTorch: messages with their exact gradient, and inference without
+gradients."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ def pooled_marginals(
     compatibility: torch.Tensor | None,
     iterations: int,
     *,
-    pool: float,
-    settled: float,
+    merge_threshold: float,
+    convergence_tolerance: float,
     threads: int,
 ) -> torch.Tensor:
     """Marginals (K, N) without gradients, with the savings of ``densecrf.DenseCRF``."""
@@ -48,7 +49,14 @@ def pooled_marginals(
         np.full(len(logits), weight) if mu is None else weight * mu if mu.ndim == 1 else -weight * mu
         for weight in weights.tolist()
     ]
-    field = lattice.MeanField(-logits.detach().numpy(), kernels, strengths, pool=pool, settled=settled, threads=threads)
+    field = lattice.MeanField(
+        -logits.detach().numpy(),
+        kernels,
+        strengths,
+        merge_threshold=merge_threshold,
+        convergence_tolerance=convergence_tolerance,
+        threads=threads,
+    )
     field.run(iterations)
     return torch.from_numpy(field.finish())
 

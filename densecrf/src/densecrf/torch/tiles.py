@@ -14,7 +14,8 @@ MOST_AXES = 16
 LEAST_WIDTH, MOST_WIDTH = 16, 64
 """Labels that a pass takes: what a tensor core multiplies at least, and what stays in registers."""
 PASSED_OVER = 1e-7
-"""Pairs of points in tiles too far apart are left out: all together they weigh less than this on any point."""
+"""Pairs of points in tiles too far apart are left out: all together they weigh less than this on any
+point."""
 PEAK = 14
 """Values are scaled to at most 2^PEAK before they become float16."""
 BITS = 10
@@ -26,11 +27,11 @@ BOXES = 2**24
 class Tiles:
     """``Σ_j exp(−|f_i − f_j|² / 2) v_j`` for every point, differentiable in values.
 
-    Points are sorted along a Z-order curve, so that a tile of neighbours in that order covers a small box of feature
-    space. A pair of tiles whose boxes are so far apart that it cannot count is left out: of a photo with the paper's
-    widths seven in eight. For all others each distance is taken from differences of float32 coordinates, which loses
-    no digits however far points lie from the origin. Kernel values and values are each split into two float16 (22 bits
-    together), multiplied on the tensor cores and added in float32.
+    Points are sorted along a Z-order curve, so that a tile of neighbours in that order covers a small box of
+    feature space. A pair of tiles whose boxes are so far apart that it cannot count is left out: of a photo
+    with the paper's widths seven in eight. For all others each distance is taken from differences of float32
+    coordinates, which loses no digits however far points lie from the origin. Kernel values and values are
+    each split into two float16 (22 bits together), multiplied on the tensor cores and added in float32.
 
     Precision: worst errors on a photo of 128 × 96 with 21 labels against float64, of a normalised filter of
     probabilities and of marginals after ten steps, where both factors are rounded to one number instead:
@@ -118,7 +119,9 @@ def z_order(points: torch.Tensor) -> torch.Tensor:
     return code.argsort(stable=True)
 
 
-def near_tiles(points: torch.Tensor, mine: int, theirs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def near_tiles(
+    points: torch.Tensor, mine: int, theirs: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Which tiles of ``theirs`` points each tile of ``mine`` is near to.
 
     Args:
@@ -137,7 +140,8 @@ def near_tiles(points: torch.Tensor, mine: int, theirs: int) -> tuple[torch.Tens
         gaps = low_part.new_zeros(len(low_part), len(low[1]))
         for axis in range(points.shape[1]):
             gap = torch.maximum(
-                low_part[:, None, axis] - high[1][None, :, axis], low[1][None, :, axis] - high_part[:, None, axis]
+                low_part[:, None, axis] - high[1][None, :, axis],
+                low[1][None, :, axis] - high_part[:, None, axis],
             )
             gaps += gap.clamp_(min=0).square_()
         found.append(gaps / 2 < reach)

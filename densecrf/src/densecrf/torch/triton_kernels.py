@@ -1,8 +1,9 @@
-"""Triton kernels for one GPU pass each: the lattice's splat, blur and slice, and the exact Gaussian filter in tiles.
+"""Triton kernels for one GPU pass each: the lattice's splat, blur and slice, and the exact Gaussian filter in
+tiles.
 
-Imported where Triton is installed only, see ``fused``. All work on float32 rows, one row for a point or a vertex with
-its labels side by side, so that neighbouring threads read neighbouring numbers. No sum depends on the order in which
-programs run: two runs give the same bits.
+Imported where Triton is installed only, see ``fused``. All work on float32 rows, one row for a point or a
+vertex with its labels side by side, so that neighbouring threads read neighbouring numbers. No sum depends on
+the order in which programs run: two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -19,14 +20,24 @@ WARPS = 4
 QUERIES, KEYS = 64, 64
 """Points in a tile of the exact filter: those that are summed for, and those that are summed over."""
 SHIFT = 14
-"""The exact filter's kernel values are held as 2^SHIFT times themselves: two float16 then keep 22 bits down to 1e-5."""
+"""The exact filter's kernel values are held as 2^SHIFT times themselves: two float16 then keep 22 bits down
+to 1e-5."""
 
 
 @triton.jit(do_not_specialize=["pieces"])
 def _sum_pieces(
-    values, weights, order, starts, out, pieces,
-    COLUMNS: tl.constexpr, STRIDE: tl.constexpr, CORNERS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    values,
+    weights,
+    order,
+    starts,
+    out,
+    pieces,
+    COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    CORNERS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """Each piece's weighted sum of its points' rows; a piece is a stretch of ``order``."""
     piece = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -40,7 +51,11 @@ def _sum_pieces(
         weight = tl.load(weights + entry, mask=here, other=0.0)
         place = values + (entry // CORNERS)[:, None] * COLUMNS + column[None, :]
         total += weight[:, None] * tl.load(place, mask=here[:, None] & (column < COLUMNS)[None, :], other=0.0)
-    tl.store(out + piece[:, None] * STRIDE + column[None, :], total, mask=live[:, None] & (column < STRIDE)[None, :])
+    tl.store(
+        out + piece[:, None] * STRIDE + column[None, :],
+        total,
+        mask=live[:, None] & (column < STRIDE)[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -78,10 +93,20 @@ def _blur(rows, up, down, out, count, STRIDE: tl.constexpr, ROWS: tl.constexpr, 
 
 @triton.jit(do_not_specialize=["points", "factor"])
 def _slice(
-    rows, weights, corner, base, out, points, factor,
-    COLUMNS: tl.constexpr, STRIDE: tl.constexpr, CORNERS: tl.constexpr, ADDS: tl.constexpr,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    rows,
+    weights,
+    corner,
+    base,
+    out,
+    points,
+    factor,
+    COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    CORNERS: tl.constexpr,
+    ADDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """Each point's weighted sum of its vertices' rows, on top of ``base`` if it adds."""
     point = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -91,7 +116,9 @@ def _slice(
     for c in tl.static_range(CORNERS):
         vertex = tl.load(corner + point * CORNERS + c, mask=live, other=0)
         weight = tl.load(weights + point * CORNERS + c, mask=live, other=0.0)
-        total += weight[:, None] * tl.load(rows + vertex[:, None] * STRIDE + column[None, :], mask=inside, other=0.0)
+        total += weight[:, None] * tl.load(
+            rows + vertex[:, None] * STRIDE + column[None, :], mask=inside, other=0.0
+        )
     total = total * factor
     place = point[:, None] * COLUMNS + column[None, :]
     if ADDS:
@@ -101,12 +128,25 @@ def _slice(
 
 @triton.jit
 def _gaussian(
-    points, coarse, fine, tiles, begins, turn, out, count,
-    AXES: tl.constexpr, SHIFTED: tl.constexpr, MINE: tl.constexpr, THEIRS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """For one tile of points, 2^SHIFTED · Σ_j 2^(−|p_i − p_j|²) v_j over the points j of the tiles listed for it.
+    points,
+    coarse,
+    fine,
+    tiles,
+    begins,
+    turn,
+    out,
+    count,
+    AXES: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    MINE: tl.constexpr,
+    THEIRS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """For one tile of points, 2^SHIFTED · Σ_j 2^(−|p_i − p_j|²) v_j over the points j of the tiles listed for
+    it.
 
-    Kernel values and values are sums of two float16 each; of their products the tensor cores take all but the least.
+    Kernel values and values are sums of two float16 each; of their products the tensor cores take all but the
+    least.
     """
     row = tl.load(turn + tl.program_id(0))
     at = row * MINE + tl.arange(0, MINE)
@@ -116,7 +156,10 @@ def _gaussian(
         others = tl.load(tiles + number) * THEIRS + tl.arange(0, THEIRS)
         exponent = tl.full((MINE, THEIRS), SHIFTED, tl.float32)
         for axis in tl.static_range(AXES):
-            gap = tl.load(points + axis * count + at)[:, None] - tl.load(points + axis * count + others)[None, :]
+            gap = (
+                tl.load(points + axis * count + at)[:, None]
+                - tl.load(points + axis * count + others)[None, :]
+            )
             exponent -= gap * gap
         near = tl.exp2(exponent)
         first = near.to(tl.float16)
@@ -141,7 +184,11 @@ def _launch(rows: int, columns: int) -> tuple[tuple[int, int], int, int]:
 
 
 def splat(
-    values: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, pieces: torch.Tensor, wholes: torch.Tensor | None
+    values: torch.Tensor,
+    weights: torch.Tensor,
+    order: torch.Tensor,
+    pieces: torch.Tensor,
+    wholes: torch.Tensor | None,
 ) -> torch.Tensor:
     """Weighted sums of points' rows in two rounds, so that a vertex of many points keeps no thread waiting.
 
@@ -160,9 +207,19 @@ def splat(
     grid, rows, width = _launch(count, stride)
     parts = values.new_empty(count, stride)
     _sum_pieces[grid](
-        values, weights, order, pieces, parts, count,
-        COLUMNS=columns, STRIDE=stride, CORNERS=weights.shape[1], ROWS=rows, WIDTH=width, num_warps=WARPS,
-    )  # fmt: skip
+        values,
+        weights,
+        order,
+        pieces,
+        parts,
+        count,
+        COLUMNS=columns,
+        STRIDE=stride,
+        CORNERS=weights.shape[1],
+        ROWS=rows,
+        WIDTH=width,
+        num_warps=WARPS,
+    )
     if wholes is None:
         return parts
     count = len(wholes) - 1
@@ -182,18 +239,34 @@ def blur(rows: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tens
 
 
 def slice_rows(
-    rows: torch.Tensor, weights: torch.Tensor, corner: torch.Tensor, columns: int, factor: float,
+    rows: torch.Tensor,
+    weights: torch.Tensor,
+    corner: torch.Tensor,
+    columns: int,
+    factor: float,
     base: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """(M, stride) to (N, columns), times a factor, on top of ``base`` if given; corner is (N, corners) int32."""
+) -> torch.Tensor:
+    """(M, stride) to (N, columns), times a factor, on top of ``base`` if given; corner is (N, corners)
+    int32."""
     points, corners = corner.shape
     grid, block, width = _launch(points, columns)
     out = rows.new_empty(points, columns)
     _slice[grid](
-        rows, weights, corner, out if base is None else base, out, points, factor,
-        COLUMNS=columns, STRIDE=rows.shape[1], CORNERS=corners, ADDS=base is not None,
-        ROWS=block, WIDTH=width, num_warps=WARPS,
-    )  # fmt: skip
+        rows,
+        weights,
+        corner,
+        out if base is None else base,
+        out,
+        points,
+        factor,
+        COLUMNS=columns,
+        STRIDE=rows.shape[1],
+        CORNERS=corners,
+        ADDS=base is not None,
+        ROWS=block,
+        WIDTH=width,
+        num_warps=WARPS,
+    )
     return out
 
 
@@ -211,7 +284,8 @@ def gaussian(
         points: (d, P) float32, in units in which the kernel is 2^(−|p|²); P a multiple of QUERIES.
         coarse: (P, w) float16, values rounded, w a power of two from 16 to 64.
         fine: (P, w) float16, what the rounding left.
-        tiles: (T,) int32, the tiles of KEYS points that each tile of QUERIES is near to, one list after the other.
+        tiles: (T,) int32, the tiles of KEYS points that each tile of QUERIES is near to, one list after the
+            other.
         begins: (P / QUERIES + 1,) int32, where a tile's list begins.
         turn: (P / QUERIES,) int32, the order in which tiles are taken, long lists first.
 
@@ -220,9 +294,21 @@ def gaussian(
     """
     out = torch.empty(coarse.shape, dtype=torch.float32, device=coarse.device)
     _gaussian[(len(turn),)](
-        points, coarse, fine, tiles, begins, turn, out, points.shape[1],
-        AXES=points.shape[0], SHIFTED=SHIFT, MINE=QUERIES, THEIRS=KEYS, WIDTH=coarse.shape[1], num_warps=WARPS,
-    )  # fmt: skip
+        points,
+        coarse,
+        fine,
+        tiles,
+        begins,
+        turn,
+        out,
+        points.shape[1],
+        AXES=points.shape[0],
+        SHIFTED=SHIFT,
+        MINE=QUERIES,
+        THEIRS=KEYS,
+        WIDTH=coarse.shape[1],
+        num_warps=WARPS,
+    )
     return out
 
 
@@ -238,7 +324,9 @@ def wrong(device: torch.device) -> list[str]:
     pieces = (counts + 7) // 8
     wholes = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
     vertex = torch.arange(41, device=device).repeat_interleave(pieces)
-    starts = (counts.cumsum(0) - counts)[vertex] + 8 * (torch.arange(len(vertex), device=device) - wholes[vertex])
+    starts = (counts.cumsum(0) - counts)[vertex] + 8 * (
+        torch.arange(len(vertex), device=device) - wholes[vertex]
+    )
     starts = torch.cat([starts, starts.new_full((1,), 270)])
     sums = torch.zeros(41, 21, device=device)
     for c in range(3):
@@ -251,7 +339,10 @@ def wrong(device: torch.device) -> list[str]:
     out = slice_rows(again, weights, corner.int(), 21, 1.5, values)
 
     size = 2 * QUERIES
-    points, exact = torch.rand(4, size, generator=rng).to(device), torch.rand(size, 32, generator=rng).to(device)
+    points, exact = (
+        torch.rand(4, size, generator=rng).to(device),
+        torch.rand(size, 32, generator=rng).to(device),
+    )
     coarse = exact.half()
     fine = (exact - coarse).half()
     near = torch.exp2(-(points[:, :, None] - points[:, None]).square().sum(0))
@@ -260,7 +351,13 @@ def wrong(device: torch.device) -> list[str]:
     turn = torch.tensor([1, 0], device=device).int()
     filtered = gaussian(points, coarse, fine, lists, begins, turn) / 2.0**SHIFT
     pairs = {
-        "splat": (found[:, :21], sums), "blur": (again[:, :21], blurred), "slice": (out, sliced),
+        "splat": (found[:, :21], sums),
+        "blur": (again[:, :21], blurred),
+        "slice": (out, sliced),
         "gaussian": (filtered, (near.double() @ exact.double()).float()),
-    }  # fmt: skip
-    return [name for name, (mine, wanted) in pairs.items() if not torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)]
+    }
+    return [
+        name
+        for name, (mine, wanted) in pairs.items()
+        if not torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)
+    ]

@@ -1,8 +1,9 @@
-"""The lattice's vertices that points touch: their numbers and neighbours, and the filter's three steps over them.
+"""The lattice's vertices that points touch: their numbers and neighbours, and the filter's three steps over
+them.
 
-A splat is a sum over each vertex's points, a blur gathers each vertex's two neighbours along an axis, and a slice is a
-sum over each point's vertices. Every sum has a fixed order: two runs give the same bits. Where Triton kernels serve
-(``fused``) each step is one of them, else it is plain PyTorch, their twin.
+A splat is a sum over each vertex's points, a blur gathers each vertex's two neighbours along an axis, and a
+slice is a sum over each point's vertices. Every sum has a fixed order: two runs give the same bits. Where
+Triton kernels serve (``fused``) each step is one of them, else it is plain PyTorch, their twin.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Tables:
 
 @dataclass(frozen=True)
 class Vertices:
-    """How N points hang on M vertices, and these on each other; vertex M stands for all that no point touches."""
+    """How N points hang on M vertices, and these on each other; vertex M stands for all that no point
+    touches."""
 
     corner: torch.Tensor
     """(N, d + 1): the vertex at each corner."""
@@ -51,7 +53,8 @@ class Vertices:
     pieces: torch.Tensor
     """(P + 1,): ends of the stretches of ``order`` that are summed first, none of them of two vertices."""
     wholes: torch.Tensor | None
-    """(M + 2,): ends of the stretches of pieces that make up vertices; None where each vertex is one piece."""
+    """(M + 2,): ends of the stretches of pieces that make up vertices; None where each vertex is one
+    piece."""
     up: torch.Tensor
     """(d + 1, M + 1): the neighbour up each axis."""
     down: torch.Tensor
@@ -65,15 +68,20 @@ class Vertices:
         """Of a slice; makes up for what the blurs add (Krähenbühl and Koltun's constant)."""
         return 1 / (1 + 2.0 ** (1 - self.corner.shape[1]))
 
-    def collect(self, values: torch.Tensor, weights: torch.Tensor, *, backwards: bool = False) -> torch.Tensor:
-        """Splat and blur: (N, v) contiguous, with weights (N, d + 1), to (M + 1, v), or more columns of which v count.
+    def collect(
+        self, values: torch.Tensor, weights: torch.Tensor, *, backwards: bool = False
+    ) -> torch.Tensor:
+        """Splat and blur: (N, v) contiguous, with weights (N, d + 1), to (M + 1, v), or more columns of which
+        v count.
 
         Backwards the axes of the blur are taken last to first, which makes the transpose.
         """
         axes = range(len(self.up))[::-1] if backwards else range(len(self.up))
         tables = self._tables(values.shape[1])
         if tables:
-            rows = tables.kernels.splat(values, weights.contiguous(), tables.order, tables.pieces, tables.wholes)
+            rows = tables.kernels.splat(
+                values, weights.contiguous(), tables.order, tables.pieces, tables.wholes
+            )
             for axis in axes:
                 rows = tables.kernels.blur(rows, tables.up[axis], tables.down[axis])
             return rows
@@ -165,8 +173,8 @@ def _cut(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
 def _units(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a step along each axis adds to a key, (d + 1,) int64, and the cells' lower ends, (d,).
 
-    Places are packed into a key's bits; where they are too wide together, each axis has a random unit instead: keys of
-    two among a million vertices then are alike once in ten million lattices.
+    Places are packed into a key's bits; where they are too wide together, each axis has a random unit
+    instead: keys of two among a million vertices then are alike once in ten million lattices.
     """
     d = cells.shape[1]
     if not len(cells):

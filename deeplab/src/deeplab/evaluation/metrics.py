@@ -1,0 +1,213 @@
+"""Scores of label maps: one confusion matrix over a whole set, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from deeplab.classes import IGNORE
+
+Absent = Literal["left out", "counted as zero"]
+"""What a class without any pixel, neither in the labels nor predicted, does to a mean IoU. "left out": the
+mean is over the other classes. "counted as zero": it scores 0 and counts, as in the release's MyVOCevalseg,
+which takes a zero denominator for 1."""
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts of pixels by true class (rows) and predicted class (columns); void pixels of the truth are left
+    out.
+
+    Args:
+        truth: integer ids of any shape, 255 = void.
+        predicted: integer ids of the same shape, each below ``classes``.
+        classes: K.
+
+    Returns:
+        (K, K) int64.
+
+    Raises:
+        ValueError: if the shapes differ or an id is out of range.
+
+    Source: the release's MyVOCevalseg.
+    """
+    valid = _scored(truth, predicted)
+    return _count(truth[valid], predicted[valid], np.zeros(1, np.intp), 1, classes)[0]
+
+
+def band_matrices(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, widths: Sequence[int]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The confusion matrix of a photo, and those of its boundary bands of any number of widths, in one pass.
+
+    Args:
+        truth: (H, W) integer ids, 255 = void.
+        predicted: (H, W) integer ids, each below ``classes``.
+        classes: K.
+        widths: of the bands, in pixels, each at least 1.
+
+    Returns:
+        ``confusion_matrix`` of all pixels, and for each width that of the pixels in ``boundary_band``; (K, K)
+        int64.
+
+    Raises:
+        ValueError: if the shapes differ, an id is out of range or a width is below 1.
+    """
+    steps = np.unique(np.asarray(widths, np.intp))
+    valid = _scored(truth, predicted)
+    if not len(steps):
+        return _count(truth[valid], predicted[valid], np.zeros(1, np.intp), 1, classes)[0], {}
+    _require_width(int(steps[0]))
+    narrowest = np.searchsorted(
+        steps, void_distance(truth, int(steps[-1]))[valid]
+    )  # band that a pixel first lies in
+    rings = _count(truth[valid], predicted[valid], narrowest, len(steps) + 1, classes)
+    nested = rings.cumsum(0)  # a band holds all narrower ones; behind the last one come the pixels in none
+    return nested[-1], {int(width): nested[place] for place, width in enumerate(steps)}
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, (K,) float64; NaN for a class that is neither there nor
+    predicted."""
+    hit = np.diag(confusion).astype(np.float64)
+    return _share(hit, confusion.sum(0) + confusion.sum(1) - hit)
+
+
+def class_recall(confusion: np.ndarray) -> np.ndarray:
+    """Share of each class's labelled pixels that are found, (K,) float64; NaN for a class without labelled
+    pixels."""
+    return _share(np.diag(confusion).astype(np.float64), confusion.sum(1))
+
+
+def mean_iou(
+    confusion: np.ndarray, ids: Sequence[int] | None = None, *, absent: Absent = "left out"
+) -> float:
+    """Mean over classes of the IoU.
+
+    Args:
+        confusion: (K, K) counts, true class by predicted class.
+        ids: the classes that are averaged; by default all.
+        absent: what classes without any pixel do.
+
+    Returns:
+        0–1; NaN if no class is left to average.
+
+    Source: DeepLab, section 5.1; the release's MyVOCevalseg.
+    """
+    if absent not in ("left out", "counted as zero"):
+        raise ValueError(f"got absent = {absent!r}, wanted 'left out' or 'counted as zero'")
+    iou = class_iou(confusion)
+    chosen = iou if ids is None else iou[list(ids)]
+    if absent == "counted as zero":
+        return float(np.nan_to_num(chosen).mean())
+    return _mean(chosen)
+
+
+def mean_recall(confusion: np.ndarray) -> float:
+    """Mean over the classes in the labels of their recall ("class average accuracy"), 0–1; NaN if there are
+    none.
+
+    Source: the release's MyVOCevalseg; FCN, section 5 ("mean accuracy"); SegNet, section 4 ("C").
+    """
+    return _mean(class_recall(confusion))
+
+
+def frequency_weighted_iou(confusion: np.ndarray) -> float:
+    """IoU averaged with each class's share of the labelled pixels as its weight, 0–1; NaN without any pixel.
+
+    Source: FCN (arXiv 1411.4038), section 5.
+    """
+    frequency = confusion.sum(1)
+    there = frequency > 0
+    return (
+        float(class_iou(confusion)[there] @ frequency[there] / frequency.sum())
+        if there.any()
+        else float("nan")
+    )
+
+
+def pixel_accuracy(confusion: np.ndarray) -> float:
+    """Share of the counted pixels whose label is right; NaN if none was counted."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def void_distance(truth: np.ndarray, most: int) -> np.ndarray:
+    """How far each pixel is from the nearest void one, in king's moves (the larger of rows and columns
+    apart).
+
+    Args:
+        truth: (H, W) ids, 255 = void.
+        most: distances beyond it, or everything where there is no void, are given as ``most`` + 1.
+
+    Returns:
+        (H, W) int32; 0 on void.
+    """
+    near = truth == IGNORE
+    distance = np.zeros(near.shape, np.int32)
+    if not near.any():
+        return distance + (most + 1)
+    for _ in range(
+        most + 1
+    ):  # a square grows by a pixel to every side: first along the columns, then along the rows
+        distance += ~near
+        tall = near.copy()
+        tall[1:] |= near[:-1]
+        tall[:-1] |= near[1:]
+        near = tall.copy()
+        near[:, 1:] |= tall[:, :-1]
+        near[:, :-1] |= tall[:, 1:]
+    return distance
+
+
+def boundary_band(truth: np.ndarray, width: int) -> np.ndarray:
+    """The pixels within ``width`` of the void border that VOC draws around objects (the trimap).
+
+    The void mask is dilated with a square of side 2·width + 1, and void itself is taken out.
+
+    Args:
+        truth: (H, W) ids, 255 = void.
+        width: pixels, at least 1.
+
+    Returns:
+        (H, W) bool.
+
+    Source: DeepLab, section 5.2 (Figure 5); the release's MyVOCevalsegBoundary.
+    """
+    _require_width(width)
+    distance = void_distance(truth, width)
+    return (distance > 0) & (distance <= width)
+
+
+def _require_width(width: int) -> None:
+    if width < 1:
+        raise ValueError(f"got a band of {width} px, wanted at least 1")
+
+
+def _scored(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    if truth.shape != predicted.shape:
+        raise ValueError(f"got labels {truth.shape} and a prediction {predicted.shape}, wanted one size")
+    return truth != IGNORE
+
+
+def _count(
+    truth: np.ndarray, predicted: np.ndarray, group: np.ndarray, groups: int, classes: int
+) -> np.ndarray:
+    """Counts of valid pixels by group, true class and predicted class: (groups, K, K)."""
+    for name, ids in (("labels", truth), ("prediction", predicted)):
+        if ids.size and not (0 <= ids.min() and ids.max() < classes):
+            bad = ids[(ids < 0) | (ids >= classes)][0]
+            raise ValueError(
+                f"got id {bad} in the {name}, wanted 0 to {classes - 1} (255 is void in labels only)"
+            )
+    place = (group * classes + truth) * classes + predicted
+    return np.bincount(place, minlength=groups * classes**2).reshape(groups, classes, classes)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -1,0 +1,105 @@
+"""Which parameters learn how fast, and how rates change over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from deeplab.network.architecture import DeepLab
+from deeplab.training.recipe import Recipe
+
+Group = dict[str, object]
+
+
+def groups_of(network: DeepLab, recipe: Recipe) -> list[Group]:
+    """Parameter groups, each with its factor on the rate ("factor") and its weight decay.
+
+    fc8 learns ``last_layer_rate`` times as fast, fc6 and fc7 ``head_rate`` times, biases ``bias_rate`` times
+    as fast as the weights of their layer and without decay; so do the factors of batch normalisation.
+
+    Source: DeepLab release, train.prototxt (blobs_lr 1 and 2, of fc8 10 and 20; weight_decay 1 and 0).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        layer = name.split(".")[0]
+        factor = {"fc8": recipe.last_layer_rate, "fc6": recipe.head_rate, "fc7": recipe.head_rate}.get(
+            layer, 1.0
+        )
+        plain = parameter.ndim > 1
+        key = (factor if plain else factor * recipe.bias_rate, recipe.weight_decay if plain else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def optimizer_of(network: DeepLab, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum, as in the paper, or AdamW."""
+    groups = groups_of(network, recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
+    return torch.optim.AdamW(groups, lr=recipe.rate)
+
+
+def rate_at(recipe: Recipe, step: int) -> float:
+    """The base rate at a step, counted from zero.
+
+    "step": times gamma every ``step_size`` steps. "poly": times (1 − step / steps) to the ``power``. A
+    warm-up comes before either.
+
+    Source: DeepLab, section 4.1; release, solver.prototxt; DeepLab v2, section 4.1.1, for poly.
+    """
+    rate = recipe.rate * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else recipe.rate
+    if recipe.policy == "step":
+        return float(rate * recipe.gamma ** (step // recipe.step_size))
+    if recipe.policy == "poly":
+        return float(rate * (1 - step / recipe.steps) ** recipe.power)
+    return rate
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its rate: the base times the group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def freeze(network: DeepLab, prefixes: Iterable[str]) -> None:
+    """Let no parameter learn whose name begins with one of these, and all others.
+
+    Raises:
+        ValueError: for a beginning that no layer has.
+    """
+    prefixes = tuple(prefixes)
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            layers = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+            raise ValueError(f"got frozen layers {prefix!r}, but no layer begins so; layers: {layers}")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(prefixes) if prefixes else True)
+
+
+class RunningMean:
+    """The exponential running mean of a network's parameters.
+
+    Source: "Acceleration of stochastic approximation by averaging"; decay rises from small values at the
+        start, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the parameters after a step, counted from zero."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            mean = self.tensors[name]
+            if mean.is_floating_point():
+                mean.lerp_(value.to(mean.device), 1 - decay)
+            else:
+                mean.copy_(value)

@@ -1,0 +1,221 @@
+"""Pictures of strangers: how many scans they may have, and decoders that can be ended."""
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab.jpeg_scans import scans_of
+from deeplab.photos import MAX_SCANS, PhotoError, read_photo
+from deeplab.serving import decoder_process as decoder_module
+from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.limits import HTTPError, Limits
+
+
+def encoded(photo, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def segments(content):
+    """A progressive JPEG in parts: what is before the first scan, and each scan with the tables before it."""
+    places, place = [], 2
+    while content[place : place + 2] != b"\xff\xd9":
+        size = int.from_bytes(content[place + 2 : place + 4], "big") + 2
+        end = place + size
+        if content[place + 1] == 0xDA:
+            while content[end] != 0xFF or content[end + 1] == 0 or 0xD0 <= content[end + 1] <= 0xD7:
+                end += 1
+        places.append((content[place + 1], content[place:end]))
+        place = end
+    first = next(number for number, (kind, _) in enumerate(places) if kind in (0xC4, 0xDA))
+    return content[:2] + b"".join(part for _, part in places[:first]), b"".join(
+        part for _, part in places[first:]
+    )
+
+
+def repeated(photo, times, size=None):
+    """A progressive JPEG whose scans come so many times."""
+    head, scans = segments(encoded(photo, "JPEG", progressive=True, quality=20))
+    return head + scans * times + b"\xff\xd9"
+
+
+@pytest.fixture
+def flat():
+    """(37, 61, 3) uint8, of few bytes as a JPEG."""
+    return np.full((37, 61, 3), (200, 90, 30), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder() as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"), [({}, 1), ({"progressive": True}, 10), ({"restart_marker_rows": 1}, 1)]
+)
+def test_scans_are_counted(photo, options, wanted):
+    noise = np.random.default_rng(0).integers(
+        0, 256, (211, 307, 3), np.uint8
+    )  # many bytes FF in its coded data
+    for picture in (photo, noise):
+        file = io.BytesIO(encoded(picture, "JPEG", quality=95, **options))
+        file.seek(5)
+        assert scans_of(file, 100) == wanted
+        assert file.tell() == 5
+    assert scans_of(io.BytesIO(encoded(photo, "JPEG", progressive=True)), 3) == 4
+
+
+def test_scans_of_a_preview_are_not_counted(photo):
+    preview, exif = encoded(photo, "JPEG", progressive=True), Image.Exif()
+    exif[0x010E] = preview.decode("latin-1")
+    content = encoded(photo, "JPEG", exif=exif)
+    assert content.count(b"\xff\xda") > 1 or len(content) > len(preview)
+    assert scans_of(io.BytesIO(content), 100) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", b"\xff" * 50, bytes(99)]
+)
+def test_what_is_no_jpeg_has_few_scans(content):
+    assert scans_of(io.BytesIO(content), 100) <= 1
+
+
+def test_a_small_file_of_many_scans_is_refused_before_it_is_decoded(flat, tmp_path, decoder):
+    content = repeated(flat, 2000)
+    assert scans_of(io.BytesIO(content), 50_000) == 20_000
+    with pytest.raises(HTTPError, match=f"more than {MAX_SCANS} scans") as caught:
+        decoder.photo(content, Limits())
+    assert caught.value.status == 422
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(content)
+    with pytest.raises(PhotoError, match=f"scans.jpg: .* more than {MAX_SCANS} scans"):
+        read_photo(path)
+    path.write_bytes(repeated(flat, 9))  # odd, and not too many
+    assert np.abs(read_photo(path).astype(int) - flat).max() < 12
+
+
+def test_photos_come_as_they_are_and_shrunk(photo, decoder):
+    found, size = decoder.photo(encoded(photo), Limits())
+    assert np.array_equal(found, photo)
+    assert size == (45, 70)
+    assert found.flags.writeable
+    small, size = decoder.photo(encoded(photo), Limits(), 1000)
+    assert small.shape == (25, 39, 3)
+    assert size == (45, 70)
+    assert abs(float(small.mean()) - float(photo.mean())) < 3
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "status", "words"),
+    [
+        (b"", Limits(), 422, "not a picture"),
+        (b"text", Limits(), 422, "not a picture"),
+        (encoded(np.zeros((45, 70, 3), np.uint8))[:60], Limits(), 422, "damaged"),
+        (
+            encoded(np.zeros((45, 70, 3), np.uint8)),
+            Limits(decoded_pixels=3149),
+            413,
+            "70×45 pixels, wanted at most 3149",
+        ),
+    ],
+)
+def test_refusals_come_through(decoder, content, limits, status, words):
+    with pytest.raises(HTTPError, match=words) as caught:
+        decoder.photo(content, limits)
+    assert caught.value.status == status
+    assert decoder.photo(encoded(np.ones((2, 3, 3), np.uint8)), Limits())[0].shape == (2, 3, 3)
+
+
+PROGRAM = """
+import os, sys, time
+source, sink = os.fdopen(0, "rb"), os.fdopen(1, "wb")
+from deeplab.serving.decode import REQUEST
+sink.write(b"!"); sink.flush()
+size, *_ = REQUEST.unpack(source.read(REQUEST.size))
+content = source.read(size)
+if content == b"hang": time.sleep(100)
+if content == b"crash": os.abort()
+sink.write(b"R" + (418).to_bytes(4, "big") + (5).to_bytes(4, "big") + b"a\\nbcd"); sink.flush()
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    """A decoder whose process hangs, crashes or answers, as the picture says."""
+    monkeypatch.setattr(decoder_module, "PROGRAM", "import sys; sys.path[:] = sys.argv[1:]\n" + PROGRAM)
+    with Decoder(seconds=3) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (b"hang", "slow-decode", "not decoded within 3 seconds"),
+        (b"crash", "damaged", "ends its decoder"),
+    ],
+)
+def test_a_decoder_that_hangs_or_crashes_is_replaced(odd, content, kind, words):
+    first = next(iter(odd._every))
+    with pytest.raises(HTTPError, match=words) as caught:
+        odd.photo(content, Limits())
+    assert (caught.value.status, caught.value.kind) == (422, kind)
+    assert first.poll() is not None
+    with pytest.raises(HTTPError, match="bcd") as caught:
+        odd.photo(b"fine", Limits())
+    assert (caught.value.status, caught.value.kind) == (418, "a")
+
+
+def test_a_decoder_that_was_killed_is_replaced(photo):
+    with Decoder() as mine:
+        mine.photo(encoded(photo), Limits())
+        (process,) = mine._every
+        process.kill()
+        process.wait()
+        assert np.array_equal(mine.photo(encoded(photo), Limits())[0], photo)
+
+
+def test_a_decoder_gives_the_memory_of_a_large_picture_back(photo, monkeypatch):
+    monkeypatch.setattr(decoder_module, "LARGE", 45 * 70 - 1)
+    with Decoder() as mine:
+        (process,) = mine._every
+        assert np.array_equal(mine.photo(encoded(photo), Limits())[0], photo)
+        assert process.poll() is not None
+        assert not mine._every
+
+
+def test_threads_have_decoders_of_their_own(photo):
+    found = []
+    with Decoder() as mine:
+        pictures = [np.roll(photo, shift, axis=0) for shift in range(6)]
+
+        def work(picture):
+            found.append(np.array_equal(mine.photo(encoded(picture), Limits())[0], picture))
+
+        threads = [threading.Thread(target=work, args=(picture,)) for picture in pictures]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        processes = set(mine._every)
+    assert found == [True] * 6
+    assert all(process.poll() is not None for process in processes)  # none outlives the block
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_decoder_writes_no_files(decoder, photo):
+    decoder.photo(encoded(photo), Limits())
+    process = decoder._idle[-1]
+    try:
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+    except OSError:
+        pytest.skip("needs /proc")
+    line = next(line for line in limits.splitlines() if line.startswith("Max file size"))
+    assert line.split()[3:5] == ["0", "0"]
