@@ -46,10 +46,10 @@ def make(folder):
     return folder
 
 
-def trials_of(folder, store, workers=2, split="val"):
+def evaluator_of(folder, store, workers=2, split="val"):
     dataset = voc(folder, split)
     source = FileScores(folder / "scores.npz", dataset)
-    return ParamsEvaluator(dataset.pairs, source, dataset.class_names, store, workers=workers)
+    return ParamsEvaluator(dataset.samples, source, dataset.class_names, store, workers=workers)
 
 
 def first_of(folder):

@@ -13,7 +13,7 @@ from deeplab.crf_search.score_cache import FileScores
 from deeplab.datasets.opening import voc
 from deeplab.evaluation.metrics import confusion_matrix
 from densecrf import Params
-from search_scene import AFTER, HEIGHT, SMALL, WIDTH, first_of, make, trials_of
+from search_scene import AFTER, HEIGHT, SMALL, WIDTH, first_of, make, evaluator_of
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_labels_are_those_of_refine(folder, threads):
     assert set(found) == set(asked)
     different = set()
     for params, labels in found.items():
-        wanted = densecrf.refine(photo, probabilities, params=params).argmax(0)
-        assert np.array_equal(labels, wanted)
+        expected = densecrf.refine(photo, probabilities, params=params).argmax(0)
+        assert np.array_equal(labels, expected)
         different.add(labels.tobytes())
     assert len(different) > 5
     assert np.array_equal(found[NO_CRF], probabilities.argmax(0))
@@ -66,14 +66,14 @@ def test_a_lattice_serves_every_weight(folder, monkeypatch):
 
 
 def test_scores_are_of_one_confusion_matrix(folder):
-    found = trials_of(folder, folder / "t.jsonl").scores([NO_CRF, AFTER])
+    found = evaluator_of(folder, folder / "t.jsonl").scores([NO_CRF, AFTER])
     total = {params: np.zeros((21, 21), np.int64) for params in found}
-    for pair in voc(folder, "val"):
-        photo, source = pair.read_photo(), FileScores(folder / "scores.npz", voc(folder, "val"))
-        probabilities = source.probabilities(pair, photo.shape[:2])
+    for sample in voc(folder, "val"):
+        photo, source = sample.read_photo(), FileScores(folder / "scores.npz", voc(folder, "val"))
+        probabilities = source.probabilities(sample, photo.shape[:2])
         for params, sums in total.items():
             labels = densecrf.refine(photo, probabilities, params=params).argmax(0)
-            sums += confusion_matrix(pair.read_labels(), labels, 21)
+            sums += confusion_matrix(sample.read_labels(), labels, 21)
     for params, scores in found.items():
         assert np.array_equal(scores.confusion, total[params])
         assert scores.confusion.sum() == 3 * HEIGHT * (WIDTH - 2)  # two columns are void
@@ -86,42 +86,42 @@ class Stops:
     def __init__(self, source, name):
         self.source, self.name, self.asked = source, name, []
 
-    def probabilities(self, pair, size):
-        self.asked.append(pair.name)
-        if pair.name == self.name:
+    def probabilities(self, sample, size):
+        self.asked.append(sample.name)
+        if sample.name == self.name:
             raise KeyboardInterrupt
-        return self.source.probabilities(pair, size)
+        return self.source.probabilities(sample, size)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_stopped_search_goes_on_where_it_was(folder, workers):
     asked = SMALL.settings(AFTER)
-    whole = trials_of(folder, folder / "whole.jsonl", workers).scores(asked)
+    whole = evaluator_of(folder, folder / "whole.jsonl", workers).scores(asked)
     dataset, store = voc(folder, "val"), folder / "stopped.jsonl"
     source = FileScores(folder / "scores.npz", dataset)
-    trials_of(folder, store, workers).scores(asked[:3])
+    evaluator_of(folder, store, workers).scores(asked[:3])
     before = store.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        ParamsEvaluator(dataset.pairs, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(asked)
+        ParamsEvaluator(dataset.samples, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(asked)
     assert store.read_bytes().startswith(before)
     if workers == 1:  # photos before it are done
         assert len(store.read_text().splitlines()) == 2 * 8 + 3
     cut = store.read_bytes() + b'{"photo": "c", "par'  # killed in the middle of a line
     store.write_bytes(cut)
     looks = Stops(source, None)
-    found = ParamsEvaluator(dataset.pairs, looks, VOC_CLASSES, store, workers=workers).scores(asked)
+    found = ParamsEvaluator(dataset.samples, looks, VOC_CLASSES, store, workers=workers).scores(asked)
     assert list(found) == list(whole)
     assert all(np.array_equal(found[params].confusion, whole[params].confusion) for params in asked)
     assert len(store.read_text().splitlines()) == 3 * 8
     again = Stops(source, None)
-    ParamsEvaluator(dataset.pairs, again, VOC_CLASSES, store).scores(asked)
+    ParamsEvaluator(dataset.samples, again, VOC_CLASSES, store).scores(asked)
     assert "c" in looks.asked
     assert again.asked == []
 
 
 def test_a_damaged_store_is_named(folder):
     store = folder / "t.jsonl"
-    trials_of(folder, store).scores([AFTER])
+    evaluator_of(folder, store).scores([AFTER])
     lines = store.read_text().splitlines(keepends=True)
     for bad in (
         "no json\n",
@@ -130,10 +130,10 @@ def test_a_damaged_store_is_named(folder):
     ):
         store.write_text(lines[0] + bad + lines[1])
         with pytest.raises(ValueError, match=r"t.jsonl: line 2 is damaged .*; remove the line"):
-            trials_of(folder, store)
+            evaluator_of(folder, store)
 
 
 def test_labels_that_do_not_fit_are_named(folder):
     Image.fromarray(np.full((HEIGHT, WIDTH), 40, np.uint8)).save(folder / "SegmentationClass/b.png")
     with pytest.raises(ValueError, match=r"b.png: got id 40 in the labels"):
-        trials_of(folder, folder / "t.jsonl").scores([AFTER])
+        evaluator_of(folder, folder / "t.jsonl").scores([AFTER])

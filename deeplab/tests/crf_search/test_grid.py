@@ -17,12 +17,20 @@ import densecrf.cli
 from deeplab.cli import main
 from deeplab.commands.common import ModelOptions
 from deeplab.commands.search import Search, search
-from deeplab.crf_search.grid import SPAN, Grid, best_of, by_optuna, choose, coarse_to_fine, outside
-from deeplab.crf_search.report import cloud, heat_map, short_rows, table_csv, worth
+from deeplab.crf_search.grid import (
+    SPAN,
+    Grid,
+    at_grid_edge,
+    best_of,
+    by_optuna,
+    coarse_to_fine,
+    draw_samples,
+)
+from deeplab.crf_search.report import scatter_plot, heat_map, short_rows, table_csv, tuning_caveat
 from deeplab.datasets.opening import voc
 from deeplab.files import lock_file
 from densecrf.params import Params, read_params
-from search_scene import AFTER, SMALL, first_of, make, trials_of
+from search_scene import AFTER, SMALL, first_of, make, evaluator_of
 
 
 @pytest.fixture
@@ -59,14 +67,14 @@ def test_the_papers_grid():
 
 
 @pytest.mark.parametrize(
-    ("best", "wanted"),
+    ("best", "expected"),
     [
         ((7, 70, 5), (7, 70, 5)),  # on the grid
         ((7.26, 67.4, 5.4), (7.25, 67.5, 5.5)),  # between its places
         ((4, 121, 5), (4, 120, 5)),  # beyond it: the release's LargeFOV
     ],
 )
-def test_coarse_to_fine_finds_the_best(best, wanted):
+def test_coarse_to_fine_finds_the_best(best, expected):
     measure, seen = peak(*best), []
 
     def counted(asked):
@@ -74,7 +82,7 @@ def test_coarse_to_fine_finds_the_best(best, wanted):
         return measure(asked)
 
     table = coarse_to_fine(counted, Grid(), AFTER)
-    assert appearance(best_of(table)) == wanted
+    assert appearance(best_of(table)) == expected
     assert seen == list(table)
     assert len(seen) == len(set(seen)) < 288 + 160
     assert list(coarse_to_fine(measure, Grid(), AFTER, rounds=0)) == Grid().settings(AFTER)
@@ -86,9 +94,9 @@ def test_refinement_stays_above_zero_and_keeps_single_values():
     assert min(params.appearance_weight for params in table) > 0
     best = best_of(table)
     assert appearance(best) == (0.125, 5, 3)
-    assert outside(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == ["appearance_weight", "appearance_rgb_std"]
+    assert at_grid_edge(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == ["appearance_weight", "appearance_rgb_std"]
     assert (
-        outside(replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid())
+        at_grid_edge(replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid())
         == []
     )
 
@@ -144,25 +152,25 @@ def test_without_optuna_one_line_says_how_to_get_it(monkeypatch):
 
 
 def test_photos_are_drawn_by_seed(folder):
-    pairs = voc(folder, "val").pairs * 10
-    drawn = choose(pairs, 7, seed=3)
+    samples = voc(folder, "val").samples * 10
+    drawn = draw_samples(samples, 7, seed=3)
     assert len(drawn) == 7
-    assert drawn == choose(pairs, 7, seed=3)
-    assert any(choose(pairs, 7, seed=seed) != drawn for seed in range(3))
-    assert choose(pairs[:3], 3) == choose(pairs[:3], 100) == list(pairs[:3])
+    assert drawn == draw_samples(samples, 7, seed=3)
+    assert any(draw_samples(samples, 7, seed=seed) != drawn for seed in range(3))
+    assert draw_samples(samples[:3], 3) == draw_samples(samples[:3], 100) == list(samples[:3])
     with pytest.raises(ValueError, match="got 0 of 30 photos to tune on, wanted at least 1"):
-        choose(pairs, 0)
+        draw_samples(samples, 0)
 
 
 def test_plain_words_on_what_scores_are_worth():
-    assert worth(["a", "b"], "val", ["b", "a"], "val") == (
+    assert tuning_caveat(["a", "b"], "val", ["b", "a"], "val") == (
         "Tuned on 2 photos of 'val', and the scores are of the same photos: they are optimistic. "
         "--report-split NAME scores the best on others."
     )
-    assert worth(["a"], "val", ["c", "d"], "test") == (
+    assert tuning_caveat(["a"], "val", ["c", "d"], "test") == (
         "Tuned on 1 photo of 'val'; the scores are of 2 photos of 'test', none of them the same."
     )
-    assert worth(["a", "b"], "val", ["b", "c", "d"], "test") == (
+    assert tuning_caveat(["a", "b"], "val", ["b", "c", "d"], "test") == (
         "Tuned on 2 photos of 'val'; the scores are of 3 photos of 'test', of which 1 is the same: they are optimistic."
     )
 
@@ -183,12 +191,12 @@ def test_the_best_is_framed_where_it_is():
             heat_map(SMALL, dict(zip(asked, peak(weight, 4, 5)(asked), strict=True)), "mIoU")
         )
         assert low * width < column < high * width
-    width, column = red_centre(cloud(dict(zip(asked, peak(2, 4, 5)(asked), strict=True)), "mIoU"))
+    width, column = red_centre(scatter_plot(dict(zip(asked, peak(2, 4, 5)(asked), strict=True)), "mIoU"))
     assert 0 < column < width / 2  # all three parameters at their lower ends
 
 
 def test_tables_say_the_same_as_the_trials(folder):
-    trials = trials_of(folder, folder / "t.jsonl")
+    trials = evaluator_of(folder, folder / "t.jsonl")
     asked = SMALL.settings(AFTER)
     found = trials.scores(asked)
     rows = list(csv.DictReader(table_csv(found).decode().splitlines()))
@@ -260,9 +268,9 @@ def test_the_same_command_goes_on_and_another_is_refused(folder):
     assert sorted(store.read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert (folder / "out/table.csv").read_bytes() == table
     for changes, message in (
-        ({"photos": 2}, "out: was made with photos = 3 of them: a, b, c, now"),
-        ({"metric": "mIoU-7"}, "was made with metric = 'mIoU', now wanted with 'mIoU-7'"),
-        ({"rounds": 2}, "was made with rounds = 1, now wanted with 2; remove the folder or name another"),
+        ({"photos": 2}, "out: was made with photos = 3 values: a, b, c, but photos is now 2 values"),
+        ({"metric": "mIoU-7"}, "was made with metric = 'mIoU', but metric is now 'mIoU-7'"),
+        ({"rounds": 2}, "was made with rounds = 1, but rounds is now 2; remove the folder or choose another"),
         ({"normalization": "symmetric"}, "was made with normalization = 'after'"),
         ({"appearance_weight": (2.0, 6.5)}, "was made with appearance_weight = "),
         ({"split": "test"}, "was made with split = 'val'"),
@@ -301,7 +309,7 @@ def test_report_on_other_photos(folder, capsys):
     told = capsys.readouterr().out
     assert "Tuned on 3 photos of 'val'; the scores are of 2 photos of 'rest', none of them the same." in told
     assert told.count("no CRF") == 2
-    found = trials_of(folder, folder / "fresh.jsonl", split="rest").scores(
+    found = evaluator_of(folder, folder / "fresh.jsonl", split="rest").scores(
         [read_params(folder / "out/params.json")]
     )
     assert f"{100 * next(iter(found.values())).pixel_accuracy:.2f}" in told.split("'rest', percent")[1]

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -23,7 +24,7 @@ pytest.importorskip(
 
 @pytest.fixture
 def voc_folder(tmp_path, photo):
-    """Two pairs in VOC's layout, 45×70: a block of cat with a void border."""
+    """Two samples in VOC's layout, 45×70: a block of cat with a void border."""
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (tmp_path / folder).mkdir(parents=True)
     for name, left in (("a", 20), ("b", 30)):
@@ -91,7 +92,7 @@ def test_command_writes_a_folder_to_look_at(voc_folder, network, capsys):
 
 
 def test_without_matplotlib_nothing_is_started(voc_folder, monkeypatch, capsys):
-    monkeypatch.setattr("deeplab.evaluation.charts.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     report = voc_folder / "report"
     assert main(["evaluate", "--data", str(voc_folder), "--weights", "nowhere", "--report", str(report)]) == 1
     assert "pip install 'deeplab-crf[report]'" in capsys.readouterr().err
@@ -99,37 +100,37 @@ def test_without_matplotlib_nothing_is_started(voc_folder, monkeypatch, capsys):
 
 
 @pytest.fixture
-def board(tmp_path):
+def report(tmp_path):
     """Label maps of somebody else, scored: no void, so neither bands nor a reliability; names to be
     escaped."""
     labels = np.zeros((6, 9), np.uint8)
     labels[:, 4:] = 1
-    pair = Sample("a<b>", tmp_path / "photo.png", tmp_path / "labels.png")
-    Image.fromarray(np.full((6, 9, 3), 120, np.uint8)).save(pair.photo)
-    Image.fromarray(labels).save(pair.labels)
+    sample = Sample("a<b>", tmp_path / "photo.png", tmp_path / "labels.png")
+    Image.fromarray(np.full((6, 9, 3), 120, np.uint8)).save(sample.photo)
+    Image.fromarray(labels).save(sample.labels)
     (tmp_path / "theirs").mkdir()
     Image.fromarray(labels).save(tmp_path / "theirs/a<b>.png")
-    dataset = Dataset((pair,), ("ground & sky", "<tree>", "road"))
+    dataset = Dataset((sample,), ("ground & sky", "<tree>", "road"))
     return score_folder(tmp_path / "theirs", dataset, boundary=(1, 5), worst=3)
 
 
-def test_what_cannot_be_drawn_is_left_out(board, tmp_path):
-    assert band_chart(board) is None
-    assert reliability_chart(board) is None
-    index = write_report(tmp_path / "report", board)
+def test_what_cannot_be_drawn_is_left_out(report, tmp_path):
+    assert band_chart(report) is None
+    assert reliability_chart(report) is None
+    index = write_report(tmp_path / "report", report)
     assert not (index.parent / "trimap.png").exists()
     page = Page(index.read_text(encoding="utf-8"))
     assert page.open == []
     assert "<tree>" in page.words
     assert "a<b>: mean IoU predictions 100.0" in page.words
     assert "confusion-predictions.png" in page.links
-    assert write_report(tmp_path / "report", board) == index  # a second time, over the first
+    assert write_report(tmp_path / "report", report) == index  # a second time, over the first
 
 
-def test_charts_are_as_large_as_the_classes_ask_for(board):
-    few = pixels(io.BytesIO(class_chart(board)))
+def test_charts_are_as_large_as_the_classes_ask_for(report):
+    few = pixels(io.BytesIO(class_chart(report)))
     assert few.shape[1] > few.shape[0]
     names = tuple(f"class {place}" for place in range(30))
     many = confusion_chart(Scores(names, np.eye(30, 30, dtype=np.int64), {}))
-    three = confusion_chart(board.ways["predictions"].scores)
+    three = confusion_chart(report.methods["predictions"].scores)
     assert pixels(io.BytesIO(many)).shape[0] > 2 * pixels(io.BytesIO(three)).shape[0]
