@@ -102,7 +102,9 @@ def test_a_stopped_search_goes_on_where_it_was(folder, workers):
     evaluator_of(folder, store, workers).scores(asked[:3])
     before = store.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        ParamsEvaluator(dataset.samples, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(asked)
+        ParamsEvaluator(dataset.samples, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(
+            asked
+        )
     assert store.read_bytes().startswith(before)
     if workers == 1:  # photos before it are done
         assert len(store.read_text().splitlines()) == 2 * 8 + 3

@@ -94,9 +94,14 @@ def test_refinement_stays_above_zero_and_keeps_single_values():
     assert min(params.appearance_weight for params in table) > 0
     best = best_of(table)
     assert appearance(best) == (0.125, 5, 3)
-    assert at_grid_edge(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == ["appearance_weight", "appearance_rgb_std"]
+    assert at_grid_edge(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == [
+        "appearance_weight",
+        "appearance_rgb_std",
+    ]
     assert (
-        at_grid_edge(replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid())
+        at_grid_edge(
+            replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid()
+        )
         == []
     )
 

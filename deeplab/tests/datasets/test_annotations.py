@@ -329,8 +329,8 @@ def test_coco_outlines_that_cannot_be_drawn(coco_root, outline, message):
             {"annotations": [{"id": 5, "image_id": 10, "category_id": 9}]},
             "annotation 5 belongs to category 9, which is",
         ),
-        ({"annotations": [{"id": 5}]}, r"not COCO's form \(KeyError: 'image_id'\); wanted COCO's JSON"),
-        ({"images": [{"id": 10, "file_name": "a.jpg"}]}, "not COCO's form"),
+        ({"annotations": [{"id": 5}]}, r"not COCO's format \(KeyError: 'image_id'\); wanted COCO's JSON"),
+        ({"images": [{"id": 10, "file_name": "a.jpg"}]}, "not COCO's format"),
         ({"images": [{"id": 10, "file_name": "a.jpg", "height": 0, "width": 4}]}, "gives 'a.jpg' 0×4 pixels"),
         (
             {"images": [{"id": i, "file_name": "a.jpg", "height": 3, "width": 4} for i in (10, 11)]},
@@ -340,7 +340,7 @@ def test_coco_outlines_that_cannot_be_drawn(coco_root, outline, message):
             {"categories": [{"id": i, "name": f"c{i}"} for i in range(255)]},
             "got 256 classes, wanted at most 255",
         ),
-        ({"images": 5}, "not COCO's form"),
+        ({"images": 5}, "not COCO's format"),
     ],
 )
 def test_coco_files_that_are_damaged(coco_root, change, message):

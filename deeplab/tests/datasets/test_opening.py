@@ -211,7 +211,9 @@ def test_the_hash_is_the_same_for_ever():
     assert [name for name in "abcdefgh" if split_by_hash(name) == "val"] == ["a", "c"]
     assert split_by_hash("stra\u00dfe") == "val"
     assert split_by_hash("folder/a") == split_by_hash("a")
-    assert split_by_hash("e\u0301t\u00e9") == split_by_hash("\u00e9te\u0301")  # file systems differ in how they spell an accent
+    assert split_by_hash("e\u0301t\u00e9") == split_by_hash(
+        "\u00e9te\u0301"
+    )  # file systems differ in how they spell an accent
 
 
 @given(st.sets(st.text("abcdefghij0123456789_", min_size=1, max_size=12), min_size=400, max_size=500))
@@ -274,7 +276,8 @@ def test_a_split_that_would_be_empty(tmp_path):
     photos(tmp_path / "images", "b.jpg")
     save(tmp_path / "masks/b.png", ids(1))
     with pytest.raises(
-        ValueError, match=r"no photos in split 'val' \(1 in all, split by a hash of their names\); .*lists/val.txt"
+        ValueError,
+        match=r"no photos in split 'val' \(1 in all, split by a hash of their names\); .*lists/val.txt",
     ):
         open_dataset(tmp_path, "val")
     text(tmp_path / "val.txt", "\n")

@@ -161,7 +161,9 @@ def saved(folder, dataset, **change):
     folder.mkdir(exist_ok=True)
     for sample in dataset:
         labels = sample.read_labels()
-        Image.fromarray(np.where(labels == 255, 0, labels).astype(np.uint8)).save(folder / f"{sample.name}.png")
+        Image.fromarray(np.where(labels == 255, 0, labels).astype(np.uint8)).save(
+            folder / f"{sample.name}.png"
+        )
     for name, image in change.items():
         image.save(folder / f"{name}.png")
     return folder

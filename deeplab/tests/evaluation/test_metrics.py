@@ -83,7 +83,9 @@ def test_mean_agrees_with_torchmetrics_where_classes_are_absent(classes, seed):
     truth[rng.uniform(size=truth.shape) < 0.3] = 255
     metric = MulticlassJaccardIndex(classes, average="macro", ignore_index=255)
     expected = metric(torch.from_numpy(guess), torch.from_numpy(truth)).item()
-    assert np.nan_to_num(mean_iou(confusion_matrix(truth, guess, classes))) == pytest.approx(expected, rel=1e-5)
+    assert np.nan_to_num(mean_iou(confusion_matrix(truth, guess, classes))) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

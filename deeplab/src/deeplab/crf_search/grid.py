@@ -56,10 +56,8 @@ class Grid:
 
     def settings(self, base: Params) -> list[Params]:
         """List every combination; all other parameters are those of ``base``."""
-        return [
-            replace(base, **dict(zip(self.axes, values, strict=True)))
-            for values in product(*self.axes.values())
-        ]
+        combinations = product(*self.axes.values())
+        return [_with(base, dict(zip(self.axes, values, strict=True))) for values in combinations]
 
 
 SPAN = Grid((1.0, 20.0), (10.0, 200.0), (1.0, 30.0))
@@ -137,7 +135,7 @@ def by_optuna(
             name: trial.suggest_float(name, min(ends), max(ends), log=True)
             for name, ends in span.axes.items()
         }
-        params = replace(base, **{name: float(f"{value:.4g}") for name, value in values.items()})
+        params = _with(base, {name: float(f"{value:.4g}") for name, value in values.items()})
         _add_scores(measure, [params], table)
         study.tell(trial, table[params])
     return table
@@ -196,14 +194,18 @@ def _add_scores(measure: Measure, settings: Sequence[Params], table: dict[Params
         table[params] = score
 
 
+def _with(base: Params, values: Mapping[str, Any]) -> Params:
+    return replace(base, **values)
+
+
 def _neighbours(centre: Params, steps: Mapping[str, float]) -> list[Params]:
     """The settings at most one step away in every parameter, without those that are not above 0."""
     neighbours: list[Params] = []
     for signs in product((-1, 0, 1), repeat=len(steps)):
-        values: dict[str, Any] = {
+        values = {
             name: round(getattr(centre, name) + sign * step, 6)
             for sign, (name, step) in zip(signs, steps.items(), strict=True)
         }
         if min(values.values()) > 0:
-            neighbours.append(replace(centre, **values))
+            neighbours.append(_with(centre, values))
     return list(dict.fromkeys(neighbours))

@@ -215,5 +215,5 @@ def _photos(count: int) -> str:
 def _frame(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
-    style = {"fill": False, "edgecolor": BEST_COLOUR, "linewidth": 2.2, "clip_on": False}
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, **style)
+    corner = column - 0.5, row - 0.5
+    return Rectangle(corner, 1, 1, fill=False, edgecolor=BEST_COLOUR, linewidth=2.2, clip_on=False)

@@ -36,8 +36,7 @@ def confusion_chart(scores: Scores) -> bytes:
     axes = figure.add_subplot()
     axes.set_facecolor("#e4e4e4")
     for row in np.flatnonzero(total[:, 0] == 0):
-        style = {"facecolor": "#f2f2f2", "edgecolor": "#c8c8c8", "hatch": "////", "linewidth": 0}
-        axes.axhspan(row - 0.5, row + 0.5, **style)
+        axes.axhspan(row - 0.5, row + 0.5, fc="#f2f2f2", ec="#c8c8c8", hatch="////", linewidth=0)
     picture = axes.imshow(np.ma.masked_invalid(share), cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
