@@ -332,7 +332,7 @@ def test_search_with_a_network_runs_it_once(folder, model, monkeypatch):
     assert len(list((folder / "out/scores/val/photos").iterdir())) == 2
     assert len((folder / "out/table.csv").read_text().splitlines()) == 3
     facts = json.loads((folder / "out/search.json").read_text())
-    assert facts["scores of"].startswith("deeplab-largefov, weights ")
+    assert facts["scores of"].startswith("deeplab-largefov at size 513, weights ")
     assert len(facts["photos"]) == 2
     monkeypatch.setattr(type(model.network), "forward", None)  # not needed any more
     assert search(asked) == 0

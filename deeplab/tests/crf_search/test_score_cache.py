@@ -65,6 +65,24 @@ def test_cached_scores_give_the_models_probabilities(folder, narrow, name):
     assert size < (3 * HEIGHT * WIDTH * 2 + 2000 if "msc" in name else 2500)
 
 
+def test_large_photos_are_reduced_as_by_the_model(folder, narrow):
+    dataset = replace(voc(folder, "val"), class_names=("background", "cat", "dog"))
+    network = narrow("deeplab-largefov")
+    card = Card("deeplab-largefov", dataset.class_names, size=36)  # the photos are 30×44
+    model = Model(network, card, precision="fp32", device="cpu")
+    source = CachedScores(model, dataset, "val", folder / "cache")
+    source.fill(dataset)
+    full = Model(network, replace(card, size=0), precision="fp32", device="cpu")
+    for sample in dataset:
+        expected = model.segment(sample.photo, crf=False).probabilities
+        found = source.probabilities(sample, (HEIGHT, WIDTH))
+        assert found.dtype == np.float32
+        assert np.abs(found - expected).max() < 1e-3
+        assert np.abs(found - full.segment(sample.photo, crf=False).probabilities).max() > 5e-3
+    with pytest.raises(ValueError, match="scores of = 'deeplab-largefov at size 36, weights"):
+        CachedScores(full, dataset, "val", folder / "cache")
+
+
 def test_a_cached_photo_is_not_run_again(folder, narrow):
     dataset = replace(voc(folder, "val"), class_names=("background", "cat", "dog"))
     model = Model(narrow("deeplab-largefov"), Card("deeplab-largefov", dataset.class_names), device="cpu")
@@ -84,7 +102,7 @@ def test_a_cache_of_something_else_is_refused(folder, narrow):
     source.fill(dataset)
     other = narrow("deeplab-largefov")
     torch.nn.init.normal_(other.fc8.weight)
-    with pytest.raises(ValueError, match=r"cache: was made with scores of = 'deeplab-largefov, weights \w+"):
+    with pytest.raises(ValueError, match=r"cache: was made with scores of = 'deeplab-largefov at size 513, weights \w+"):
         CachedScores(Model(other, card, device="cpu"), dataset, "val", folder / "cache")
     with pytest.raises(ValueError, match="was made with split = 'val', but split is now 'test'"):
         CachedScores(model, dataset, "test", folder / "cache")

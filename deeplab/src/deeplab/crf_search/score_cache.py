@@ -80,8 +80,8 @@ class CachedScores:
         self._folder = folder
         self.defaults = model.crf_params
         precision = str(model.predictor.dtype).removeprefix("torch.")
-        size = f", longer side at most {self._view.size}" if self._view.size else ""
-        self.identity = f"{model.card.variant}, weights {model.digest}, {precision}{size}"
+        size = f" at size {self._view.size}" if self._view.size else ""
+        self.identity = f"{model.card.variant}{size}, weights {model.digest}, {precision}"
         names = "\n".join(sample.name for sample in dataset).encode(errors="surrogateescape")
         digest = hashlib.sha256(names).hexdigest()[:16]
         check_settings(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": digest})
