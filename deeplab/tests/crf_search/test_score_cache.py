@@ -102,7 +102,9 @@ def test_a_cache_of_something_else_is_refused(folder, narrow):
     source.fill(dataset)
     other = narrow("deeplab-largefov")
     torch.nn.init.normal_(other.fc8.weight)
-    with pytest.raises(ValueError, match=r"cache: was made with scores of = 'deeplab-largefov at size 513, weights \w+"):
+    with pytest.raises(
+        ValueError, match=r"cache: was made with scores of = 'deeplab-largefov at size 513, weights \w+"
+    ):
         CachedScores(Model(other, card, device="cpu"), dataset, "val", folder / "cache")
     with pytest.raises(ValueError, match="was made with split = 'val', but split is now 'test'"):
         CachedScores(model, dataset, "test", folder / "cache")
@@ -166,7 +168,7 @@ def test_missing_and_foreign_files_of_scores(folder):
         FileScores(folder / "scores.npz", dataset).probabilities(dataset[0], (3, 4))
 
 
-def test_a_folder_knows_what_it_was_made_with(tmp_path):
+def test_settings_of_a_folder_are_checked(tmp_path):
     path = tmp_path / "sub" / "facts.json"
     check_settings(path, {"names": ("a", "b"), "count": 2})
     check_settings(path, {"names": ["a", "b"], "count": 2})

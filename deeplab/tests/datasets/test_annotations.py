@@ -154,7 +154,7 @@ def test_labelme_files_that_are_damaged(labelme_root, content):
         open_dataset(labelme_root, "all")
 
 
-def test_labelme_photos_that_nobody_labelled_are_left_out(labelme_root):
+def test_labelme_photos_without_labels_are_left_out(labelme_root):
     photos(labelme_root, "c.png")
     assert len(open_dataset(labelme_root, "all")) == 2
     (labelme_root / "b.JPG").unlink()
@@ -261,7 +261,7 @@ def test_coco_splits_find_their_photos(tmp_path):
 @pytest.mark.parametrize(
     "name", ["annotations.json", "annotations/instances_default.json", "annotations/all.json"]
 )
-def test_one_coco_file_is_parted_by_hash_or_lists(coco_root, name):
+def test_one_coco_file_is_split_by_hash_or_lists(coco_root, name):
     root = coco_root(polygons(7, WHOLE), name=name, images=tuple(f"p{i}.jpg" for i in range(20)))
     assert find_layout(root).splits == ("train", "val")
     assert len(open_dataset(root, "all")) == 20

@@ -48,7 +48,7 @@ def only(root, kind):
     return problems[0]
 
 
-def test_what_is_there(root):
+def test_contents(root):
     save(root / "images/train/c.png", photo(2)[:, :40])
     save(root / "labels/train/c.png", mask()[:, :40])
     seen = []
@@ -79,11 +79,11 @@ def test_binary_masks(root):
     assert {problem.severity for problem in problems} == {"error"}
     assert problems[0].what == "holds 0 and 255 only, as binary masks do"
     assert "'object 255 255 255'" in problems[0].fix
-    text(root / "classes.txt", "background 0 0 0\nobject 255 255 255\n")  # the cure
+    text(root / "classes.txt", "background 0 0 0\nobject 255 255 255\n")  # the fix
     assert check(root).problems == ()
 
 
-def test_one_binary_mask_among_others_may_be_meant(root):
+def test_one_binary_mask_among_others_is_a_warning(root):
     save(root / "labels/val/d.png", np.where(mask(void=False) > 0, 255, 0).astype(np.uint8))
     assert only(root, "binary mask").severity == "warning"
 
@@ -151,7 +151,7 @@ def test_sizes_that_differ(root):
     assert check(root).splits[0].sizes[0].photos == 3
 
 
-def test_missing_partners(root):
+def test_missing_photos_and_masks(root):
     (root / "labels/train/b.png").unlink()
     (root / "images/train/c.png").unlink()
     assert found(root) == {("missing mask", "b.png", "error"), ("missing photo", "c.png", "warning")}
@@ -261,13 +261,13 @@ def test_classes_are_found_where_no_file_names_them(root):
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH)).astype(np.uint8)
     save(root / "labels/train/b.png", noise)
     report = check(root)
-    assert report.class_names == ("class 0", "class 1", "class 2")  # the noise has no say
+    assert report.class_names == ("class 0", "class 1", "class 2")  # the noise does not count
     assert {(problem.kind, Path(problem.file).name) for problem in report.problems} == {
         ("anti-aliased mask", "b.png")
     }
 
 
-def test_a_split_that_is_not_there_is_a_fault(root):
+def test_a_missing_split_is_a_problem(root):
     report = check(root, ["train", "test"])
     assert [part.name for part in report.splits] == ["train"]
     assert [(problem.kind, problem.file, problem.fix) for problem in report.problems] == [
@@ -373,7 +373,7 @@ def test_command_leaves_no_half_report(root, tmp_path):
 
 
 @needs_data
-def test_the_measuring_data_is_without_fault():
+def test_the_measuring_data_has_no_problem():
     report = check(SHARED / "voc", ["val"])
     assert report.problems == ()
     assert report.splits[0].samples == 80

@@ -104,7 +104,7 @@ def test_class_files_for_colour_masks(folder_root, files):
         ("\n".join(f"c{i}" for i in range(256)), "got id 255 for 'c255'"),
     ],
 )
-def test_class_files_that_cannot_be_meant(folder_root, content, message):
+def test_invalid_class_files(folder_root, content, message):
     text(folder_root / "classes.txt", content)
     with pytest.raises(ValueError, match=message) as caught:
         open_dataset(folder_root, "all")

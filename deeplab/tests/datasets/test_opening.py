@@ -9,7 +9,7 @@ from PIL import Image
 from data_folders import SHARED, needs_data, photos, save, text
 from deeplab.classes import VOC_CLASSES, palette
 from deeplab.datasets.opening import find_layout, open_dataset, read_ids, voc
-from deeplab.datasets.splits import is_split_name, may_overlap, split_by_hash
+from deeplab.datasets.splits import split_by_hash
 
 HEIGHT, WIDTH = 6, 9
 
@@ -113,14 +113,14 @@ def test_cvat_colours_become_ids(cvat_root):
     assert np.array_equal(whole[0].read_labels(), expected)
 
 
-def test_cvat_grey_masks_hold_the_lines_places(cvat_root):
+def test_cvat_grey_masks_hold_line_numbers(cvat_root):
     root, _, _ = cvat_root
     save(root / "SegmentationClass/p0.png", ids(1, 2, 3, 255, 200))  # apple is line 0, background 1
     read = open_dataset(root, "default")[0].read_labels()
     assert np.array_equal(read, np.where(ids(1, 2, 3, 255, 200) == 0, 1, ids(0, 2, 255, 255, 200)))
 
 
-def test_cvat_default_is_parted_by_hash(cvat_root):
+def test_cvat_default_is_split_by_hash(cvat_root):
     root, _, _ = cvat_root
     assert find_layout(root).splits == ("train", "val")
     assert names_of(open_dataset(root, "val")) == ["p7", "p19"]
@@ -148,7 +148,7 @@ def test_an_unknown_colour_is_named_with_count_and_file(cvat_root):
         open_dataset(root, "default")[0].read_labels()
 
 
-# --- folder pairs
+# --- folders of photos and masks
 
 
 @pytest.mark.parametrize("folder", ["masks", "labels", "annotations", "gt"])
@@ -194,7 +194,7 @@ def test_list_files_make_splits(folder_root, place):
         open_dataset(folder_root, "val")
 
 
-def test_without_lists_a_hash_parts_them(folder_root):
+def test_without_lists_a_hash_splits_them(folder_root):
     text(folder_root / "README.txt", "no list")
     assert find_layout(folder_root).splits == ("train", "val")
     everything = names_of(open_dataset(folder_root, "all"))
@@ -207,7 +207,7 @@ def test_without_lists_a_hash_parts_them(folder_root):
     assert names_of(open_dataset(folder_root, "val")) == val  # more photos move none
 
 
-def test_the_hash_is_the_same_for_ever():
+def test_the_hash_never_changes():
     assert [name for name in "abcdefgh" if split_by_hash(name) == "val"] == ["a", "c"]
     assert split_by_hash("stra\u00dfe") == "val"
     assert split_by_hash("folder/a") == split_by_hash("a")
@@ -222,7 +222,7 @@ def test_about_a_fifth_is_for_validation(names):
     assert 0.08 < share < 0.32  # six standard deviations
 
 
-def test_pairs_travel_to_other_processes(folder_root):
+def test_samples_can_be_pickled(folder_root):
     text(folder_root / "classes.txt", "0 sky\n1 road\n2 void\n")
     sample = pickle.loads(pickle.dumps(open_dataset(folder_root, "all")[0]))
     assert np.array_equal(sample.read_labels(), ids(1, 255, 255))
@@ -250,7 +250,7 @@ def test_colour_masks_without_a_table_are_refused(folder_root):
         open_dataset(folder_root, "all")
 
 
-def test_what_lacks_or_clashes_is_named(folder_root):
+def test_missing_and_clashing_files_are_named(folder_root):
     (folder_root / "masks/p4.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"images/p4.jpg: no mask of that stem in .*masks; put it there as p4.png"

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplab.datasets.coco import outline_mask
-from deeplab.datasets.rasterize import circle, polygon, rectangle, decode_run_lengths, mask_from_run_lengths
+from deeplab.datasets.rasterize import circle, decode_run_lengths, mask_from_run_lengths, polygon, rectangle
 
 HEIGHT, WIDTH = 5, 8
 

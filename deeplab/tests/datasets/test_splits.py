@@ -19,7 +19,9 @@ def photo(seed):
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["valley", "values", "trains", "testament", "Trainer", "validity", "contest"])
+@pytest.mark.parametrize(
+    "name", ["valley", "values", "trains", "testament", "Trainer", "validity", "contest"]
+)
 def test_words_that_only_begin_like_a_split_are_none(tmp_path, name):
     photos(tmp_path / "images", f"{name}/a.jpg", f"{name}/b.jpg", "coast/c.jpg")
     for stem in (f"{name}/a", f"{name}/b", "coast/c"):
@@ -117,7 +119,9 @@ def test_a_list_names_a_file_that_is_not_utf8(latin_root):
     (latin_root / "val.txt").write_bytes(b"z\ncaf\xe9.png\n")
     assert [sample.name for sample in open_dataset(latin_root, "val")] == ["z", LATIN]
     (latin_root / "val.txt").write_bytes(b"z\nth\xe9.png\n")
-    (problem,) = [problem for problem in check(latin_root, ["val"]).problems if problem.kind == "missing photo"]
+    (problem,) = [
+        problem for problem in check(latin_root, ["val"]).problems if problem.kind == "missing photo"
+    ]
     assert problem.what.startswith(r"names 'th\udce9'")
     (latin_root / "val.txt").write_bytes("z\n".encode("utf-16"))
     with pytest.raises(ValueError, match=r"val.txt: not UTF-8 text; wanted one name a line"):
@@ -137,7 +141,14 @@ def test_commands_on_a_file_name_that_is_not_utf8(latin_root):
     assert r"caf\udce9.png: cannot be decoded" in done.stdout
     assert r"caf\udce9.png" in (out / "check.json").read_text(encoding="utf-8")
     save(latin_root / f"masks/{LATIN}.png", IDS)
-    options = ["--predictions", latin_root / "masks", "--report", out / "report", "--out", out / "scores.json"]
+    options = [
+        "--predictions",
+        latin_root / "masks",
+        "--report",
+        out / "report",
+        "--out",
+        out / "scores.json",
+    ]
     done = run("evaluate", "--data", latin_root, "--split", "all", *options)
     assert done.returncode == 0, done.stderr
     assert r"caf\udce9" in done.stdout

@@ -27,7 +27,7 @@ class Model:
     class_names = NAMES
     crf_params = densecrf.Params()
 
-    def segment(self, photo, *, crf, **looks):
+    def segment(self, photo, *, crf, **augmentation):
         assert crf is False
         height, width = photo.shape[:2]
         shares = np.broadcast_to(np.float32([0.3, 0.6, 0.1])[:, None, None], (3, height, width))
@@ -169,9 +169,9 @@ def saved(folder, dataset, **change):
     return folder
 
 
-def test_label_maps_of_others(dataset, tmp_path):
+def test_label_maps_of_another_program(dataset, tmp_path):
     report = score_folder(
-        saved(tmp_path / "theirs", dataset), dataset, boundary=(1,), boundary_f1=True, worst=2
+        saved(tmp_path / "predictions", dataset), dataset, boundary=(1,), boundary_f1=True, worst=2
     )
     assert list(report.methods) == ["predictions"]
     assert report.methods["predictions"].scores.mean_iou == 1
@@ -182,7 +182,7 @@ def test_label_maps_of_others(dataset, tmp_path):
 
 def test_missing_label_maps_are_counted_and_named(dataset, tmp_path):
     many = Dataset(tuple(SimpleNamespace(name=name) for name in "abcdef"), NAMES)
-    folder = saved(tmp_path / "theirs", dataset)
+    folder = saved(tmp_path / "predictions", dataset)
     with pytest.raises(FileNotFoundError, match=r"4 of 6 predictions are missing: c.png, d.png, e.png …$"):
         score_folder(folder, many)
     (folder / "a.png").rename(folder / "a_pred.png")
@@ -205,26 +205,26 @@ def test_missing_label_maps_are_counted_and_named(dataset, tmp_path):
 )
 def test_label_maps_that_do_not_fit_are_named(dataset, tmp_path, image, message):
     with pytest.raises(ValueError, match=message):
-        score_folder(saved(tmp_path / "theirs", dataset, b=image), dataset)
+        score_folder(saved(tmp_path / "predictions", dataset, b=image), dataset)
 
 
 @pytest.fixture
 def voc_folder(tmp_path, photo):
-    """One sample in VOC's layout, 45×70, and the same as somebody's prediction."""
-    for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "theirs"):
+    """One sample in VOC's layout, 45×70, and the same as another program's prediction."""
+    for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "predictions"):
         (tmp_path / folder).mkdir(parents=True)
     labels = np.zeros((45, 70), np.uint8)
     labels[9:31, 19:51], labels[10:30, 20:50] = 255, 8
     Image.fromarray(photo).save(tmp_path / "JPEGImages/a.jpg")
     Image.fromarray(labels).save(tmp_path / "SegmentationClass/a.png")
-    Image.fromarray(np.where(labels == 255, 8, labels)).save(tmp_path / "theirs/a.png")
+    Image.fromarray(np.where(labels == 255, 8, labels)).save(tmp_path / "predictions/a.png")
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("a\n")
     return tmp_path
 
 
 def test_command_scores_label_maps(voc_folder, capsys):
     out = voc_folder / "scores.json"
-    arguments = ["evaluate", "--data", str(voc_folder), "--predictions", str(voc_folder / "theirs")]
+    arguments = ["evaluate", "--data", str(voc_folder), "--predictions", str(voc_folder / "predictions")]
     assert main([*arguments, "--out", str(out), "--boundary", "1,5", "3", "7-8", "--boundary-f1"]) == 0
     summary = json.loads(out.read_text())["scores"]["predictions"]["summary"]
     assert [name for name in summary if name.startswith("mIoU-21, ")] == [
@@ -232,7 +232,7 @@ def test_command_scores_label_maps(voc_folder, capsys):
     ]
     assert summary["pixel accuracy"] == 100
     assert "boundary F1" in capsys.readouterr().out
-    (voc_folder / "theirs/a.png").unlink()
+    (voc_folder / "predictions/a.png").unlink()
     assert main(arguments) == 1
     assert "1 of 1 predictions are missing: a.png" in capsys.readouterr().err
 
@@ -250,11 +250,13 @@ def test_command_scores_label_maps(voc_folder, capsys):
         (["--report", "{file}"], "which is a file; wanted a folder"),
     ],
 )
-def test_command_refuses_what_makes_no_sense(voc_folder, capsys, extra, message):
+def test_command_refuses_invalid_options(voc_folder, capsys, extra, message):
     file = voc_folder / "ImageSets/Segmentation/val.txt"
     extra = [word.format(file=file) for word in extra]
     assert (
-        main(["evaluate", "--data", str(voc_folder), "--predictions", str(voc_folder / "theirs"), *extra])
+        main(
+            ["evaluate", "--data", str(voc_folder), "--predictions", str(voc_folder / "predictions"), *extra]
+        )
         == 1
     )
     complaint = capsys.readouterr().err

@@ -78,8 +78,8 @@ def test_agrees_with_torchmetrics(classes, seed):
 @given(st.integers(3, 8), st.integers(0, 9999))
 def test_mean_agrees_with_torchmetrics_where_classes_are_absent(classes, seed):
     rng = np.random.default_rng(seed)
-    there = rng.permutation(classes)[: rng.integers(1, classes)]
-    truth, guess = rng.choice(there, size=(4, 6)), rng.choice(there, size=(4, 6))
+    present = rng.permutation(classes)[: rng.integers(1, classes)]
+    truth, guess = rng.choice(present, size=(4, 6)), rng.choice(present, size=(4, 6))
     truth[rng.uniform(size=truth.shape) < 0.3] = 255
     metric = MulticlassJaccardIndex(classes, average="macro", ignore_index=255)
     expected = metric(torch.from_numpy(guess), torch.from_numpy(truth)).item()
@@ -155,11 +155,11 @@ def test_distance_pixel_by_pixel():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 25), st.integers(0, 9999))
-def test_distance_is_the_chessboard_distance(height, width, most, seed):
+def test_distance_is_the_chessboard_distance(height, width, max_distance, seed):
     void = np.random.default_rng(seed).uniform(size=(height, width)) < 0.05
     void[0, 0] = True
-    expected = np.minimum(distance_transform_cdt(~void, "chessboard"), most + 1)
-    assert np.array_equal(void_distance(np.where(void, 255, 3), most), expected)
+    expected = np.minimum(distance_transform_cdt(~void, "chessboard"), max_distance + 1)
+    assert np.array_equal(void_distance(np.where(void, 255, 3), max_distance), expected)
 
 
 def test_bands_by_hand():

@@ -41,17 +41,21 @@ def pixels(file):
         return np.asarray(image)
 
 
+NAME = """a<b>" '&amp;{{ 7 }}"""  # of a photo: it must be escaped in the page
+
+
 class Page(HTMLParser):
-    """What a page links to and shows, its words, and whether its tags close."""
+    """The links of a page, texts of its pictures, its words, and the tags that are open."""
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.words, self.open = [], "", []
+        self.links, self.alternatives, self.words, self.open = [], [], "", []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         self.links += [found[key] for key in ("href", "src") if key in found]
+        self.alternatives += [found["alt"]] if "alt" in found else []
         if tag not in ("img", "meta"):
             self.open.append(tag)
 
@@ -62,7 +66,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_command_writes_a_folder_to_look_at(voc_folder, network, capsys):
+def test_command_writes_a_report(voc_folder, network, capsys):
     save_weights(voc_folder / "net.safetensors", network, Card("deeplab-largefov", deeplab.VOC_CLASSES))
     report = voc_folder / "made" / "report"
     arguments = ["--data", str(voc_folder), "--weights", str(voc_folder / "net.safetensors"), "--boundary-f1"]
@@ -101,17 +105,16 @@ def test_without_matplotlib_nothing_is_started(voc_folder, monkeypatch, capsys):
 
 @pytest.fixture
 def report(tmp_path):
-    """Label maps of somebody else, scored: no void, so neither bands nor a reliability; names to be
-    escaped."""
+    """Scores of label maps without void: no bands, no reliability, and names that must be escaped."""
     labels = np.zeros((6, 9), np.uint8)
     labels[:, 4:] = 1
-    sample = Sample("a<b>", tmp_path / "photo.png", tmp_path / "labels.png")
+    sample = Sample(NAME, tmp_path / "photo.png", tmp_path / "labels.png")
     Image.fromarray(np.full((6, 9, 3), 120, np.uint8)).save(sample.photo)
     Image.fromarray(labels).save(sample.labels)
-    (tmp_path / "theirs").mkdir()
-    Image.fromarray(labels).save(tmp_path / "theirs/a<b>.png")
+    (tmp_path / "predictions").mkdir()
+    Image.fromarray(labels).save(tmp_path / f"predictions/{NAME}.png")
     dataset = Dataset((sample,), ("ground & sky", "<tree>", "road"))
-    return score_folder(tmp_path / "theirs", dataset, boundary=(1, 5), worst=3)
+    return score_folder(tmp_path / "predictions", dataset, boundary=(1, 5), worst=3)
 
 
 def test_what_cannot_be_drawn_is_left_out(report, tmp_path):
@@ -122,7 +125,8 @@ def test_what_cannot_be_drawn_is_left_out(report, tmp_path):
     page = Page(index.read_text(encoding="utf-8"))
     assert page.open == []
     assert "<tree>" in page.words
-    assert "a<b>: mean IoU predictions 100.0" in page.words
+    assert f"{NAME}: mean IoU predictions 100.0" in page.words
+    assert NAME in page.alternatives
     assert "confusion-predictions.png" in page.links
     assert write_report(tmp_path / "report", report) == index  # a second time, over the first
 
