@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeplab.datasets.coco import outline_mask
+from deeplab.datasets.coco_annotations import outline_mask
 from deeplab.datasets.rasterize import circle, decode_run_lengths, mask_from_run_lengths, polygon, rectangle
 
 HEIGHT, WIDTH = 5, 8

@@ -121,7 +121,8 @@ def _by_kind(problems: tuple[Problem, ...]) -> list[list[Problem]]:
 
 def _print_kind(console: Console, problems: list[Problem], root: Path) -> None:
     """Print the first files with a kind of problem, and the fix."""
-    first, fixes = problems[0], {problem.fix for problem in problems}
+    first = problems[0]
+    fixes = {problem.fix for problem in problems}
     style = "bold red" if first.severity == "error" else "bold yellow"
     heading = f"\n{first.severity}: {first.kind} ({len(problems)})"
     console.print(heading, style=style, markup=False, highlight=False)

@@ -212,9 +212,11 @@ def _write_chart(options: Search, grid: Grid, table: dict[Params, float]) -> str
     from deeplab.files import write_whole
 
     if options.method == "grid":
-        name, picture = "heat-map.png", heat_map(grid, table, options.metric)
+        name = "heat-map.png"
+        picture = heat_map(grid, table, options.metric)
     else:
-        name, picture = "optuna.png", scatter_plot(table, options.metric)
+        name = "optuna.png"
+        picture = scatter_plot(table, options.metric)
     write_whole(options.out / name, picture)
     return name
 

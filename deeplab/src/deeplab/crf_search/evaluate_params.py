@@ -199,7 +199,8 @@ class ParamsEvaluator:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 row = json.loads(line)
-                cells, counts = np.array(row["cells"], np.int64), np.array(row["counts"], np.int64)
+                cells = np.array(row["cells"], np.int64)
+                counts = np.array(row["counts"], np.int64)
                 self._add(str(row["photo"]), Params(**row["params"]), cells, counts)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ValueError(

@@ -130,8 +130,10 @@ class CachedScores:
         file = self._file(sample)
         try:
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                scores, cached_size = archive["scores"].astype(np.float32), tuple(archive["size"].tolist())
-                stride, start = int(archive["stride"]), int(archive["start"])
+                scores = archive["scores"].astype(np.float32)
+                cached_size = tuple(archive["size"].tolist())
+                stride = int(archive["stride"])
+                start = int(archive["start"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{file}: not scores that can be read ({error}); remove it, and it is made again"

@@ -213,7 +213,8 @@ def _shared(
     by_identity = {_identity(checked): checked.sample for checked in checks}
     names = {checked.sample.name for checked in checks}
     for checked in others:
-        sample, twin = checked.sample, by_identity.get(_identity(checked))
+        sample = checked.sample
+        twin = by_identity.get(_identity(checked))
         if twin:
             what = f"is in {one} and in {other}"
             what += "" if twin.photo == sample.photo else f", there as {twin.photo}"

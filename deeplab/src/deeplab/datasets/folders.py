@@ -29,15 +29,16 @@ def folder_layout(root: Path) -> Layout | None:
         ValueError: if masks are in two of the folders.
     """
     photo_folder = next((root / name for name in PHOTO_FOLDERS if (root / name).is_dir()), None)
-    found = {root / name: files_by_stem(root / name) for name in MASK_FOLDERS}
-    mask_folders = [folder for folder, files in found.items() if files]
+    masks_by_folder = {root / name: files_by_stem(root / name) for name in MASK_FOLDERS}
+    mask_folders = [folder for folder, files in masks_by_folder.items() if files]
     if photo_folder is None or not mask_folders:
         return None
     if len(mask_folders) > 1:
         names = " and in ".join(folder.name for folder in mask_folders)
         raise ValueError(f"{root}: masks in {names}; wanted one folder of them")
     folders = photo_folder, mask_folders[0]
-    photos, masks = files_by_stem(photo_folder), found[mask_folders[0]]
+    photos = files_by_stem(photo_folder)
+    masks = masks_by_folder[mask_folders[0]]
     stems = photos.keys() | masks.keys()
     lists = split_lists(root)
     table = read_classes(root)

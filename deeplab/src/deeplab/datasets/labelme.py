@@ -70,8 +70,9 @@ def labelme_layout(root: Path) -> Layout | None:
         The layout; None if the folder has another one.
     """
     base = root / "images" if files_by_stem(root / "images", (".json",)) else root
-    found, photos = files_by_stem(base, (".json",)), files_by_stem(base)
-    files = {stem: paths for stem, paths in found.items() if stem in photos or _has_shapes(paths[0])}
+    photos = files_by_stem(base)
+    json_files = files_by_stem(base, (".json",))
+    files = {stem: paths for stem, paths in json_files.items() if stem in photos or _has_shapes(paths[0])}
     if not any(_has_shapes(files[stem][0]) for stem in files.keys() & photos.keys()):
         return None
     stems = files.keys() | photos.keys()

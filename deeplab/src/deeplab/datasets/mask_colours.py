@@ -56,7 +56,8 @@ class ClassTable:
             id_of_index, has_class = self._look_up(palette)
             id_of_index[IGNORE] = IGNORE
             has_class[IGNORE] = True
-            ids, known = id_of_index[indices], has_class[indices]
+            ids = id_of_index[indices]
+            known = has_class[indices]
         else:
             colours = np.asarray(mask.convert("RGB"))
             ids, known = self._look_up(colours)

@@ -24,9 +24,10 @@ def open_dataset(root: str | Path, split: str) -> Dataset:
 
     Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco_layout``), a folder of photos
     next to one of masks, with a subfolder or a list for each split or with neither (``folder_layout``), and
-    labelme (``labelme_layout``). If there are neither subfolders nor lists, "all" is everything, and a hash
-    of the file's name assigns four photos of five to "train" and the others to "val"; it never changes
-    (``deeplab.datasets.splits.split_by_hash``).
+    labelme (``labelme_layout``). Subfolders are splits if their names begin with a word such as train, val or
+    test (``deeplab.datasets.splits.is_split_name``). If there are neither subfolders nor lists, "all" is
+    everything, and a hash of the file's name assigns four photos of five to "train" and the others to "val";
+    it never changes (``deeplab.datasets.splits.split_by_hash``).
 
     Photos and labels are matched by stem. Hidden files are left out, links are followed, and names in
     annotations and lists never lead out of the folder. Classes come from a class file

@@ -73,15 +73,21 @@ def is_split_name(name: str) -> bool:
     return _first_word(name) in SPLIT_WORDS
 
 
-def may_overlap(one: str, two: str) -> bool:
+def may_overlap(split: str, other: str) -> bool:
     """Whether two splits share photos by design, judged by their names.
 
-    True for two training splits (train and train_aug), if the words of one name are all in the other
-    (val and trainval, val and val_small), and if either is the whole data set.
+    Args:
+        split: name of a split.
+        other: name of another split.
+
+    Returns:
+        True for two training splits (train and train_aug), if all words of one name are in the other (val and
+        trainval, val and val_small), and if either is the whole data set.
     """
-    words, others = _words(one), _words(two)
-    both_train = "train" in words and "train" in others
-    return both_train or words <= others or others <= words or one in WHOLE_NAMES or two in WHOLE_NAMES
+    words, other_words = _words(split), _words(other)
+    if split in WHOLE_NAMES or other in WHOLE_NAMES or "train" in words & other_words:
+        return True
+    return words <= other_words or other_words <= words
 
 
 def split_lists(root: Path) -> dict[str, Path]:
@@ -130,17 +136,18 @@ def select(root: Path, split: str, stems: Collection[str], lists: Mapping[str, P
     prefix = f"{split}/"
     inside = sorted(stem for stem in stems if stem.startswith(prefix))
     known = split_names(lists, stems)
-    whole = next((lists[name] for name in WHOLE_NAMES if name in lists), None)
+    whole_list = next((lists[name] for name in WHOLE_NAMES if name in lists), None)
     if split in lists:
         prefix = prefix if inside else ""
         selection = Selection(_read_list(lists[split], inside or stems, prefix), lists[split], prefix)
     elif inside:
         selection = Selection(tuple(inside), prefix=prefix)
     elif split in WHOLE_NAMES:
-        selection = Selection(_read_list(whole, stems) if whole else tuple(sorted(stems)), whole)
+        selection = Selection(_all_stems(whole_list, stems), whole_list)
     elif split in known and split in ("train", "val"):  # known, but neither list nor folder: by hash
-        pool = _read_list(whole, stems) if whole else tuple(sorted(stems))
-        selection = Selection(tuple(stem for stem in pool if split_by_hash(stem) == split), whole)
+        everything = _all_stems(whole_list, stems)
+        part = tuple(stem for stem in everything if split_by_hash(stem) == split)
+        selection = Selection(part, whole_list)
     else:
         raise FileNotFoundError(f"{root}: no split {split!r}; splits there: {', '.join(known)}, all")
     if not selection.stems:
@@ -151,6 +158,11 @@ def select(root: Path, split: str, stems: Collection[str], lists: Mapping[str, P
             f"{root}: no photos in split {split!r} ({reason}); wanted at least one, e.g. in lists/{split}.txt"
         )
     return selection
+
+
+def _all_stems(whole_list: Path | None, stems: Collection[str]) -> tuple[str, ...]:
+    """The stems that the list of everything names, or all if there is no such list."""
+    return _read_list(whole_list, stems) if whole_list else tuple(sorted(stems))
 
 
 def _words(name: str) -> set[str]:

@@ -129,7 +129,8 @@ def reliability_chart(report: Report) -> bytes | None:
     figure = new_figure(4.4 * len(methods), 5.2)
     grid = figure.add_gridspec(2, len(methods), height_ratios=(3, 1))
     for index, (method, bins) in enumerate(methods.items()):
-        upper, lower = figure.add_subplot(grid[0, index]), figure.add_subplot(grid[1, index])
+        upper = figure.add_subplot(grid[0, index])
+        lower = figure.add_subplot(grid[1, index])
         _draw_accuracy(upper, method, bins, COLOURS[index % len(COLOURS)])
         _draw_distribution(lower, bins)
         for axes in (upper, lower):

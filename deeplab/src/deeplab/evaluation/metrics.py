@@ -71,8 +71,8 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
     Returns:
         (K,) float64; NaN for a class that is neither in the labels nor predicted.
     """
-    hit = np.diag(confusion).astype(np.float64)
-    return _ratio(hit, confusion.sum(0) + confusion.sum(1) - hit)
+    correct = np.diag(confusion).astype(np.float64)
+    return _ratio(correct, confusion.sum(0) + confusion.sum(1) - correct)
 
 
 def class_recall(confusion: np.ndarray) -> np.ndarray:

@@ -41,7 +41,8 @@ def headline(report: Report, *, short: bool = False) -> Rows:
     methods = figures(report)["scores"]
     widths = _spread(_widths(report)) if short else _widths(report)
     shown = tuple(f", {width} px" for width in widths)
-    whole, bands = [], []
+    whole: Rows = []
+    bands: Rows = []
     for group in ("summary", "further"):
         for name in next(iter(methods.values()))[group]:
             row = [name, *(_text(values[group][name]) for values in methods.values())]
