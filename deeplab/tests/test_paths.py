@@ -57,10 +57,10 @@ def test_coco_names_no_file_elsewhere(tmp_path, name, capsys):
     coco_with(tmp_path / "data", "a.jpg", name)
     photos(tmp_path, "secret.jpg")
     listing = find_layout(tmp_path / "data").listing("val")
-    assert [pair.name for pair in listing.pairs] == ["a"]
-    (fault,) = listing.faults
-    assert fault.kind == "outside the folder"
-    assert repr(name) in fault.what
+    assert [sample.name for sample in listing.samples] == ["a"]
+    (problem,) = listing.problems
+    assert problem.kind == "outside the folder"
+    assert repr(name) in problem.what
     with pytest.raises(ValueError, match="leads out of the folder; name photos by their path in it"):
         open_dataset(tmp_path / "data", "val")
     assert main(["check-data", str(tmp_path / "data")]) == 1
@@ -88,8 +88,8 @@ def test_labelme_takes_the_photo_beside_the_file(tmp_path):
     }
     content["shapes"] = [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}]
     text(tmp_path / "data/a.json", content)
-    (pair,) = open_dataset(tmp_path / "data", "all")
-    assert pair.photo == tmp_path / "data/a.jpg"
+    (sample,) = open_dataset(tmp_path / "data", "all")
+    assert sample.photo == tmp_path / "data/a.jpg"
 
 
 @pytest.mark.parametrize("layout", ["VOC", "CVAT", "folders"])
@@ -110,7 +110,7 @@ def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
     if layout == "CVAT":
         text(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:1,1,1::\n")
     listing = find_layout(root).listing(split)
-    assert [pair.photo for pair in listing.pairs] == [root / here / "a.jpg"]
+    assert [sample.photo for sample in listing.samples] == [root / here / "a.jpg"]
     with pytest.raises(FileNotFoundError, match="secret"):
         open_dataset(root, split)
 
@@ -128,10 +128,10 @@ def test_a_split_is_no_path(tmp_path, split):
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret"])
 def test_score_caches_stay_in_their_folder(tmp_path, model, name):
     save(tmp_path / "a.jpg", PHOTO)
-    pair = Sample(name, tmp_path / "a.jpg", tmp_path / "a.png")
-    dataset = Dataset((pair,), model.class_names)
+    sample = Sample(name, tmp_path / "a.jpg", tmp_path / "a.png")
+    dataset = Dataset((sample,), model.class_names)
     cache = CachedScores(model, dataset, "val", tmp_path / "cache")
-    for use in (lambda: cache.fill(dataset), lambda: cache.probabilities(pair, (30, 44))):
+    for use in (lambda: cache.fill(dataset), lambda: cache.probabilities(sample, (30, 44))):
         with pytest.raises(ValueError, match="leads out of"):
             use()
     assert not list(tmp_path.rglob("*.npz"))
@@ -176,7 +176,7 @@ def test_reports_number_their_pictures(tmp_path):
     save(tmp_path / "a.jpg", PHOTO)
     save(tmp_path / "a.png", IDS)
     save(tmp_path / "predictions/a.png", IDS)
-    board = score_folder(
+    report = score_folder(
         tmp_path / "predictions",
         Dataset((Sample("a", tmp_path / "a.jpg", tmp_path / "a.png"),), ("ground", "cat")),
         boundary=(3,),
@@ -184,10 +184,10 @@ def test_reports_number_their_pictures(tmp_path):
         worst=1,
         progress=False,
     )
-    shown = board.worst[0]
-    board = replace(board, worst=(replace(shown, score=replace(shown.score, name="../../secret")),))
+    shown = report.worst[0]
+    report = replace(report, worst=(replace(shown, score=replace(shown.score, name="../../secret")),))
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")}
-    write_report(tmp_path / "report", board)
+    write_report(tmp_path / "report", report)
     assert (tmp_path / "report/worst/01.jpg").is_file()
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")} == before
 
@@ -208,6 +208,6 @@ def test_links_are_followed(tmp_path):
     for folder, file in (("images", "a.jpg"), ("masks", "a.png")):
         (tmp_path / "data" / folder).mkdir(parents=True)
         (tmp_path / "data" / folder / file).symlink_to(tmp_path / "elsewhere" / file)
-    (pair,) = open_dataset(tmp_path / "data", "all")
-    assert pair.read_photo().shape == (30, 44, 3)
-    assert pair.read_labels().shape == (30, 44)
+    (sample,) = open_dataset(tmp_path / "data", "all")
+    assert sample.read_photo().shape == (30, 44, 3)
+    assert sample.read_labels().shape == (30, 44)
