@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 REPORT_WIDTHS = (1, 2, 3, 5, 10, 15, 20, 30, 40)
 WIDEST = 1000
@@ -74,7 +74,7 @@ def evaluate(options: Evaluate) -> int:
     if options.predictions is not None:
         board = score_folder(options.predictions, dataset, **shared)
     else:
-        model = model_of(options.engine)
+        model = load_model(options.engine)
         size = model.card.size if options.size is None else options.size
         looks: dict[str, Any] = {"scales": options.scales, "mirror": options.mirror, "size": size}
         board = score(model, dataset, crf=options.crf, **shared, **looks)

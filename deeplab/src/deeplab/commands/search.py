@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def _searched(options: Search) -> int:
     from deeplab.tables import markdown_table, terminal_table
 
     out, grid = options.out, _grid(options)
-    model = None if options.scores is not None else model_of(options.engine)
+    model = None if options.scores is not None else load_model(options.engine)
     how: dict[str, Any] = {"metric": options.metric, "method": options.method, **asdict(grid)}
     how |= (
         {"rounds": options.rounds}
