@@ -11,7 +11,6 @@ from tyro.conf import OmitArgPrefixes
 from deeplab.commands.common import OK, ModelOptions, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
     from socket import socket
 
@@ -87,7 +86,6 @@ def _serve(options: App, limits: Limits, listener: socket, folder: Path) -> None
     address = f"http://{host}:{listener.getsockname()[1]}"
     if not is_local(options):
         print(_warning(options), file=sys.stderr, flush=True)
-    close_streams: Callable[[], None] = lambda: None  # noqa: E731
     if options.page:
         _prepare_gradio(folder)
         from deeplab.serving.page import mount_page
@@ -96,6 +94,8 @@ def _serve(options: App, limits: Limits, listener: socket, folder: Path) -> None
         uploads = UploadStore(folder, limits)
         close_streams = mount_page(server, model, limits, queue, decoder, uploads, local=is_local(options))
         print(f"page: {address}/")
+    else:
+        close_streams = _no_streams
     print(f"HTTP: {address}/v1/segment, described in {address}/openapi.json; Ctrl-C stops", flush=True)
 
     def clean_up() -> None:
@@ -103,6 +103,10 @@ def _serve(options: App, limits: Limits, listener: socket, folder: Path) -> None
         decoder.end()
 
     serve(server, listener, seconds=limits.seconds, close_streams=close_streams, clean_up=clean_up)
+
+
+def _no_streams() -> None:
+    """Do nothing: only the page has answers that go on for ever."""
 
 
 def _prepare_gradio(folder: Path) -> None:

@@ -25,8 +25,8 @@ class Options(BaseModel):
     crf: bool = Field(True, description="Refine the boundaries with the fully connected CRF.")
     output: Literal["json", "ids", "overlay"] | None = Field(
         None,
-        description="json: classes, and ids as a PNG in base64. ids: a palette PNG of class ids. overlay: a PNG "
-        "of the photo with its classes in colour. The default is ids if Accept names image/png and not JSON, "
+        description="json: classes, and ids as a PNG in base64. ids: a palette PNG of class ids. overlay: a "
+        "PNG of the photo with its classes in colour. The default is ids if Accept names image/png and not JSON, "
         "else json.",
     )
 
