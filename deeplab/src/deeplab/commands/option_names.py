@@ -78,13 +78,13 @@ def most_similar(name: str, names: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
     word = name.lstrip("-")
-    long_names = [each for each in names if len(each.lstrip("-")) >= MIN_LETTERS]
-    alike = [
-        each for each in long_names if each.lstrip("-").startswith(word) or word.startswith(each.lstrip("-"))
-    ]
-    if word and alike:
-        return min(alike, key=lambda each: abs(len(each) - len(name)))
-    return next(iter(get_close_matches(name, long_names, n=1)), None)
+    words = {each.lstrip("-"): each for each in names}
+    long_words = [each for each in words if len(each) >= MIN_LETTERS]
+    alike = [each for each in long_words if word and (each.startswith(word) or word.startswith(each))]
+    closest = sorted(alike, key=lambda each: abs(len(each) - len(word))) or get_close_matches(
+        word, long_words
+    )
+    return words[closest[0]] if closest else None
 
 
 def _is_number(text: str) -> bool:
