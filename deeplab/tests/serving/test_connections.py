@@ -1,4 +1,4 @@
-"""A server process over real sockets: idle connections, removal of uploads, and a stop within a known time."""
+"""A server process over real sockets: idle connections, deletion of uploads, stopping in time."""
 
 import asyncio
 import io

@@ -26,8 +26,8 @@ class Options(BaseModel):
     output: Literal["json", "ids", "overlay"] | None = Field(
         None,
         description="json: classes, and ids as a PNG in base64. ids: a palette PNG of class ids. overlay: a "
-        "PNG of the photo with its classes in colour. The default is ids if Accept names image/png and not JSON, "
-        "else json.",
+        "PNG of the photo with its classes in colour. The default is ids if Accept names image/png and not "
+        "JSON, else json.",
     )
 
     @field_validator("size")
