@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -62,3 +63,12 @@ def photo_file(photo, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     return path
+
+
+@pytest.fixture
+def tiny():
+    """The bytes of a photo of 6×10 pixels as a PNG."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

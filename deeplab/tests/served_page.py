@@ -15,6 +15,11 @@ from deeplab.serving.queue import WorkQueue
 from deeplab.serving.upload_store import UploadStore
 
 
+def as_upload(path):
+    """A file as the browser sends it."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
 class ServedPage:
     """An application with the page, its uploads in a folder; a connection to another machine is an error.
 

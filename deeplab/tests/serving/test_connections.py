@@ -1,24 +1,16 @@
-"""A server process over real sockets: idle connections, deletion of uploads, stopping in time."""
+"""Connections over real sockets: idle, stalled and too many connections."""
 
 import asyncio
-import io
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
-pytest.importorskip("gradio", reason="needs pip install 'deeplab-crf[app]'")
-httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
+uvicorn = pytest.importorskip("uvicorn", reason="needs pip install 'deeplab-crf[app]'")
 
-from deeplab.serving import connections  # noqa: E402  (after the skips)
+from deeplab.serving import connections  # noqa: E402  (after the skip)
 from deeplab.serving.server import listen  # noqa: E402
 
 
@@ -26,8 +18,6 @@ class Served:
     """An ASGI application on a free port, in a thread."""
 
     def __init__(self, app):
-        import uvicorn
-
         self.listener = listen("127.0.0.1", 0)
         self.address = self.listener.getsockname()
         config = uvicorn.Config(
@@ -145,99 +135,3 @@ def test_the_number_of_all_connections_is_limited(served, monkeypatch):
         time.sleep(0.2)
         assert is_closed(stack.enter_context(served.connect()))
         assert all(connection.recv(1000) for connection in busy)
-
-
-SERVER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import deeplab.model.loading
-from stub_model import StubModel
-import deeplab.serving.server
-deeplab.serving.server.STOP_SECONDS = 0.5
-deeplab.model.loading.load = lambda **_: {loading} or StubModel(lambda: time.sleep({seconds}))
-from deeplab.commands.app import App, app
-sys.exit(app(App(port=0, max_seconds=2)))
-"""
-
-
-@pytest.fixture
-def start(tmp_path):
-    """A function that starts a server with a stub model, whose temporary folders are in ``tmp_path``.
-
-    Its arguments are the seconds of a segmentation, and an expression to evaluate while the model is loaded.
-    """
-    started = []
-
-    def begin(seconds=0.0, loading="None"):
-        code = SERVER.format(tests=str(Path(__file__).parents[1]), seconds=seconds, loading=loading)
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path), "TMP": str(tmp_path)},
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def address_of(process):
-    """The address of the page, as soon as the server answers."""
-    line = process.stdout.readline()
-    assert line.startswith("page: "), process.stderr.read()
-    address = line.split()[1]
-    for _ in range(200):
-        with suppress(httpx.ConnectError):
-            httpx.get(f"{address}healthz")
-            return address
-        time.sleep(0.1)
-    raise AssertionError("the server does not answer")
-
-
-def png():
-    buffer = io.BytesIO()
-    Image.new("RGB", (10, 6)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_uploads_are_deleted_when_the_server_stops(start, stop, tmp_path):
-    process = start()
-    address = address_of(process)
-    answer = httpx.post(f"{address}page/gradio_api/upload", files={"files": ("cat.png", png())})
-    (path,) = answer.json()
-    assert path.startswith(os.path.realpath(tmp_path))
-    assert os.path.exists(path)
-    process.send_signal(stop)
-    assert process.wait(30) == 0
-    assert "Traceback" not in process.stderr.read()
-    assert [name for name in os.listdir(tmp_path) if name.startswith("deeplab-")] == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-def test_a_stop_while_the_weights_are_loaded_leaves_nothing(start, tmp_path):
-    process = start(loading="print('loading', flush=True) or time.sleep(60)")
-    assert process.stdout.readline() == "loading\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
-    assert [name for name in os.listdir(tmp_path) if name.startswith("deeplab-")] == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-def test_work_that_does_not_end_does_not_delay_a_stop(start, tmp_path):
-    process = start(seconds=600)
-    address = address_of(process)
-    answer = httpx.post(
-        f"{address}v1/segment", content=png(), headers={"content-type": "image/png"}, timeout=60
-    )
-    assert answer.status_code == 504  # the work continues on its thread
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1
-    assert "unfinished work is dropped" in process.stderr.read()
-    assert [name for name in os.listdir(tmp_path) if name.startswith("deeplab-")] == []

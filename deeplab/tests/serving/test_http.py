@@ -1,20 +1,12 @@
-"""The HTTP API: answers, errors, limits, and a server process that stops."""
+"""The HTTP API: its answers, its errors, and its OpenAPI description."""
 
 import asyncio
 import base64
 import io
-import os
-import signal
-import socket
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 import zlib
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,32 +20,10 @@ from deeplab.model.segmentation import Model  # noqa: E402
 from deeplab.serving import http as http_module  # noqa: E402  (after the skip)
 from deeplab.serving.decode import photo_from_bytes  # noqa: E402
 from deeplab.serving.http import service  # noqa: E402
-from deeplab.serving.limits import HTTPError, Limits  # noqa: E402
-from deeplab.serving.queue import WorkQueue  # noqa: E402
+from deeplab.serving.limits import Limits  # noqa: E402
 from deeplab.weights.store import Card  # noqa: E402
+from served_api import ask, client_of, encoded, is_error  # noqa: E402
 from stub_model import NAMES, StubModel  # noqa: E402
-
-
-@asynccontextmanager
-async def client_of(model, **limits):
-    app = service(model, Limits(**limits))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-    ):
-        yield client
-
-
-def ask(model, *requests, **limits):
-    """The answers to requests, one after another."""
-
-    async def talk():
-        async with client_of(model, **limits) as client:
-            return [await client.request(*request[:2], **request[2]) for request in requests]
-
-    answers = asyncio.run(talk())
-    return answers[0] if len(requests) == 1 else answers
 
 
 def segment(model, content, *, query=None, headers=None, **limits):
@@ -63,34 +33,10 @@ def segment(model, content, *, query=None, headers=None, **limits):
     return ask(model, ("POST", "/v1/segment", request), **limits)
 
 
-def encoded(photo, kind="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def ids_of(content):
     with Image.open(io.BytesIO(content)) as image:
         assert image.mode == "P"
         return np.asarray(image)
-
-
-@pytest.fixture
-def tiny():
-    """A photo of 6×10 pixels as a PNG."""
-    return encoded(np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8))
-
-
-def is_error(answer, status, kind, *words):
-    """Check that an answer is this error, in one line that has these words."""
-    assert answer.status_code == status, answer.text
-    body = answer.json()
-    assert set(body) == {"error", "detail"}
-    assert body["error"] == kind
-    for word in words:
-        assert word in body["detail"]
-    assert "\n" not in body["detail"]
-    return True
 
 
 def test_the_answer_has_the_result_of_the_model(narrow, photo):
@@ -284,83 +230,6 @@ def test_every_answer_forbids_other_hosts(tiny):
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_two_hundred_requests_at_once(tiny):
-    release = threading.Event()
-    model = StubModel(lambda: release.wait(20))
-
-    async def talk():
-        async with client_of(model, workers=2, waiting=5) as client:
-            posts = [asyncio.create_task(client.post("/v1/segment", content=tiny)) for _ in range(200)]
-            while sum(post.done() for post in posts) < 193 or model.running < 2:
-                await asyncio.sleep(0.01)
-            health = (await client.get("/healthz")).json()
-            release.set()
-            return health, await asyncio.gather(*posts)
-
-    health, answers = asyncio.run(talk())
-    assert (health["running"], health["waiting"], health["status"]) == (2, 5, "ok")
-    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [503] * 193
-    assert model.max_running == 2
-    assert model.done == 7
-    refused = next(answer for answer in answers if answer.status_code == 503)
-    assert is_error(refused, 503, "busy", "7 photos")
-    assert int(refused.headers["retry-after"]) >= 1
-
-
-def test_a_request_is_refused_before_its_body_is_read_when_the_queue_is_full(tiny):
-    release, read = threading.Event(), []
-
-    async def body():
-        read.append(1)
-        yield tiny
-
-    model = StubModel(lambda: release.wait(20))
-
-    async def talk():
-        async with client_of(model, workers=1, waiting=0) as client:
-            first = asyncio.create_task(client.post("/v1/segment", content=tiny))
-            while not model.running:
-                await asyncio.sleep(0.01)
-            second = await client.post("/v1/segment", content=body(), headers={"expect": "100-continue"})
-            release.set()
-            return second, await first, await client.post("/v1/segment", content=tiny)
-
-    second, first, third = asyncio.run(talk())
-    assert is_error(second, 503, "busy")
-    assert not read
-    assert first.status_code == third.status_code == 200
-
-
-def test_timeouts_of_working_waiting_and_uploading(tiny):
-    release = threading.Event()
-    model = StubModel(lambda: release.wait(20))
-
-    async def slow():
-        await asyncio.sleep(20)
-        yield tiny
-
-    async def talk():
-        async with client_of(model, workers=1, waiting=1, seconds=0.3) as client:
-            working, waiting = await asyncio.gather(
-                *(client.post("/v1/segment", content=tiny) for _ in range(2))
-            )
-            left = (await client.get("/healthz")).json()
-            uploading = await client.post("/v1/segment", content=slow())
-            release.set()
-            while model.running:
-                await asyncio.sleep(0.01)
-            return working, waiting, uploading, left, await client.post("/v1/segment", content=tiny)
-
-    working, waiting, uploading, left, after = asyncio.run(talk())
-    assert is_error(working, 504, "too-slow")
-    assert is_error(waiting, 503, "busy")
-    assert int(waiting.headers["retry-after"]) >= 1
-    assert is_error(uploading, 408, "slow-upload")
-    assert (left["running"], left["waiting"]) == (1, 0)  # a thread cannot be stopped, and occupies its slot
-    assert after.status_code == 200
-    assert model.max_running == 1
-
-
 def test_a_request_does_not_touch_the_file_system(narrow, monkeypatch):
     model = Model(narrow("deeplab-largefov"), Card("deeplab-largefov", NAMES), precision="fp32")
     large = encoded(np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8))  # 1.9 MB
@@ -399,117 +268,9 @@ def test_a_request_does_not_touch_the_file_system(narrow, monkeypatch):
     assert files == []
 
 
-def test_a_work_queue_that_is_closed_refuses_jobs():
-    queue = WorkQueue(1, 1)
-
-    async def talk():
-        with queue, queue.slot() as slot:
-            assert await slot.run(lambda: 1, seconds=5) == 1
-        with queue.slot() as slot:
-            await slot.run(lambda: 1, seconds=5)
-
-    with pytest.raises(HTTPError) as caught:
-        asyncio.run(talk())
-    assert (caught.value.status, caught.value.kind) == (503, "stopping")
-    assert (queue.running, queue.waiting) == (0, 0)
-
-
-@pytest.mark.parametrize("field", ["bytes", "pixels", "seconds", "workers"])
-def test_limits_are_above_zero(field):
-    with pytest.raises(ValueError, match=f"got {field} = 0, wanted a number above 0"):
-        Limits(**{field: 0})
-    assert Limits(waiting=0).waiting == 0
-
-
 def test_photos_from_bytes_are_upright_and_in_colour(photo):
     assert np.array_equal(photo_from_bytes(encoded(photo), Limits()), photo)
     assert photo_from_bytes(encoded(photo[:, :, 0]), Limits()).shape == (45, 70, 3)
-
-
-@pytest.fixture
-def server():
-    """A function that starts a server with a stub model; returns the process and the address of the API."""
-    started = []
-
-    def start(seconds):
-        code = SERVER.format(tests=str(Path(__file__).parents[1]), seconds=seconds)
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        address = process.stdout.readline().split()[1].removesuffix(",")
-        for _ in range(100):
-            try:
-                httpx.get(address.replace("/v1/segment", "/healthz"))
-                break
-            except httpx.ConnectError:
-                time.sleep(0.1)
-        return process, address
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_a_refused_large_body_gets_its_answer(server, tiny):
-    _, address = server(0.3)
-    content = tiny + bytes(8_000_000)
-
-    async def talk():
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60) as client:
-            return await asyncio.gather(*(client.post(address, content=content) for _ in range(40)))
-
-    codes = [answer.status_code for answer in asyncio.run(talk())]  # a connection that is reset would raise
-    assert set(codes) == {200, 503}
-    assert codes.count(200) >= 17
-
-
-SERVER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import deeplab.model.loading
-from stub_model import StubModel
-deeplab.model.loading.load = lambda **_: StubModel(lambda: time.sleep({seconds}))
-from deeplab.commands.app import App, app
-sys.exit(app(App(port=0, page=False)))
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_waits_for_running_requests(stop, tiny, server):
-    process, address = server(1.5)
-    health, answers = address.replace("/v1/segment", "/healthz"), []
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(address, content=tiny, timeout=30)))
-    thread.start()
-    while httpx.get(health).json()["running"] == 0:
-        time.sleep(0.05)
-    process.send_signal(stop)
-    thread.join()
-    assert answers[0].status_code == 200
-    assert process.wait(20) == 0
-    assert process.stdout.read() == "stopped\n"
-    assert "Traceback" not in process.stderr.read()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(health)
-
-
-def test_a_port_in_use():
-    from deeplab.commands.app import App, app
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port} .* try another --port"):
-            app(App(port=port))
-
-
-def test_a_missing_extra_is_one_line(monkeypatch):
-    from deeplab.commands.app import App, app
-
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'deeplab-crf\[app\]'"):
-        app(App())
 
 
 def test_the_schema_describes_every_answer():

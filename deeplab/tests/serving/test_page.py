@@ -2,11 +2,9 @@
 
 import asyncio
 import base64
-import csv
 import io
 import json
 import re
-import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,25 +15,19 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="needs pip install 'deeplab-crf[app]'")
 httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
 
-from deeplab.model.segmentation import Model, Segmentation  # noqa: E402
+from deeplab.model.segmentation import Segmentation  # noqa: E402
 from deeplab.serving import photo_tab as photo_tab_module  # noqa: E402
-from deeplab.serving.batch_tab import BatchTab  # noqa: E402
 from deeplab.serving.comparison import PAIRS, data_uri, show_both, show_refined  # noqa: E402
 from deeplab.serving.crf_sliders import SLIDERS, params_from_sliders  # noqa: E402
 from deeplab.serving.decode import shrink  # noqa: E402
-from deeplab.serving.decoder_process import DecoderPool  # noqa: E402
 from deeplab.serving.limits import Limits  # noqa: E402
 from deeplab.serving.page import LOCAL, REMOTE  # noqa: E402
 from deeplab.serving.page_html import code, legend, result_legend  # noqa: E402
-from deeplab.serving.page_services import PageServices  # noqa: E402
 from deeplab.serving.photo_tab import PhotoTab  # noqa: E402
-from deeplab.serving.queue import WorkQueue  # noqa: E402
-from deeplab.serving.result_cache import CRF, NETWORK, Archive, Batch, PageResult, ResultCache  # noqa: E402
-from deeplab.serving.upload_store import UploadStore  # noqa: E402
-from deeplab.weights.store import Card  # noqa: E402
+from deeplab.serving.result_cache import CRF, NETWORK, Batch, PageResult, ResultCache  # noqa: E402
 from densecrf import Params  # noqa: E402
 from densecrf.params import read_params  # noqa: E402
-from served_page import ServedPage  # noqa: E402  (after the skip)
+from served_page import ServedPage, as_upload  # noqa: E402  (after the skip)
 
 NAMES = ("background", "cat", "<dog>")
 DEFAULTS = (5.0, 50.0, 3.0, 3.0, 3.0, 10, "after")
@@ -43,42 +35,8 @@ PAIR = f"{NETWORK} | {CRF}"
 
 
 @pytest.fixture
-def small(narrow):
-    card = Card("deeplab-largefov", NAMES, crf={"normalization": "after"})
-    return Model(narrow("deeplab-largefov"), card, precision="fp32")
-
-
-@pytest.fixture
-def results():
-    return ResultCache()
-
-
-@pytest.fixture
-def queue():
-    with WorkQueue(1, 4) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with DecoderPool() as started:
-        yield started
-
-
-@pytest.fixture
-def services(small, queue, decoder, results, tmp_path):
-    uploads = UploadStore(tmp_path, Limits())
-    return PageServices(small, Limits(seconds=30), queue, decoder, uploads, results)
-
-
-@pytest.fixture
 def tab(services):
     return PhotoTab(services)
-
-
-def as_upload(path):
-    """A file as the browser sends it."""
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
 def page_result(small, photo):
@@ -271,79 +229,6 @@ def test_the_cache_has_the_latest_results():
         None,
         None,
     ]
-
-
-@pytest.fixture
-def batch_tab(services):
-    return BatchTab(services)
-
-
-def test_photos_of_a_folder(batch_tab, tmp_path):
-    files = [tmp_path / name for name in ("2/b.JPG", "1/c.png", "1/notes.txt", "1/a.webp")]
-    for file in files:
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
-    photos = batch_tab.photos_in([as_upload(file) for file in files])
-    assert photos == [str(tmp_path / name) for name in ("1/a.webp", "2/b.JPG", "1/c.png")]
-    assert batch_tab.photos_in(None) == []
-
-
-def test_several_photos(batch_tab, results, small, photo, tmp_path):
-    for folder, name in (("a", "one.png"), ("b", "one.png"), ("a", "one_overlay.png"), ("a", "bad.png")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        Image.fromarray(photo[: 45 if folder == "a" else 30]).save(tmp_path / folder / name)
-    (tmp_path / "a/bad.png").write_text("no photo")
-    paths = [
-        as_upload(tmp_path / name) for name in ("a/one.png", "a/bad.png", "b/one.png", "a/one_overlay.png")
-    ]
-    overlays, table, status, link = asyncio.run(batch_tab.label(paths, True))
-    assert "3 of 4 photos labelled; bad.png: not a picture" in status
-    assert [name for _, name in overlays] == ["one", "one-2", "one_overlay-2"]
-    assert "background" in table
-    content = results.get(re.search(r"results/([\w-]+)/labels.zip", link).group(1)).files["labels.zip"]()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.testzip() is None
-        assert sorted(archive.namelist()) == [
-            "classes.csv",
-            "one-2.png",
-            "one-2_overlay.png",
-            "one.png",
-            "one_overlay-2.png",
-            "one_overlay-2_overlay.png",
-            "one_overlay.png",
-        ]
-        ids = np.asarray(Image.open(io.BytesIO(archive.read("one-2.png"))))
-        assert np.array_equal(ids, small.segment(photo[:30]).labels)
-        rows = list(csv.DictReader(io.StringIO(archive.read("classes.csv").decode())))
-    for name in ("one", "one-2"):
-        assert sum(float(row["share"]) for row in rows if row["photo"] == name) == pytest.approx(1, abs=1e-5)
-
-
-def test_large_photos_of_a_batch_are_shrunk(services, small, results, photo, photo_file):
-    batch_tab = BatchTab(replace(services, limits=Limits(seconds=30, pixels=1300)))
-    _, _, status, link = asyncio.run(batch_tab.label([as_upload(photo_file)], True))
-    assert "1 of 1 photos labelled; 1 shrunk to 0.0013 megapixels, as are their labels" in status
-    files = results.get(re.search(r"results/([\w-]+)/labels.zip", link).group(1)).files["labels.zip"]()
-    with zipfile.ZipFile(io.BytesIO(files)) as archive:
-        ids = np.asarray(Image.open(io.BytesIO(archive.read("photo.png"))))
-    assert np.array_equal(ids, small.segment(shrink(photo, 1300)).labels)
-
-
-def test_too_few_and_too_many_photos(batch_tab, tmp_path):
-    (tmp_path / "a.png").touch()
-    for paths in ([], None, [as_upload(tmp_path / "a.png")] * 51):
-        with pytest.raises(gr.Error, match=f"got {len(paths or [])} photos, wanted 1 to 50"):
-            asyncio.run(batch_tab.label(paths, True))
-    (tmp_path / "bad.png").write_text("no photo")
-    overlays, table, status, link = asyncio.run(batch_tab.label([as_upload(tmp_path / "bad.png")], False))
-    assert (overlays, table, link) == ([], "", "")
-    assert "0 of 1 photos" in status
-
-
-def test_names_in_an_archive_are_unique(photo):
-    result = Segmentation(photo, np.ones((3, 45, 70), np.float32), NAMES)
-    with Archive() as archive:
-        assert [archive.add(name, result) for name in ("a", "a", "a", "a-2")] == ["a", "a-2", "a-3", "a-2-2"]
 
 
 def test_large_photos_are_shrunk_and_small_ones_are_not(photo):
