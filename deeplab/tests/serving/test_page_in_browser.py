@@ -240,6 +240,18 @@ def test_upload_compare_slide_and_download(labelled, downloads):
     assert severe == []
 
 
+def test_an_emptied_number_box(labelled):
+    browser, box = labelled, "#slider-smoothness_weight input[type=number]"
+    browser.execute_script("arguments[0].select()", one(browser, box))
+    press(browser, box, Keys.BACKSPACE)
+    words = "w2 · smoothness, weight: the box is empty; type a number from 0 to 30"
+    assert wait(browser, lambda: words in text(browser, ".toast-body"))
+    press(browser, box, "4")
+    wait(browser, lambda: "smoothness_weight=4" in text(browser, "#code"))
+    one(browser, "#reset").click()
+    wait(browser, lambda: "smoothness_weight" not in text(browser, "#code"))
+
+
 def test_class_and_confidence_by_pointing_by_click_and_by_keyboard(labelled):
     browser, stage = labelled, one(labelled, "#compare .stage")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)

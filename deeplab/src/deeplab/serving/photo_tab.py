@@ -221,20 +221,45 @@ class PhotoTab:
         return slider_values(self._services.model.crf_params)
 
     def compare(self, name: str | None, pair: str) -> Any:
-        """Return an update of the comparison with another pair of pictures."""
+        """Compare another pair of pictures.
+
+        Args:
+            name: name of the result; None before the first photo.
+            pair: key of ``PAIRS``.
+
+        Returns:
+            An update of the comparison.
+        """
         result = self._services.results.get(name)
         return show_both(result, name, pair) if isinstance(result, PageResult) and name else gr.skip()
 
     def point(self, name: str | None, x: Any, y: Any) -> Any:
-        """Return class and confidence at a pixel; an empty box counts as 0."""
+        """Show class and confidence at a pixel.
+
+        Args:
+            name: name of the result; None before the first photo.
+            x: column of the pixel; None, for an empty box, counts as 0.
+            y: row of the pixel, likewise.
+
+        Returns:
+            An update of the line below the picture.
+        """
         result = self._services.results.get(name)
         if not isinstance(result, PageResult):
             return gr.skip()
         return note(result.at(_coordinate(x), _coordinate(y)))
 
     def click(self, name: str | None, event: gr.SelectData) -> tuple[Any, ...]:
-        """Return x and y of a click on the picture, and class and confidence there."""
-        x, y = int(event.index[0]), int(event.index[1])
+        """Choose the pixel of a click on the picture.
+
+        Args:
+            name: name of the result; None before the first photo.
+            event: the click; its index is (x, y).
+
+        Returns:
+            x, y, and an update of the line below the picture.
+        """
+        x, y = (int(value) for value in event.index[:2])
         return x, y, self.point(name, x, y)
 
     async def _run(self, job: Callable[[], T]) -> T:

@@ -69,8 +69,7 @@ class RouteFilter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
-        root, path = scope.get("root_path", ""), scope["path"]
-        path = path[len(root) :] if path.startswith(root) else path
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
             if scope["method"] in ("GET", "HEAD"):
                 await self._get(path, scope, receive, send)
