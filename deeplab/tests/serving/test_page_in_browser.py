@@ -246,6 +246,7 @@ def test_an_emptied_number_box(labelled):
     press(browser, box, Keys.BACKSPACE)
     words = "w2 · smoothness, weight: the box is empty; type a number from 0 to 30"
     assert wait(browser, lambda: words in text(browser, ".toast-body"))
+    one(browser, ".toast-close").click()
     press(browser, box, "4")
     wait(browser, lambda: "smoothness_weight=4" in text(browser, "#code"))
     one(browser, "#reset").click()

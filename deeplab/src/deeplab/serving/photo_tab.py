@@ -69,8 +69,8 @@ class PhotoTab:
                 sliders = crf_sliders(self._services.model.crf_params)
                 reset = gr.Button("Reset the parameters", elem_id="reset")
                 with gr.Row(elem_id="point"):
-                    x = gr.Number(0, label="x", precision=0, minimum=0, min_width=80, elem_id="x")
-                    y = gr.Number(0, label="y", precision=0, minimum=0, min_width=80, elem_id="y")
+                    x = gr.Number(0, label="pixel x", precision=0, minimum=0, min_width=80, elem_id="x")
+                    y = gr.Number(0, label="pixel y", precision=0, minimum=0, min_width=80, elem_id="y")
             with gr.Column(elem_id="result-column"):
                 legend = gr.HTML(elem_id="legend")
                 files = gr.HTML(elem_id="files")
