@@ -338,7 +338,7 @@ def test_from_weights_to_labels_by_commands(narrow, photo_file, tmp_path, capsys
 
 def test_the_command_wants_photos_for_int8(tmp_path):
     for options, fault in (
-        (Export("openvino", tmp_path / "net.xml", int8=True), "--int8 wants --calibrate DIR"),
+        (Export("openvino", tmp_path / "net.xml", int8=True), "--int8 needs --calibrate DIR"),
         (Export("openvino", tmp_path / "net.xml", calibrate=tmp_path), "--calibrate without --int8"),
     ):
         with pytest.raises(ValueError, match=fault):
