@@ -266,7 +266,7 @@ def test_photos_of_cameras_over_http(small, large, file):
     decoding = pytest.importorskip("deeplab.serving.decode")
     limits = Limits(pixels=10_000)
     answer = ask(small, file.read_bytes(), limits).json()
-    shrunk = decoding.shrunk(large, 10_000)
+    shrunk = decoding.shrink(large, 10_000)
     assert shrunk.shape == (117, 84, 3)
     assert (answer["width"], answer["height"]) == (144, 200)
     assert answer["worked_on"] == {"width": 84, "height": 117}

@@ -307,7 +307,7 @@ def test_from_weights_to_labels_by_commands(narrow, photo_file, tmp_path, capsys
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     save_weights(tmp_path / "net.safetensors", model.network, card)
     monkeypatch.setattr(
-        "deeplab.commands.export.model_of", lambda engine: model
+        "deeplab.commands.export.load_model", lambda engine: model
     )  # a narrow one cannot be loaded
     out, state = tmp_path / "net.xml", torch.get_rng_state()
     out.write_text("old")
@@ -338,7 +338,7 @@ def test_from_weights_to_labels_by_commands(narrow, photo_file, tmp_path, capsys
 
 def test_the_command_wants_photos_for_int8(tmp_path):
     for options, fault in (
-        (Export("openvino", tmp_path / "net.xml", int8=True), "--int8 wants --calibrate DIR"),
+        (Export("openvino", tmp_path / "net.xml", int8=True), "--int8 needs --calibrate DIR"),
         (Export("openvino", tmp_path / "net.xml", calibrate=tmp_path), "--calibrate without --int8"),
     ):
         with pytest.raises(ValueError, match=fault):

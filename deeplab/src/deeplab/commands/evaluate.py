@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 if TYPE_CHECKING:
     from deeplab.evaluation.benchmark import Report
@@ -91,7 +91,7 @@ def _score(options: Evaluate) -> Report:
     if options.predictions is not None:
         report = score_folder(options.predictions, dataset, **shared)
     else:
-        model = model_of(options.engine)
+        model = load_model(options.engine)
         size = model.card.size if options.size is None else options.size
         augmentation: dict[str, Any] = {"scales": options.scales, "mirror": options.mirror, "size": size}
         report = score(model, dataset, crf=options.crf, **shared, **augmentation)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def _search(options: Search) -> int:
     from deeplab.files import write_whole
 
     grid = _grid(options)
-    model = None if options.scores is not None else model_of(options.engine)
+    model = None if options.scores is not None else load_model(options.engine)
     evaluator, defaults = _evaluator(
         options, model, options.split, options.photos, options.out, _settings(options, grid)
     )
