@@ -63,7 +63,7 @@ def png_header(width, height):
     )
 
 
-def test_unusable_files_give_one_line(tmp_path, photo):
+def test_errors_of_unusable_files_are_one_line(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
     files = {

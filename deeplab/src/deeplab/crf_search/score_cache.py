@@ -18,8 +18,9 @@ import densecrf
 from deeplab.datasets.opening import Dataset, Sample
 from deeplab.datasets.score_file import ScoreFile
 from deeplab.files import check_settings, write_whole
-from deeplab.model.predictor import NETWORK_BYTES_A_PIXEL
+from deeplab.model.predictor import NETWORK_BYTES_PER_PIXEL
 from deeplab.model.segmentation import Model
+from deeplab.network.upsampling import upsample_array
 from deeplab.paths import path_below
 from densecrf import memory
 
@@ -85,7 +86,7 @@ class CachedScores:
             photo = pair.read_photo()
             height, width = photo.shape[:2]
             memory.require(
-                height * width * NETWORK_BYTES_A_PIXEL, f"{pair.photo}: the network on {width}×{height}"
+                height * width * NETWORK_BYTES_PER_PIXEL, f"{pair.photo}: the network on {width}×{height}"
             )
             scores, stride, start = self._predictor.scores(photo)
             if not np.isfinite(scores).all():
@@ -116,7 +117,7 @@ class CachedScores:
             raise ValueError(
                 f"{file}: got scores of a photo {found}, but {pair.photo} is {size}; remove it, and it is made again"
             )
-        return _softmax(upsampled(scores, stride)[:, start : start + size[0], start : start + size[1]])
+        return _softmax(upsample_array(scores, stride)[:, start : start + size[0], start : start + size[1]])
 
     def _file(self, pair: Sample) -> Path:
         return path_below(self._folder / "photos", f"{pair.name}.npz")
@@ -149,26 +150,10 @@ class FileScores:
             ValueError: if the photo has another size than the file says.
         """
         scores, (canvas_height, canvas_width) = self._scores.of(pair.name, size)
-        full = upsampled(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
+        full = upsample_array(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
+        # The canvas may be larger than the photo, so planes are antialiased, as Pillow does it.
         planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in full]
         return _softmax(np.stack([np.asarray(plane) for plane in planes]))
-
-
-def upsampled(scores: np.ndarray, stride: int) -> np.ndarray:
-    """Scores (K, h, w) to (K, s(h−1)+1, s(w−1)+1) float32 for stride s: bilinear, corners aligned.
-
-    ``network.upsample`` in one thread: there is one of these in each of the search's workers, and torch would
-    start as many threads again in every one.
-    """
-    for axis in (1, 2):
-        lines = np.moveaxis(scores.astype(np.float32, copy=False), axis, 0)
-        fine = np.empty(((len(lines) - 1) * stride + 1, *lines.shape[1:]), np.float32)
-        fine[::stride] = lines
-        for part in range(1, stride):
-            share = np.float32(part / stride)
-            fine[part::stride] = lines[:-1] * (1 - share) + lines[1:] * share
-        scores = np.moveaxis(fine, 0, axis)
-    return np.ascontiguousarray(scores)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from deeplab.serving.host_check import READ, HostCheck
 from deeplab.serving.limits import HTTPError, Limits
 from deeplab.serving.queue import WorkQueue
 from deeplab.serving.uploads import FIELD, upload_of
-from deeplab.weights.store import LEAST_SIDE
+from deeplab.weights.store import MIN_SIDE
 
 LINGER_BYTES, LINGER_SECONDS = 50_000_000, 5.0
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
@@ -53,8 +53,8 @@ class Options(BaseModel):
     @field_validator("size")
     @classmethod
     def _least(cls, size: int | None) -> int | None:
-        if size is not None and 0 < size < LEAST_SIDE:
-            raise ValueError(f"got {size}, wanted at least {LEAST_SIDE}, or 0 for full size")
+        if size is not None and 0 < size < MIN_SIDE:
+            raise ValueError(f"got {size}, wanted at least {MIN_SIDE}, or 0 for full size")
         return size
 
 

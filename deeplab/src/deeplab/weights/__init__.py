@@ -1,4 +1,4 @@
-"""Weights on disk: our safetensors files, Caffe's and other checkpoints, the hub, exported networks."""
+"""Weights on disk: safetensors files, weights of other programs, the Hugging Face hub, exported networks."""
 
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deeplab.weights.exported import Exported as Exported
     from deeplab.weights.exported import open_exported as open_exported
     from deeplab.weights.replace_classes import replace_classes as replace_classes
+    from deeplab.weights.store import DEFAULT_CRF as DEFAULT_CRF
     from deeplab.weights.store import Card as Card
     from deeplab.weights.store import load_weights as load_weights
     from deeplab.weights.store import read_card as read_card
@@ -27,7 +28,7 @@ __getattr__, __all__ = public_names(
         "export": ["export"],
         "exported": ["Exported", "open_exported"],
         "replace_classes": ["replace_classes"],
-        "store": ["Card", "load_weights", "read_card", "save_weights"],
+        "store": ["Card", "DEFAULT_CRF", "load_weights", "read_card", "save_weights"],
     },
 )
 

@@ -1,15 +1,11 @@
-"""A network as a file for other programs: ONNX, or OpenVINO in fp32 or int8, with the card beside it."""
+"""Export of a network to a file for other programs, ONNX or OpenVINO, with the card beside it."""
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,102 +13,110 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from deeplab.network.architecture import PLAIN_OFFSET, PLAIN_TRUNK, DeepLab, Variant
+from deeplab.network.architecture import DeepLab, Variant
 from deeplab.network.preprocessing import Preparation, pad_to_legal, prepare
-from deeplab.optional import import_quietly, require
+from deeplab.optional import require
 from deeplab.photos import PHOTO_ENDINGS, read_photo
+from deeplab.weights.export_formats import ExportGraph, write_onnx, write_openvino
 from deeplab.weights.exported import FORMATS, open_exported
 from deeplab.weights.store import Card, card_path, read_card
 
-TOLERANCE = 1e-4  # of scores, beside the largest of them, between torch and a file in fp32
+TOLERANCE = 1e-4  # of scores in fp32: allowed difference from torch's, as a share of the largest score
 CALIBRATION_PHOTOS = 32
-CALIBRATION_SIDE = 513  # pixels; longer photos are made smaller for calibration
+CALIBRATION_SIDE = 513  # pixels; larger photos are reduced to it
 CHECKED_PHOTOS = 8
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and how close to torch it is."""
+    """An exported file, and how closely its results match those of torch."""
 
     file: Path
+    """The file."""
     int8: bool
+    """Whether weights and activations are int8."""
     difference: float
-    """Largest difference of a score from torch's, as a share of the largest score (or of 1, if that is
-    more)."""
+    """Largest difference of a score from torch's, relative to the largest score or to 1, if that is more."""
     agreement: float | None = None
-    """Of int8: share of the positions of the score maps of some calibration photos that get torch's label."""
+    """For int8, the share of positions in the score maps of calibration photos that have torch's label."""
 
     def summary(self) -> str:
-        """One line for people."""
+        """The report in one line."""
         if self.agreement is None:
-            return f"scores as torch's but for {self.difference:.0e} of the largest"
+            return f"scores differ from torch's by at most {self.difference:.0e} of the largest"
         return f"int8, {100 * self.agreement:.2f} % of the labels of calibration photos as torch's"
 
 
 def export(
     network: DeepLab, card: Card, out: str | Path, *, to: str, calibrate: Path | None = None
 ) -> Export:
-    """Write a network as ONNX or OpenVINO and its card beside it, each whole or not at all, and compare it
-    with torch.
+    """Write a network as ONNX or OpenVINO with its card beside it, after a comparison with torch.
 
     The file takes a prepared batch (B, 3, H, W) float32 of any B and of any legal size
-    (``Variant.legal_size``), and gives class scores at stride 8, as ``DeepLab.forward`` does; of the
-    multi-scale variants, whose maps have several strides, it gives scores at every pixel, as
-    ``DeepLab.full_scores`` does. ``load(weights=out)`` does all the rest.
+    (``Variant.legal_size``) and gives class scores at stride 8, as ``DeepLab.forward`` does. For multi-scale
+    variants, whose maps have several strides, it gives scores at every pixel, as ``DeepLab.full_scores``
+    does. ``load(weights=out)`` does the rest. File and card are written completely or not at all.
 
     Args:
-        network: to export; it stays as it is.
-        card: that belongs to it.
-        out: the file to write, ending in .onnx or .xml (with .bin beside it); the card goes beside it as
-            .json.
+        network: Network to export, which stays as it is.
+        card: Card of the network.
+        out: File to write, ending in .onnx or in .xml (the weights are then beside it in a .bin file). The
+            card is written beside it, ending in .json.
         to: "onnx" or "openvino".
-        calibrate: for OpenVINO, a folder of photos like those to be labelled: weights and activations become
-            int8, with ranges found on at most ``CALIBRATION_PHOTOS`` of them. The first and last convolutions
-            stay as they are.
+        calibrate: For OpenVINO, a folder of photos like those to be labelled. With it, weights and
+            activations become int8, with ranges measured on at most ``CALIBRATION_PHOTOS`` of them; the first
+            and last convolutions stay in fp32.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: for another format, ending or a folder without photos, if other weights have their card
-            where this one goes, or if the file does not give what torch gives; then nothing is written.
-        ModuleNotFoundError: if an extra is missing; says how to get it.
+        ValueError: For another format or ending, or a folder without photos; if other weights have their card
+            where this one would be written; or if the results differ from torch's. Nothing is written then.
+        ModuleNotFoundError: If an extra is missing; says how to install it.
 
     Source: int8 after training as in Jacob et al., arXiv 1712.05877, by NNCF.
     """
     out = Path(out)
-    require_sense(out, to, int8=calibrate is not None)
-    noted = _noted(card, out, to, network.variant, int8=calibrate is not None)
+    int8 = calibrate is not None
+    validate_export(out, to, int8=int8)
+    new_card = _card_with_note(card, out, to, network.variant, int8=int8)
     photos = [] if calibrate is None else calibration_photos(calibrate)
-    if photos:
-        import_quietly("nncf")  # which sets its logger's level when it is loaded, so before it is silenced
+    batches = [batch_of(photo, card.preparation, network.variant) for photo in photos]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        aside, graph = Path(folder) / out.name, _Graph(network)
-        with _silence():
-            if to == "onnx":
-                _write_onnx(graph, aside)
-            else:
-                _write_openvino(
-                    graph, aside, [batch_of(photo, card.preparation, network.variant) for photo in photos]
-                )
-        report = _compared(graph, card, aside, photos)
+        temporary = Path(folder) / out.name
+        graph = ExportGraph(network)
+        if to == "onnx":
+            write_onnx(graph, temporary)
+        else:
+            write_openvino(graph, temporary, batches)
+        report = _compare(graph, card, temporary, batches)
         if not report.int8 and report.difference > TOLERANCE:
             raise ValueError(
-                f"{out}: not written, as its scores differ from torch's by {report.difference:.1e} of the largest, "
-                f"wanted at most {TOLERANCE}; please report this with the versions of torch and of the exporter"
+                f"{out}: not written, as its scores differ from torch's by {report.difference:.1e} of the "
+                f"largest, wanted at most {TOLERANCE}; please report this with the versions of torch and of "
+                "the exporter"
             )
-        card_path(aside).write_text(
-            json.dumps(asdict(noted), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        _move(aside, out)
+        text = json.dumps(asdict(new_card), indent=2, ensure_ascii=False) + "\n"
+        card_path(temporary).write_text(text, encoding="utf-8")
+        _move(temporary, out)
     return replace(report, file=out)
 
 
-def require_sense(out: Path, to: str, *, int8: bool) -> None:
-    """Refuse at once what cannot be exported, before a network is loaded; errors as of ``export``."""
+def validate_export(out: Path, to: str, *, int8: bool) -> None:
+    """Check the options of an export before a network is loaded.
+
+    Args:
+        out: File to write.
+        to: "onnx" or "openvino".
+        int8: Whether weights and activations become int8.
+
+    Raises:
+        ValueError: For an unknown format, another ending, or int8 for ONNX.
+        ModuleNotFoundError: If an extra is missing; says how to install it.
+    """
     if to not in FORMATS:
         raise ValueError(f"got format {to!r}, wanted one of: {', '.join(FORMATS)}")
     if out.suffix != FORMATS[to]:
@@ -124,14 +128,16 @@ def require_sense(out: Path, to: str, *, int8: bool) -> None:
 
 
 def calibration_photos(folder: Path) -> list[np.ndarray]:
-    """At most ``CALIBRATION_PHOTOS`` photos of a folder and its subfolders, spread evenly over their sorted
-    names.
+    """Read photos from a folder and its subfolders, spread evenly over their sorted names.
+
+    Args:
+        folder: The folder.
 
     Returns:
-        Each (H, W, 3) uint8, neither side longer than ``CALIBRATION_SIDE``.
+        At most ``CALIBRATION_PHOTOS`` photos (H, W, 3) uint8, reduced to at most ``CALIBRATION_SIDE`` pixels.
 
     Raises:
-        ValueError: if there are none; PhotoError if one cannot be used.
+        ValueError: If there are none, or (as ``PhotoError``) if one cannot be used.
     """
     files = [
         file
@@ -150,169 +156,79 @@ def calibration_photos(folder: Path) -> list[np.ndarray]:
 
 
 def batch_of(photo: np.ndarray, preparation: Preparation, variant: Variant) -> np.ndarray:
-    """A photo (H, W, 3) uint8 as the exported graph takes it: (1, 3, H', W') float32, prepared, of legal
-    size."""
+    """Prepare a photo as the exported file takes it.
+
+    Args:
+        photo: (H, W, 3) uint8 in R, G, B.
+        preparation: Preprocessing that belongs to the weights.
+        variant: Network that the batch is for.
+
+    Returns:
+        (1, 3, H', W') float32 of legal size.
+    """
     return pad_to_legal(prepare(photo, preparation), variant).numpy()
 
 
-class _Graph(nn.Module):
-    """What is exported."""
-
-    def __init__(self, network: DeepLab):
-        super().__init__()
-        self.network = copy.deepcopy(network).cpu().float().eval()
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        if self.network.variant.multi_scale:
-            return self.network.full_scores(batch)
-        scores: torch.Tensor = self.network(batch)
-        return scores
-
-    def example(self, height: int, width: int, photos: int) -> torch.Tensor:
-        """A batch of legal size in the range of prepared photos, the same in every run."""
-        legal = self.network.variant.legal_size
-        noise = torch.rand(photos, 3, legal(height), legal(width), generator=torch.Generator().manual_seed(0))
-        return 240 * noise - 120
-
-
-def _write_onnx(graph: _Graph, path: Path) -> None:
-    import_quietly("onnxscript")
-    program = torch.onnx.export(
-        graph,
-        (graph.example(60, 90, 2),),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        input_names=["batch"],
-        output_names=["scores"],
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-    )
-    assert program is not None
-    for node in (
-        program.model.graph
-    ):  # at legal sizes nothing is rounded; elsewhere OpenVINO reads the rule otherwise
-        if node.op_type == "MaxPool":
-            node.attributes.pop("ceil_mode", None)
-    program.save(str(path))
-
-
-def _write_openvino(graph: _Graph, path: Path, batches: Sequence[np.ndarray]) -> None:
-    openvino = import_quietly("openvino")
-    free = torch.export.Dim.DYNAMIC
-    program = torch.export.export(
-        graph, (graph.example(60, 90, 2),), dynamic_shapes=({0: free, 2: free, 3: free},), strict=False
-    )
-    model = openvino.convert_model(program)
-    model.outputs[0].get_tensor().set_names({"scores"})
-    for (
-        node
-    ) in model.get_ops():  # at legal sizes nothing is rounded, and only pools that round down work in int8
-        if node.get_type_name() == "MaxPool":
-            node.set_attribute("rounding_type", "floor")
-    if batches:
-        nncf = import_quietly("nncf")
-        model = nncf.quantize(
-            model,
-            nncf.Dataset(batches),
-            subset_size=len(batches),
-            preset=nncf.QuantizationPreset.MIXED,
-            target_device=nncf.TargetDevice.CPU,
-            ignored_scope=nncf.IgnoredScope(names=_outer_convolutions(model)),
-        )
-    openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def _outer_convolutions(model: Any) -> list[str]:
-    """Names of the convolutions of an OpenVINO model that see the photo, and of those whose sums are the
-    scores."""
-    convolutions = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    names = {
-        node.get_friendly_name()
-        for node in convolutions
-        if node.input_value(0).get_node().get_type_name() == "Parameter"
-    }
-    above = [output.get_node() for output in model.outputs]
-    while above:
-        node = above.pop()
-        if node.get_type_name() == "Convolution":
-            names.add(node.get_friendly_name())
-        else:
-            above += [value.get_node() for value in node.input_values()]
-    return sorted(names)
-
-
 @torch.inference_mode()
-def _compared(graph: _Graph, card: Card, path: Path, photos: Sequence[np.ndarray]) -> Export:
-    """The written file beside torch: on a batch of another shape than it was traced with, and on photos."""
-    variant, run = graph.network.variant, open_exported(path, card, precision="auto" if photos else "fp32")
+def _compare(graph: ExportGraph, card: Card, path: Path, batches: Sequence[np.ndarray]) -> Export:
+    """Compare a file with torch, on a batch of another shape than the example, and on batches of photos."""
+    run = open_exported(path, card, precision="auto" if batches else "fp32")
     batch = graph.example(41, 77, 3)
-    wanted = graph(batch)
-    difference = float((run(batch) - wanted).abs().max() / wanted.abs().max().clamp(min=1))
-    if not photos:
+    expected = graph(batch)
+    difference = float((run(batch) - expected).abs().max() / expected.abs().max().clamp(min=1))
+    if not batches:
         return Export(path, False, difference)
-    same = []
-    for photo in photos[:CHECKED_PHOTOS]:
-        shown = torch.from_numpy(batch_of(photo, card.preparation, variant))
-        same.append((run(shown).argmax(1) == graph(shown).argmax(1)).float().mean())
-    return Export(path, True, difference, float(torch.stack(same).mean()))
+    agreements = []
+    for array in batches[:CHECKED_PHOTOS]:
+        photo = torch.from_numpy(array)
+        agreements.append((run(photo).argmax(1) == graph(photo).argmax(1)).float().mean())
+    return Export(path, True, difference, float(torch.stack(agreements).mean()))
 
 
-def _noted(card: Card, out: Path, to: str, variant: Variant, *, int8: bool) -> Card:
-    """The card with a note on this file; a card that other files beside share keeps theirs."""
+def _card_with_note(card: Card, out: Path, to: str, variant: Variant, *, int8: bool) -> Card:
+    """The card with a note on this file, and with the notes on other exports that share the card."""
     exports: dict[str, Any] = {}
-    place = card_path(out)
-    others = [place.with_suffix(ending) for ending in (".safetensors", *FORMATS.values())]
+    path = card_path(out)
+    others = [path.with_suffix(ending) for ending in (".safetensors", *FORMATS.values())]
     others = [file for file in others if file != out and file.is_file()]
-    if place.is_file() and others:
-        found = read_card(place)
-        if _plain(found) != _plain(card):
+    if path.is_file() and others:
+        present = read_card(path)
+        if _without_notes(present) != _without_notes(card):
             raise ValueError(
-                f"{place} is the card of {others[0].name}, another network; wanted another name than {out}"
+                f"{path} is the card of {others[0].name}, another network; wanted another name than {out}"
             )
-        exports = dict(found.provenance.get("exports", {}))
-    step = 16 if variant.trunk == PLAIN_TRUNK else 8
-    scores = "at every pixel" if variant.multi_scale else "at stride 8, upsampled with corners aligned"
-    if variant.trunk == PLAIN_TRUNK:
-        scores += f", of which the photo begins at row and column {PLAIN_OFFSET}"
-    exports[out.name] = {
-        "format": to,
-        "numbers": "int8, first and last convolutions fp32" if int8 else "fp32",
-        "input": f"batch (B, 3, H, W) float32, prepared; H and W of {step}m + {variant.legal_size(1)}",
-        "output": f"scores (B, {len(card.class_names)}, h, w) float32 {scores}",
-    }
+        exports = dict(present.provenance.get("exports", {}))
+    exports[out.name] = _note(len(card.class_names), to, variant, int8=int8)
     return replace(card, provenance=card.provenance | {"exports": exports})
 
 
-def _plain(card: Card) -> Any:
-    """What two cards must share to be of the same network, notes on exported files aside."""
+def _note(classes: int, to: str, variant: Variant, *, int8: bool) -> dict[str, str]:
+    """The description of an exported file on its card."""
+    step = 16 if variant.score_offset else 8
+    scores = "at every pixel" if variant.multi_scale else "at stride 8, upsampled with corners aligned"
+    if variant.score_offset:
+        scores += f", of which the photo begins at row and column {variant.score_offset}"
+    return {
+        "format": to,
+        "numbers": "int8, first and last convolutions fp32" if int8 else "fp32",
+        "input": f"batch (B, 3, H, W) float32, prepared; H and W of {step}m + {variant.legal_size(1)}",
+        "output": f"scores (B, {classes}, h, w) float32 {scores}",
+    }
+
+
+def _without_notes(card: Card) -> Any:
+    """What two cards of the same network share: everything but the notes on exported files."""
     provenance = {key: value for key, value in card.provenance.items() if key != "exports"}
     return json.loads(json.dumps(asdict(replace(card, provenance=provenance))))
 
 
-def _move(aside: Path, out: Path) -> None:
-    """Move a file and what lies beside it into place, the file itself last: nobody finds it without the
-    rest."""
-    files = sorted(aside.parent.iterdir(), key=lambda file: file.name == aside.name)
+def _move(temporary: Path, out: Path) -> None:
+    """Move a file and those beside it into place, itself last, so that it is never without the others."""
+    files = sorted(temporary.parent.iterdir(), key=lambda file: file.name == temporary.name)
     for file in files:
         with open(file, "rb+") as written:
             os.fsync(written.fileno())
-    if len(files) > 2:  # an old .xml must not meet a new .bin
+    if len(files) > 2:  # an old .xml must not be read with a new .bin
         out.unlink(missing_ok=True)
     for file in files:
         os.replace(file, out.with_name(file.name))
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the exporters' warnings of what is none of the caller's business."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
