@@ -32,7 +32,7 @@ import deeplab
 from deeplab.datasets.opening import open_dataset
 from deeplab.evaluation.scoring import Scorer
 from deeplab.network.preprocessing import pad_to_legal, prepare
-from deeplab.weights.export import export
+from deeplab.weights.exporter import export
 from deeplab.weights.exported import openvino_precisions
 
 EAGER = "torch, plain eager fp32"

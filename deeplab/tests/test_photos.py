@@ -89,7 +89,10 @@ def test_errors_of_unusable_files_are_one_line(tmp_path, photo):
 def test_the_size_limit_in_the_message_is_the_one_that_holds(tmp_path, monkeypatch, pillow_limit, allowed):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
     path = tmp_path / "large.png"
-    for width, reason in ((1_000 * allowed, "damaged"), (1_000 * allowed + 1, f"wanted at most {allowed} meg")):
+    for width, reason in (
+        (1_000 * allowed, "damaged"),
+        (1_000 * allowed + 1, f"wanted at most {allowed} meg"),
+    ):
         path.write_bytes(png_header(width, 1_000))
         with warnings.catch_warnings(), pytest.raises(PhotoError, match=reason):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

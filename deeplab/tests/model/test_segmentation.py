@@ -107,7 +107,7 @@ def test_a_path_as_first_argument_is_the_weights(model, tmp_path, monkeypatch, n
         assert deeplab.load(location).digest == expected
     with pytest.raises(FileNotFoundError, match=r"no file missing\.safetensors; wanted weights"):
         deeplab.load("missing.safetensors")
-    with pytest.raises(ValueError, match="got variant 'a.safetensors', wanted one of: deeplab"):
+    with pytest.raises(ValueError, match=r"got variant 'a\.safetensors', wanted one of: deeplab"):
         deeplab.load("a.safetensors", weights=file)
 
 

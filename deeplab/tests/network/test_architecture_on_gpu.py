@@ -6,9 +6,7 @@ from deeplab.network.bfloat16 import compute_dtype, to_bfloat16
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason="no GPU: the network on GPUs is not tested"
-    ),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the network on GPUs is not tested"),
 ]
 
 

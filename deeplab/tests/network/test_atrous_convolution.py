@@ -1,4 +1,4 @@
-"""Atrous convolution is no approximation: it computes the same sums in another order. All tests use float64."""
+"""Atrous convolution is no approximation: it computes the same sums in another order. (In float64.)"""
 
 import subprocess
 import sys

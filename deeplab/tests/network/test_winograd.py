@@ -11,11 +11,11 @@ from deeplab.network.architecture import build
 from deeplab.network.winograd import (
     MIN_CHANNELS,
     Convolution3x3,
-    convolve,
     cached_bytes,
+    convolve,
+    is_worthwhile,
     transform_weight,
     weight_gradient,
-    is_worthwhile,
 )
 
 SHAPES = [(2, 128, 136, 33, 41, 1), (3, 128, 192, 37, 30, 2), (1, 256, 128, 48, 40, 12)]

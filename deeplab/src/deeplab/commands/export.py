@@ -30,8 +30,8 @@ class Export:
 
 def export(options: Export) -> int:
     """Export, compare with torch, and say how close it is."""
-    from deeplab.weights.export import export as export_network
-    from deeplab.weights.export import validate_export
+    from deeplab.weights.exporter import export as export_network
+    from deeplab.weights.exporter import validate_export
 
     if options.int8 and options.calibrate is None:
         raise ValueError("--int8 wants --calibrate DIR, a folder of photos like those to be labelled")

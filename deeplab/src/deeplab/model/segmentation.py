@@ -19,9 +19,9 @@ from deeplab.files import write_whole
 from deeplab.model.predictor import Predictor, TestTimeAugmentation
 from deeplab.network.architecture import DeepLab
 from deeplab.photos import photo_from_any
+from deeplab.weights.class_replacement import ClassReplacement, replace_classes
 from deeplab.weights.exported import Exported
 from deeplab.weights.hub import hub_model
-from deeplab.weights.replace_classes import ClassReplacement, replace_classes
 from deeplab.weights.store import Card, save_weights
 from densecrf import memory
 
