@@ -55,13 +55,13 @@ def test_fc6_is_a_plain_convolution_at_all_shifts(narrow, variant):
     (rate, _), (pad, _) = fc6.dilation, fc6.padding
     with torch.inference_mode():
         dense, padded = fc6(features), F.pad(features, (pad,) * 4)
-        woven = torch.full_like(dense, float("nan"))
+        interleaved = torch.full_like(dense, float("nan"))
         for down in range(rate):
             for right in range(rate):
                 part = F.conv2d(padded[..., down::rate, right::rate], fc6.weight, fc6.bias)
-                target = woven[..., down::rate, right::rate]
+                target = interleaved[..., down::rate, right::rate]
                 target.copy_(part[..., : target.shape[-2], : target.shape[-1]])
-    torch.testing.assert_close(woven, dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(interleaved, dense, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", HEADS)

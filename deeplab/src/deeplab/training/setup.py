@@ -1,6 +1,5 @@
 """What a recipe trains on: the data it names, the network it starts from, and the batches that come of
-them.
-"""
+them."""
 
 from __future__ import annotations
 
