@@ -99,8 +99,8 @@ class TileGrid:
 
         Args:
             maps: (B, H, W, C).
-            photos: Which of the batch.
-            rows: Which rows of tiles, T tiles in all.
+            photos: Slice of the batch.
+            rows: Slice of the rows of tiles, with T tiles in all.
 
         Returns:
             (36, T·C), with zeros beyond the border of the maps.
@@ -120,8 +120,8 @@ class TileGrid:
 
         Args:
             maps: (B, H, W, O).
-            photos: Which of the batch.
-            rows: Which rows of tiles, T tiles in all.
+            photos: Slice of the batch.
+            rows: Slice of the rows of tiles, with T tiles in all.
 
         Returns:
             (16, T·O), with zeros beyond the border of the maps.
@@ -143,8 +143,8 @@ class TileGrid:
             tiles: (16, T·O).
             bias: (O,), added to the results.
             maps: (B, H, W, O), written to.
-            photos: Which of the batch.
-            rows: Which rows of tiles, T tiles in all.
+            photos: Slice of the batch.
+            rows: Slice of the rows of tiles, with T tiles in all.
         """
         step = TILE * self.rate
         target = maps[photos, step * rows.start : step * rows.stop]
