@@ -1,4 +1,4 @@
-"""No reader reads or writes outside its folders, whatever names the files in them hold."""
+"""Nothing is read or written outside the given folders, whatever names the files in them contain."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def coco_with(root, *names):
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "{outside}/secret.jpg", "..\\secret.jpg"])
-def test_coco_names_no_file_elsewhere(tmp_path, name, capsys):
+def test_coco_files_cannot_name_files_elsewhere(tmp_path, name, capsys):
     name = name.format(outside=tmp_path)
     coco_with(tmp_path / "data", "a.jpg", name)
     photos(tmp_path, "secret.jpg")
@@ -67,7 +67,7 @@ def test_coco_names_no_file_elsewhere(tmp_path, name, capsys):
     assert "leads out of the folder" in " ".join(capsys.readouterr().out.split())
 
 
-def test_search_writes_below_its_folder_only(tmp_path, model, monkeypatch, capsys):
+def test_search_writes_only_below_its_folder(tmp_path, model, monkeypatch, capsys):
     monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: model)
     save(tmp_path / "secret.jpg", PHOTO)
     coco_with(tmp_path / "data", "../../secret.jpg")
@@ -94,7 +94,7 @@ def test_labelme_takes_the_photo_beside_the_file(tmp_path):
 
 @pytest.mark.parametrize("layout", ["VOC", "CVAT", "folders"])
 @pytest.mark.parametrize("name", ["../../secret", "{outside}/secret.jpg", "images/../../secret.jpg"])
-def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
+def test_lists_cannot_name_files_elsewhere(tmp_path, layout, name):
     root, name = tmp_path / "data", name.format(outside=tmp_path)
     here, there, lists = (
         ("images", "masks", "lists")
@@ -116,7 +116,7 @@ def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
 
 
 @pytest.mark.parametrize("split", ["../lists/val", "../../val", "images/../..", "/etc"])
-def test_a_split_is_no_path(tmp_path, split):
+def test_a_split_is_not_a_path(tmp_path, split):
     save(tmp_path / "data/images/a.jpg", PHOTO)
     save(tmp_path / "data/masks/a.png", IDS)
     text(tmp_path / "data/lists/val.txt", "a\n")
@@ -137,7 +137,7 @@ def test_score_caches_stay_in_their_folder(tmp_path, model, name):
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_predictions_are_looked_for_in_their_folder(tmp_path):
+def test_predictions_are_read_from_their_folder_only(tmp_path):
     save(tmp_path / "predictions/a.png", IDS)
     save(tmp_path / "secret.png", IDS)
     for name in ("../secret", str(tmp_path / "secret")):
@@ -145,7 +145,7 @@ def test_predictions_are_looked_for_in_their_folder(tmp_path):
             prediction_files(tmp_path / "predictions", ["a", name])
 
 
-def test_patterns_write_below_the_results(tmp_path, monkeypatch):
+def test_results_of_patterns_stay_in_the_results_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("photos/sub/b.jpg", "photos/c.jpg", "d.jpg"):
         save(tmp_path / name, PHOTO)
@@ -156,7 +156,7 @@ def test_patterns_write_below_the_results(tmp_path, monkeypatch):
     assert targets == {"out/c", "out/d", "out/sub/b"}
 
 
-def test_names_in_a_manifest_are_no_paths(tmp_path):
+def test_names_in_a_manifest_are_not_paths(tmp_path):
     save(tmp_path / "photos/a.jpg", PHOTO)
     (job,), _ = plan([tmp_path / "photos"], tmp_path / "out")
     (tmp_path / "out").mkdir()

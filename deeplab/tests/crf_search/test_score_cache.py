@@ -4,14 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from deeplab.crf_search.score_cache import CachedScores, FileScores, upsampled
+from deeplab.crf_search.score_cache import CachedScores, FileScores
 from deeplab.datasets.opening import voc
 from deeplab.files import check_settings
 from deeplab.model.segmentation import Model
-from deeplab.network.architecture import upsample
 from deeplab.weights.store import Card
 from search_scene import HEIGHT, WIDTH, make
 
@@ -19,14 +16,6 @@ from search_scene import HEIGHT, WIDTH, make
 @pytest.fixture
 def folder(tmp_path):
     return make(tmp_path)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.integers(1, 16), st.integers(0, 99))
-def test_upsampling_is_the_networks(classes, height, width, stride, seed):
-    scores = np.random.default_rng(seed).normal(size=(classes, height, width)).astype(np.float32)
-    expected = upsample(torch.from_numpy(scores)[None], stride)[0].numpy()
-    assert np.allclose(upsampled(scores, stride), expected, atol=1e-5)
 
 
 def test_scores_of_a_file_by_hand(folder):

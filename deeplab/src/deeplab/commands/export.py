@@ -31,8 +31,8 @@ class Export:
 
 def export(options: Export) -> int:
     """Export the network, compare its scores with torch's, and print how close they are."""
-    from deeplab.weights.export import export as export_network
-    from deeplab.weights.export import require_sense
+    from deeplab.weights.exporter import export as export_network
+    from deeplab.weights.exporter import validate_export
 
     if options.int8 and options.calibrate is None:
         raise ValueError("--int8 needs --calibrate DIR, a folder of photos like those to be labelled")
@@ -40,7 +40,7 @@ def export(options: Export) -> int:
         raise ValueError("got --calibrate without --int8, wanted both or neither")
     if options.calibrate is not None and not options.calibrate.is_dir():
         raise FileNotFoundError(f"no folder {options.calibrate}; wanted one of photos to calibrate with")
-    require_sense(options.out, options.to, int8=options.int8)
+    validate_export(options.out, options.to, int8=options.int8)
     model = load_model(ModelOptions(options.weights, options.variant, device="cpu", precision="fp32"))
     done = export_network(model.network, model.card, options.out, to=options.to, calibrate=options.calibrate)
     print(f"{done.file}, card {done.file.with_suffix('.json')}: {done.summary()}")

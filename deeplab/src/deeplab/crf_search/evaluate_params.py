@@ -23,7 +23,7 @@ from deeplab.crf_search.score_cache import ScoreSource
 from deeplab.datasets.opening import Sample
 from deeplab.evaluation.metrics import confusion_matrix
 from deeplab.evaluation.scoring import Scores
-from deeplab.model.segmentation import CRF_BYTES_A_PIXEL
+from deeplab.model.segmentation import CRF_BYTES_PER_PIXEL
 from densecrf import Bilateral, Gaussian, Params, memory
 from densecrf.crf import CONVERGENCE_TOLERANCE, MERGE_THRESHOLD
 from densecrf.lattice import Kernel, MeanField
@@ -167,7 +167,7 @@ class ParamsEvaluator:
         sample, settings = task
         photo, truth = sample.read_photo(), sample.read_labels()
         height, width = photo.shape[:2]
-        memory.require(height * width * CRF_BYTES_A_PIXEL, f"{sample.photo}: the CRF of {width}×{height}")
+        memory.require(height * width * CRF_BYTES_PER_PIXEL, f"{sample.photo}: the CRF of {width}×{height}")
         probabilities = self._source.probabilities(sample, (height, width))
         for params, labels in refined_labels(photo, probabilities, settings):
             if self._stop.is_set():

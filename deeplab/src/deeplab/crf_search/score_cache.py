@@ -17,8 +17,9 @@ import densecrf
 from deeplab.datasets.opening import Dataset, Sample
 from deeplab.datasets.score_file import ScoreFile
 from deeplab.files import check_settings, write_whole
-from deeplab.model.predictor import NETWORK_BYTES_A_PIXEL, TestTimeAugmentation
+from deeplab.model.predictor import NETWORK_BYTES_PER_PIXEL, TestTimeAugmentation
 from deeplab.model.segmentation import Model
+from deeplab.network.upsampling import upsample_array
 from deeplab.paths import path_below
 from densecrf import memory
 
@@ -97,9 +98,9 @@ class CachedScores:
         for sample in tqdm(missing, desc="class scores", unit="photo", disable=None if missing else True):
             photo = sample.read_photo()
             size = photo.shape[:2]
-            height, width = self._view.reduced(*size)
+            height, width = self._view.reduced_size(*size)
             memory.require(
-                height * width * NETWORK_BYTES_A_PIXEL, f"{sample.photo}: the network on {width}×{height}"
+                height * width * NETWORK_BYTES_PER_PIXEL, f"{sample.photo}: the network on {width}×{height}"
             )
             if (height, width) != size:
                 image = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
@@ -143,8 +144,8 @@ class CachedScores:
                 f"{file}: got scores of a photo {cached_size}, but {sample.photo} is {size}; remove it, and "
                 "it is made again"
             )
-        height, width = self._view.reduced(*size)
-        full = upsampled(scores, stride)[:, start : start + height, start : start + width]
+        height, width = self._view.reduced_size(*size)
+        full = upsample_array(scores, stride)[:, start : start + height, start : start + width]
         return _resized(_softmax(full), size)
 
     def _file(self, sample: Sample) -> Path:
@@ -185,36 +186,12 @@ class FileScores:
             ValueError: if the photo has another size than the file says.
         """
         scores, (canvas_height, canvas_width) = self._scores.of(sample.name, size)
-        full = upsampled(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
+        full = upsample_array(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
         return _softmax(_resized(full, size))
 
 
-def upsampled(scores: np.ndarray, stride: int) -> np.ndarray:
-    """Upsample scores bilinearly with aligned corners.
-
-    The same as ``network.upsample``, but in one thread: every worker of the search calls it, and torch would
-    start a set of threads in each.
-
-    Args:
-        scores: (K, h, w).
-        stride: pixels s from one score to the next.
-
-    Returns:
-        (K, s(h−1)+1, s(w−1)+1) float32.
-    """
-    for axis in (1, 2):
-        lines = np.moveaxis(scores.astype(np.float32, copy=False), axis, 0)
-        fine = np.empty(((len(lines) - 1) * stride + 1, *lines.shape[1:]), np.float32)
-        fine[::stride] = lines
-        for part in range(1, stride):
-            share = np.float32(part / stride)
-            fine[part::stride] = lines[:-1] * (1 - share) + lines[1:] * share
-        scores = np.moveaxis(fine, 0, axis)
-    return np.ascontiguousarray(scores)
-
-
 def _resized(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Planes (K, h, w) float32 resized bilinearly to (K, H, W)."""
+    """Planes (K, h, w) float32 resized bilinearly to (K, H, W); Pillow, because it antialiases a larger canvas."""
     if planes.shape[1:] == size:
         return planes
     images = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]

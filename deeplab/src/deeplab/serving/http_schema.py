@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deeplab.serving.uploads import FIELD
-from deeplab.weights.store import LEAST_SIDE
+from deeplab.weights.store import MIN_SIDE
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 
@@ -33,8 +33,8 @@ class Options(BaseModel):
     @field_validator("size")
     @classmethod
     def _check_size(cls, size: int | None) -> int | None:
-        if size is not None and 0 < size < LEAST_SIDE:
-            raise ValueError(f"got {size}, wanted at least {LEAST_SIDE}, or 0 for full size")
+        if size is not None and 0 < size < MIN_SIDE:
+            raise ValueError(f"got {size}, wanted at least {MIN_SIDE}, or 0 for full size")
         return size
 
 
