@@ -29,6 +29,7 @@ TORCH_LADDER = [  # densecrf.torch, which imports from all but cli
     "lattice",
     "native",
     "kernel",
+    "inference",
     "module",
 ]
 
