@@ -29,12 +29,12 @@ def test_volume_example():
     assert after < 0.1 * before
 
 
-def test_video_example_and_frames_help_each_other():
+def test_video_example_in_which_frames_help_each_other():
     alone, frame_by_frame, joined = example("video_crf").main(["--size", "6", "30", "48"])
     assert joined < 0.5 * frame_by_frame < 0.5 * alone
 
 
-def test_learning_example_learns_what_helps_on_photos_not_seen(tmp_path):
+def test_learning_example_improves_held_out_photos(tmp_path):
     table = example("learn_crf").main(["--photos", "12", "--epochs", "4", "--out", str(tmp_path)])
     losses = {name: loss for name, (loss, _) in table.items()}
     ious = {name: iou for name, (_, iou) in table.items()}
@@ -62,8 +62,8 @@ def test_learning_example_reads_cached_scores(tmp_path):
         module.main(["--scores", str(tmp_path)])
 
 
-def test_learning_widths_makes_a_wrong_width_right():
-    # Stripes of 3 levels' difference: a colour width of 60 cannot see them, a narrower one can.
+def test_learning_corrects_a_wrong_width():
+    # The areas differ in colour, which a width of 200 levels cannot see and a narrower one can.
     photo, probabilities, areas = scene(20, 28, 3)
     image, target = torch.from_numpy(photo).permute(2, 0, 1)[None], torch.from_numpy(areas)[None]
     logits = torch.from_numpy(probabilities).log()[None].float()
@@ -104,8 +104,8 @@ import torch
 import torch.distributed as dist
 from densecrf.torch import DenseCRF
 
-rank, place = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+rank, meeting = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
 crf = DenseCRF(iterations=2, compatibility=1 - torch.eye(3), threads=1)
 parallel = torch.nn.parallel.DistributedDataParallel(crf)
 rng = torch.Generator().manual_seed(0)
@@ -113,9 +113,9 @@ images, logits = 255 * torch.rand(2, 3, 7, 9, generator=rng), torch.randn(2, 3, 
 alone = DenseCRF(iterations=2, compatibility=1 - torch.eye(3), threads=1)
 alone(images, logits).square().mean().backward()
 parallel(images[rank:rank + 1], logits[rank:rank + 1]).square().mean().backward()
-for mine, whole in zip(crf.parameters(), alone.parameters()):
-    if whole.grad is not None:
-        torch.testing.assert_close(mine.grad, whole.grad)
+for parameter, expected in zip(crf.parameters(), alone.parameters()):
+    if expected.grad is not None:
+        torch.testing.assert_close(parameter.grad, expected.grad)
 print("same gradients")
 dist.destroy_process_group()
 """

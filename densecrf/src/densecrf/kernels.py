@@ -41,8 +41,8 @@ class Gaussian:
     @property
     def stds(self) -> tuple[float, ...]:
         """The standard deviation along each axis in pixels, in the order of ``shape``."""
-        wanted = f"one number, or one for each axis of shape {tuple(self.shape)}"
-        return positive_numbers("xy_std", self.xy_std, len(self.shape), wanted)
+        expected = f"one number, or one for each axis of shape {tuple(self.shape)}"
+        return positive_numbers("xy_std", self.xy_std, len(self.shape), expected)
 
     def features(self) -> np.ndarray:
         """(N, axes) float32: positions divided by their standard deviations, the last axis (x) first."""
@@ -92,8 +92,8 @@ class Bilateral:
             )
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
-        wanted = f"one number, or one for each of {channels} channels"
-        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, wanted), np.float32)
+        expected = f"one number, or one for each of {channels} channels"
+        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, expected), np.float32)
         require_room(height * width, 2 + channels)
         stds_y_x = positive_numbers("xy_std", self.xy_std, 2, "one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
