@@ -167,24 +167,28 @@ from pathlib import Path
 from densecrf.torch import DenseCRF
 
 def peak():
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if "VmHWM" in line)
 
 rng = torch.Generator().manual_seed(0)
-image = torch.randint(0, 256, (1, 3, 321, 321), generator=rng)
+image = torch.randint(0, 256, (1, 3, 161, 161), generator=rng)
 image = torch.nn.functional.avg_pool2d(image.float(), 5, 1, 2)
-logits = torch.randn(1, 21, 321, 321, generator=rng, requires_grad=True)
-crf = DenseCRF(iterations=5, backend="{backend}", compatibility=1 - torch.eye(21), threads=1)
-before = peak()
-crf(image, logits).logsumexp(1).mean().backward()
-print((peak() - before) // 1000)
+logits = torch.randn(1, 21, 161, 161, generator=rng, requires_grad=True)
+for backend in ("native", "torch"):
+    crf = DenseCRF(iterations=5, backend=backend, compatibility=1 - torch.eye(21), threads=1)
+    crf(image[..., :9, :8], logits[..., :9, :8]).sum().backward()  # loads what is loaded on first use
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory in use
+    before = peak()
+    crf(image, logits).logsumexp(1).mean().backward()
+    print((peak() - before) // 1000)
 """
 
 
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux tells the peak memory of a process"
 )
-@pytest.mark.parametrize("backend", ["native", "torch"])
-def test_memory_of_a_step_is_bounded(backend):
-    code = STEP.format(backend=backend)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1500  # MB, for 321x321, 21 labels, 5 iterations
+def test_memory_of_a_step_is_bounded():
+    run = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=True)
+    native, plain = map(int, run.stdout.split())
+    assert native < 250  # MB, for 161×161, 21 labels, 5 iterations
+    assert plain < 375

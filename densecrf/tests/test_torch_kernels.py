@@ -75,7 +75,10 @@ def test_kernels_that_fail_or_differ_are_not_used_after_one_warning(monkeypatch)
     find_spec("triton") is None, reason="Triton is not installed: its kernels are not interpreted"
 )
 def test_triton_kernels_interpreted():
-    code = "import torch; from densecrf.torch import triton_kernels; print(triton_kernels.failed_checks(torch.device('cpu')))"
+    code = (
+        "import torch; from densecrf.torch import triton_kernels;"
+        "print(triton_kernels.failed_checks(torch.device('cpu')))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -83,5 +86,5 @@ def test_triton_kernels_interpreted():
         env=os.environ | {"TRITON_INTERPRET": "1"},
     )
     if "only 0-dimensional arrays" in run.stderr:
-        pytest.skip("Triton's interpreter does not know this NumPy")
+        pytest.skip("Triton's interpreter does not support this NumPy")
     assert run.stdout.strip() == "[]", run.stderr
