@@ -48,7 +48,7 @@ def test_features_of_kernels_by_hand():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[:3])
 @pytest.mark.parametrize("widths", [(20.0, 8.0), (60.0, 15.0)])
 def test_lattice_is_near_the_exact_twin(normalization, widths):
-    photo, probabilities, areas = scene()
+    photo, probabilities, areas = scene(30, 44)
     params = Params(
         appearance_xy_std=widths[0],
         appearance_rgb_std=widths[1],

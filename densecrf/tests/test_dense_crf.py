@@ -226,8 +226,8 @@ def test_leaving_out_converged_pixels_does_not_depend_on_threads(monkeypatch):
 
 
 def test_the_accurate_backend_halves_the_error():
-    photo, probabilities, _ = scene(45, 60, labels=5, seed=2)
-    kernels = [Gaussian((45, 60), 3, 3), Bilateral(photo, 50, 3, 4)]
+    photo, probabilities, _ = scene(36, 48, labels=5, seed=2)
+    kernels = [Gaussian((36, 48), 3, 3), Bilateral(photo, 50, 3, 4)]
     unary = unary_from_probabilities(probabilities)
     exact = DenseCRF(kernels, backend="exact").infer(unary)
     error = {

@@ -116,7 +116,7 @@ DAMAGE = {
     "a byte": lambda whole: whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
     "no array": lambda whole: whole.replace(b"NUMPY", b"NAMPY"),
     "brackets": lambda whole: whole.replace(b"(4, 36, 52)", b"((4,36, 52)"),  # tokenize.TokenError
-    "syntax": lambda whole: whole.replace(b"False", b"F'l\\e"),  # SyntaxError
+    "syntax": lambda whole: whole.replace(b"'<f8'", b"'(8,'"),  # SyntaxError
 }
 
 
