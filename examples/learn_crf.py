@@ -48,7 +48,8 @@ def generate_samples(count: int, height: int = 40, width: int = 56) -> list[Samp
         y, x = np.mgrid[:height, :width]
         labels = np.zeros((height, width), np.int64)
         for label in (1, 2):
-            centre, radius = rng.uniform((8, 8), (height - 8, width - 8)), rng.uniform(6, 11)
+            centre = rng.uniform((8, 8), (height - 8, width - 8))
+            radius = rng.uniform(6, 11)
             labels[np.hypot(y - centre[0], x - centre[1]) < radius] = label
         colours = np.array([[70, 100, 75], [110, 95, 70], [75, 90, 110]])[labels]
         image = np.clip(colours + rng.normal(scale=14, size=colours.shape), 0, 255)
@@ -94,12 +95,14 @@ def evaluate(crf: DenseCRF, samples: list[Sample]) -> tuple[float, float]:
         crf: the CRF.
         samples: photos with scores and labels.
     """
-    losses, hit, union = [], 0.0, 0.0
+    losses = []
+    hit = union = 0.0
     for image, scores, labels in samples:
         logits = crf(image, scores)
         losses.append(float(F.cross_entropy(logits, labels, ignore_index=VOID)))
         classes = logits.shape[1]
-        predicted, true = logits.argmax(1)[labels != VOID], labels[labels != VOID]
+        true = labels[labels != VOID]
+        predicted = logits.argmax(1)[labels != VOID]
         confusion = torch.bincount(true * classes + predicted, minlength=classes**2).reshape(-1, classes)
         hit = hit + confusion.diag()
         union = union + confusion.sum(0) + confusion.sum(1) - confusion.diag()

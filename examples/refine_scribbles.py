@@ -62,7 +62,8 @@ marginals = crf.infer(unary, iterations=30, callback=save_step)
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 6.2), layout="constrained")
 painted = photo.copy()
-painted[labels == CAT], painted[labels == BACKGROUND] = (60, 220, 90), (230, 60, 60)
+painted[labels == CAT] = (60, 220, 90)
+painted[labels == BACKGROUND] = (230, 60, 60)
 cut = np.where(marginals[CAT][..., None] > 0.5, photo, 255).astype(np.uint8)
 pictures = {
     "scribbles": painted,
