@@ -153,24 +153,29 @@ def table(rows: Rows, words: int = 1) -> str:
 
 
 def accuracy(results: Path = RESULTS) -> str:
-    """The headline figures of everything that ``deeplab evaluate --out`` has written there, in percent."""
+    """Make a table of the summaries of all files written by ``deeplab evaluate --out``, in percent."""
     rows: Rows = []
+    methods: list[str] = []
     for path in sorted(results.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        scores = content.get("scores") if isinstance(content, dict) else None
-        if not isinstance(scores, dict) or not all(
-            isinstance(one, dict) and "summary" in one for one in scores.values()
-        ):
-            continue
-        ways = list(scores)
-        for figure in scores[ways[0]]["summary"]:
-            rows.append([path.stem, figure, *(f"{scores[way]['summary'][figure]:.2f}" for way in ways)])
-        head = ["measurement", "figure", *ways]
+        scores = evaluation_scores(json.loads(path.read_text(encoding="utf-8")))
+        methods = list(scores) or methods
+        for figure in scores[methods[0]]["summary"] if scores else ():
+            values = [f"{scores[method]['summary'][figure]:.2f}" for method in scores]
+            rows.append([path.stem, figure, *values])
     if not rows:
         return "No evaluation has been written to `results/` yet.\n"
+    rows.insert(0, ["measurement", "figure", *methods])
     width = max(map(len, rows))
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    return table([head + [""] * (width - len(head)), *rows], words=2) + "\n"
+    return table([row + [""] * (width - len(row)) for row in rows], words=2) + "\n"
+
+
+def evaluation_scores(content: Any) -> Mapping[str, Any]:
+    """Get the scores by method from the content of a file; empty if it is not of ``deeplab evaluate``."""
+    scores = content.get("scores") if isinstance(content, dict) else None
+    if not isinstance(scores, dict):
+        return {}
+    complete = all(isinstance(each, dict) and "summary" in each for each in scores.values())
+    return scores if complete else {}
 
 
 def crf_speed(results: Path = RESULTS) -> str:

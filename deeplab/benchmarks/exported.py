@@ -32,8 +32,8 @@ import deeplab
 from deeplab.datasets.opening import open_dataset
 from deeplab.evaluation.scoring import Scorer
 from deeplab.network.preprocessing import pad_to_legal, prepare
-from deeplab.weights.export import export
-from deeplab.weights.exported import openvino_numbers
+from deeplab.weights.exported import openvino_precisions
+from deeplab.weights.exporter import export
 
 EAGER = "torch, plain eager fp32"
 TORCH = "torch, default"
@@ -56,7 +56,7 @@ def ways(
         "ONNX Runtime, fp32": (str(folder / "net.onnx"), "fp32"),
         "OpenVINO, fp32": (str(folder / "net.xml"), "fp32"),
     }
-    if "BF16" in openvino_numbers():
+    if "BF16" in openvino_precisions():
         found["OpenVINO, bf16"] = (str(folder / "net.xml"), "bf16")
     else:
         told["OpenVINO, bf16"] = "left out: this processor has no bfloat16, so OpenVINO would compute in fp32"
@@ -208,7 +208,7 @@ def main() -> None:
             record["speed"] = speed(models, plain_eager(exact.network), options.runs)
             record["peak MB at 513x513"] = {name: peak_megabytes(*way) for name, way in files.items()}
         if options.data is not None:
-            precisions = ("fp32", "bf16") if options.imitate or "BF16" in openvino_numbers() else ("fp32",)
+            precisions = ("fp32", "bf16") if options.imitate or "BF16" in openvino_precisions() else ("fp32",)
             record["scores"] = accuracy(models, options.weights, options.data, options.photos, precisions)
     print(json.dumps(record, indent=2))
     options.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -13,7 +13,7 @@ from gpu_record import Record
 from gpu_scene import SETTINGS, scenes
 
 from deeplab.network.architecture import VARIANTS, Convolution, DeepLab
-from deeplab.network.bfloat16 import reduced
+from deeplab.network.bfloat16 import to_bfloat16
 from deeplab.network.preprocessing import Preparation, pad_to_legal
 from densecrf.torch import DenseCRF
 
@@ -30,7 +30,7 @@ def network_for(record: Record, precision: str) -> DeepLab:
         )
         variant = replace(variant, trunk=tuple(layers), head=replace(variant.head, channels=16))
     network = DeepLab(variant, LABELS).eval()
-    network = reduced(network) if precision == "bf16" else network
+    network = to_bfloat16(network) if precision == "bf16" else network
     return network.to(record.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -32,10 +32,11 @@ from PIL import Image
 
 import deeplab
 from deeplab.serving.comparison import PAIRS
-from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.crf_sliders import ITERATIONS, SLIDERS
+from deeplab.serving.decoder_process import DecoderPool
 from deeplab.serving.http import service
 from deeplab.serving.limits import Limits
-from deeplab.serving.page import ITERATIONS, KNOBS, mount_page
+from deeplab.serving.page import mount_page
 from deeplab.serving.queue import WorkQueue
 from deeplab.serving.server import listen
 from deeplab.serving.upload_store import UploadStore
@@ -46,12 +47,12 @@ MOVES = {"appearance_weight": (4.0, 6.0), "appearance_rgb_std": (4.0, 5.0), "smo
 
 
 class Timed(WorkQueue):
-    """WorkQueue that note how long the last job took."""
+    """WorkQueue that records how long the last job took."""
 
     last = 0.0
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """As of ``WorkQueue``."""
+        """See ``WorkQueue.submit``."""
 
         def timed() -> T:
             started = time.perf_counter()
@@ -114,27 +115,27 @@ class Client:
 
 
 @contextmanager
-def served(model: deeplab.Model, line: WorkQueue) -> Any:
+def served(model: deeplab.Model, queue: WorkQueue) -> Any:
     """A server on a free port, in a thread."""
     limits = Limits(seconds=300)
     with listen("127.0.0.1", 0) as listener:
-        decoder, stored = Decoder(), UploadStore(Path(get_upload_folder()), limits)
-        door = service(model, limits, workers=line, decoder=decoder)
-        hang_up = mount_page(door, model, limits, line, decoder, stored)
-        server = uvicorn.Server(uvicorn.Config(door, log_level="warning"))
+        decoder, uploads = DecoderPool(), UploadStore(Path(get_upload_folder()), limits)
+        app = service(model, limits, queue=queue, decoder=decoder)
+        close_streams = mount_page(app, model, limits, queue, decoder, uploads)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            hang_up()
+            close_streams()
             server.should_exit = True
             thread.join()
 
 
 def measure(width: int, height: int, runs: int) -> dict[str, Any]:
     """Medians of the parts of a slider's way, each slider moved to and fro."""
-    model, line = deeplab.load(), Timed()
+    model, queue = deeplab.load(), Timed()
     crf: list[float] = []
     refine = model.refine
 
@@ -147,10 +148,10 @@ def measure(width: int, height: int, runs: int) -> dict[str, Any]:
     buffer = io.BytesIO()
     with Image.open(PHOTO) as file:
         file.convert("RGB").resize((width, height)).save(buffer, "PNG")
-    values = [getattr(model.crf_params, field) for field in KNOBS]
+    values = [getattr(model.crf_params, field) for field in SLIDERS]
     rest, pair = [ITERATIONS, model.crf_params.normalization], next(iter(PAIRS))
     rows: dict[str, list[float]] = {}
-    with served(model, line) as port:
+    with served(model, queue) as port:
         client = Client(port)
         photo = {"path": client.upload(buffer.getvalue()), "meta": {"_type": "gradio.FileData"}}
         first, first_bytes = client.event("label", [photo, None, pair, 0, 0, *values, *rest])
@@ -159,14 +160,14 @@ def measure(width: int, height: int, runs: int) -> dict[str, Any]:
             for field, ends in MOVES.items():
                 moved = [
                     ends[turn % 2] if name == field else value
-                    for name, value in zip(KNOBS, values, strict=True)
+                    for name, value in zip(SLIDERS, values, strict=True)
                 ]
                 spent, size = client.event("refine", [None, pair, 0, 0, *moved, *rest])
                 parts = {
                     "event to answer": spent,
                     "CRF": crf[-1],
-                    "labels, overlay, JPEG, legend": line.last - crf[-1],
-                    "Gradio and HTTP": spent - line.last,
+                    "labels, overlay, JPEG, legend": queue.last - crf[-1],
+                    "Gradio and HTTP": spent - queue.last,
                 }
                 if turn:
                     for part, seconds in parts.items():

@@ -36,7 +36,7 @@ import densecrf
 from deeplab.evaluation.charts import new_figure, png_of
 from deeplab.files import write_whole
 from deeplab.network.architecture import VARIANTS
-from deeplab.network.bfloat16 import choose
+from deeplab.network.bfloat16 import compute_dtype
 from deeplab.network.preprocessing import pad_to_legal, prepare
 from deeplab.network.winograd import DIRECT_IS_FASTER
 from deeplab.tables import markdown_table
@@ -119,7 +119,7 @@ def networks(calibrate: Path | None, folder: Path) -> tuple[dict[str, Any], list
         "torch, fp32" + (", direct" if DIRECT_IS_FASTER else ", Winograd"): exact,
     }
     missing = []
-    if choose("auto", torch.device("cpu")) == torch.bfloat16:
+    if compute_dtype("auto", torch.device("cpu")) == torch.bfloat16:
         found["torch, bf16"] = deeplab.load(precision="bf16", device="cpu")
     else:
         missing.append("torch in bf16: this processor has none")

@@ -21,7 +21,7 @@ from PIL import Image
 import deeplab
 from deeplab.datasets.opening import Sample
 from deeplab.network.architecture import build
-from deeplab.network.bfloat16 import choose
+from deeplab.network.bfloat16 import compute_dtype
 from deeplab.network.preprocessing import Preparation
 from deeplab.training.augmentation import Augmentation
 from deeplab.training.batches import Batches
@@ -48,7 +48,7 @@ def pairs_in(folder: Path, count: int) -> list[Sample]:
 
 def measure(recipe: Recipe, steps: int) -> dict[str, object]:
     """Median seconds of each part of a step, after two that do not count."""
-    dtype = choose(recipe.precision, torch.device("cpu"))
+    dtype = compute_dtype(recipe.precision, torch.device("cpu"))
     torch.manual_seed(0)
     network = build(recipe.variant).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -111,7 +111,7 @@ def searched(source: ScoreSource, dataset: Dataset, folder: Path) -> dict[str, d
     """For each photo the setting of the grid with the best mean IoU on the half that it is not in."""
     settings = GRID.settings(DEFAULT)
     best: dict[str, densecrf.Params] = {}
-    halves = dataset.pairs[::2], dataset.pairs[1::2]
+    halves = dataset.samples[::2], dataset.samples[1::2]
     for number, (tuned, judged) in enumerate((halves, halves[::-1])):
         trials = ParamsEvaluator(tuned, source, dataset.class_names, folder / f"half-{number}.jsonl")
         table = trials.scores(settings)
@@ -125,13 +125,13 @@ def compare(
     name: str, source: ScoreSource, dataset: Dataset, folder: Path
 ) -> dict[str, tuple[Scores, float]]:
     """Scores and processor seconds by way."""
-    source.fill(dataset.pairs)
+    source.fill(dataset.samples)
     folder.mkdir(parents=True, exist_ok=True)
     best = searched(source, dataset, folder)
     chosen = ways()
     scorers = {way: Scorer(dataset.class_names, WIDTHS, False) for way in (NO_CRF, *chosen, SEARCHED)}
     seconds = dict.fromkeys(scorers, 0.0)
-    for pair in tqdm(dataset.pairs, desc=name, unit="photo"):
+    for pair in tqdm(dataset.samples, desc=name, unit="photo"):
         photo, truth = pair.read_photo(), pair.read_labels()
         probabilities = source.probabilities(pair, (truth.shape[0], truth.shape[1]))
         scorers[NO_CRF].add(truth, probabilities.argmax(0))

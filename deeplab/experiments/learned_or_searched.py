@@ -103,8 +103,8 @@ def compare(
     dataset: Dataset, source: FileScores, store: Path, epochs: int
 ) -> tuple[list[list[str]], dict[str, Any]]:
     """Rows of the table, and what was found."""
-    source.fill(dataset.pairs)
-    halves = dataset.pairs[::2], dataset.pairs[1::2]
+    source.fill(dataset.samples)
+    halves = dataset.samples[::2], dataset.samples[1::2]
     taught, judged = ([example(pair, source) for pair in half] for half in halves)
     classes = len(dataset.class_names)
     potts = DenseCRF(DEFAULT, iterations=5)

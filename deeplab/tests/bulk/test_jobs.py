@@ -17,7 +17,7 @@ from deeplab.bulk.workers import Workers
 from deeplab.classes import VOC_CLASSES
 from deeplab.cli import main
 from deeplab.datasets.opening import open_dataset
-from deeplab.datasets.splits import side
+from deeplab.datasets.splits import split_by_hash
 from deeplab.files import write_whole
 from deeplab.model.predictor import Predictor
 from deeplab.model.segmentation import Model
@@ -92,7 +92,7 @@ def test_a_name_that_is_not_utf8_in_a_data_set(latin, capsys):
         save(latin / "data/images" / f"{name}.jpg", PHOTO)
         save(latin / "data/masks" / f"{name}.png", np.tile(np.uint8([0, 1]), (40, 28)))
     assert {pair.name for pair in open_dataset(latin / "data", "all")} == {LATIN, "z"}
-    assert side(LATIN) in ("train", "val")
+    assert split_by_hash(LATIN) in ("train", "val")
     assert main(
         ["check-data", str(latin / "data"), "--split", "all", "--out", str(latin / "report.json")]
     ) in (0, 3)

@@ -31,7 +31,8 @@ PHOTO = np.full((40, 56, 3), 90, np.uint8)
 SIZES = """
 import ctypes, os
 import numpy as np, torch
-from deeplab.model.predictor import MOST_PRIMITIVES, Predictor
+from deeplab.model.devices import MAX_PRIMITIVES
+from deeplab.model.predictor import Predictor
 from deeplab.network.architecture import build
 from deeplab.network.preprocessing import Preparation
 
@@ -44,7 +45,7 @@ def look(width):
     predictor.probabilities([np.zeros((65, width, 3), np.uint8)])
     ctypes.CDLL(None).fflush(None)  # oneDNN's lines before the next of ours
 
-for width in range(65, 65 + 8 * (MOST_PRIMITIVES // 8), 8):  # a look takes 9 or 10
+for width in range(65, 65 + 8 * (MAX_PRIMITIVES // 8), 8):  # a look takes 9 or 10
     look(width)
 look(width)  # as the last one
 look(65)  # as the first one

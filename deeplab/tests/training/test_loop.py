@@ -202,9 +202,7 @@ def test_second_stage_of_multi_scale(recipe, tmp_path):
 def test_other_classes_keep_what_they_know_by_name(recipe, tmp_path, capsys):
     first = train(replace(recipe, steps=1, validate_every=1), tmp_path / "first")
     network, card = deeplab.weights.store.load_weights(first)
-    other, names = deeplab.weights.replace_classes.replace_classes(
-        network, card, ["background", "lamp", "cat"]
-    )[:2]
+    other, names = deeplab.weights.replace_classes(network, card, ["background", "lamp", "cat"])[:2]
     deeplab.weights.store.save_weights(tmp_path / "other.safetensors", other, names)
     train(
         replace(recipe, steps=1, validate_every=1, init=str(tmp_path / "other.safetensors")),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from deeplab.commands.common import FAILED, OK, ModelOptions, complain, model_of
+from deeplab.commands.common import FAILED, OK, ModelOptions, load_model, log_error
 
 if TYPE_CHECKING:
     from deeplab.bulk.jobs import Job, Settings
@@ -83,14 +83,14 @@ def segment(options: Segment) -> int:
     shard = None if options.shard is None else Shard.parse(options.shard)
     jobs, complaints = plan(options.photos, options.out)
     for line in complaints:
-        complain(line)
+        log_error(line)
     if not jobs:
         if not complaints:
-            complain("no photos given; wanted photos or folders of photos")
+            log_error("no photos given; wanted photos or folders of photos")
         return FAILED
     jobs = jobs if shard is None else list(shard.of(jobs, options.out))
     jobs = [LargeJob(job.photo, job.target) if options.blocks or is_large(job.photo) else job for job in jobs]
-    model = model_of(options.engine)
+    model = load_model(options.engine)
     options.out.mkdir(parents=True, exist_ok=True)
     table, csv = (
         ClassShares(),
@@ -134,7 +134,7 @@ def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], m
             bar.update()
             if outcome.error is not None:
                 failed += 1
-                complain(outcome.error)
+                log_error(outcome.error)
 
         for job in todo:
             if isinstance(job, LargeJob):  # here, one at a time: each takes all processors

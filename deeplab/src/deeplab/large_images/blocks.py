@@ -18,8 +18,8 @@ from deeplab.classes import IGNORE
 from deeplab.files import write_whole
 from deeplab.large_images.scores import ScoreGrid, part_of
 from deeplab.large_images.tiff import LargeTiff
-from deeplab.model.predictor import NETWORK_BYTES_A_PIXEL
-from deeplab.model.segmentation import CRF_BYTES_A_PIXEL, Model
+from deeplab.model.predictor import NETWORK_BYTES_PER_PIXEL
+from deeplab.model.segmentation import CRF_BYTES_PER_PIXEL, Model
 from deeplab.network.tiling import Span, spans
 from densecrf import memory
 
@@ -59,16 +59,16 @@ class Layout:
         Raises:
             MemoryError: if even the smallest do not.
         """
-        base = BASE + model.predictor.kept_bytes
+        base = BASE + model.predictor.cached_bytes
         room = limit - base
-        a_pixel = NETWORK_BYTES_A_PIXEL
+        a_pixel = NETWORK_BYTES_PER_PIXEL
         window = int(max(0, room / a_pixel) ** 0.5) - 2 * model.predictor.margin
         margin = 0
         if params is not None:
             margin = (
                 -(-int(MARGIN_IN_STDS * max(params.appearance_xy_std, params.smoothness_xy_std)) // 8) * 8
             )
-        refined = CRF_BYTES_A_PIXEL * max(1.0, len(model.class_names) / 21)
+        refined = CRF_BYTES_PER_PIXEL * max(1.0, len(model.class_names) / 21)
         block = int(max(0, room / refined) ** 0.5) - 2 * margin
         if window < 8 or block < TILE:
             least = (

@@ -14,8 +14,9 @@ import torch
 from deeplab.files import write_whole
 from deeplab.large_images.tiff import LargeTiff
 from deeplab.model.predictor import Predictor
-from deeplab.network.architecture import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, upsample
+from deeplab.network.architecture import OUTPUT_STRIDE
 from deeplab.network.tiling import Span, spans
+from deeplab.network.upsampling import upsample
 
 
 def part_of(file: Path) -> np.ndarray | None:
@@ -48,7 +49,7 @@ class ScoreGrid:
 
     def __init__(self, mosaic: LargeTiff, predictor: Predictor, folder: Path, core: int):
         self._mosaic, self._predictor, self._folder, self._core = mosaic, predictor, folder, core
-        self._start = PLAIN_OFFSET if predictor.network.variant.trunk == PLAIN_TRUNK else 0
+        self._start = predictor.network.variant.score_offset
         self._axes = tuple(spans(length, core, predictor.margin) for length in mosaic.size)
         self._shape = tuple(-(-(length - 1 + self._start) // OUTPUT_STRIDE) + 1 for length in mosaic.size)
 

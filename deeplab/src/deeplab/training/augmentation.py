@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.classes import IGNORE
+from deeplab.photos import resize_photo
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _resized_to(
     photo: np.ndarray, labels: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     return (
-        np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)),
+        resize_photo(photo, size),
         np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)),
     )
 

@@ -135,7 +135,7 @@ def _show(
     photo, labels = resized(photo, labels, view.scale)
     if view.mirror:
         photo, labels = photo[:, ::-1], labels[:, ::-1]
-    batch = pad_to_stride(prepare(photo, preparation), least=crop)
+    batch = pad_to_stride(prepare(photo, preparation), min_size=crop)
     height, width = batch.shape[-2:]
     padded = np.full((height, width), IGNORE, np.uint8)
     padded[: labels.shape[0], : labels.shape[1]] = labels

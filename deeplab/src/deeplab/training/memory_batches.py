@@ -23,6 +23,7 @@ from deeplab.classes import IGNORE
 from deeplab.datasets.opening import Sample
 from deeplab.network.architecture import OUTPUT_STRIDE, Variant
 from deeplab.network.preprocessing import Preparation
+from deeplab.photos import resize_photo
 from deeplab.training.augmentation import Augmentation, Place, draw_factors, draw_place
 from deeplab.training.batches import AHEAD, BAD_SHARE, Example, draws
 from deeplab.training.distillation import Teacher
@@ -133,7 +134,7 @@ def _decoded(pair: Sample, side: int) -> tuple[np.ndarray, np.ndarray, tuple[int
         return f"got a photo {photo.shape[:2]} and labels {size}, wanted one size"
     if max(size) > side:
         height, width = (max(1, round(length * side / max(size))) for length in size)
-        photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+        photo = resize_photo(photo, (height, width))
         labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
     return photo, labels, size
 

@@ -27,9 +27,9 @@ from deeplab.training.distillation import Teacher
 from deeplab.training.feature_cache import CachedBatches, FeatureCache, fill
 from deeplab.training.memory_batches import MemoryBatches, PhotoStore
 from deeplab.training.recipe import Recipe
+from deeplab.weights.class_replacement import replace_classes
 from deeplab.weights.conversion import convert
 from deeplab.weights.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
-from deeplab.weights.replace_classes import replace_classes
 from deeplab.weights.store import LONGEST_SIDE, card_path, load_weights
 
 MOST_HEADS = 1000  # of photos' files that are read to learn their size
