@@ -1,7 +1,7 @@
 import pytest
-from training_runs import write_cats
 
 from deeplab.training.recipe import Recipe
+from training_runs import write_cats
 
 
 @pytest.fixture(scope="session")

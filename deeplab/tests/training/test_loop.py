@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training_runs import weights_of
 
 import deeplab
 from deeplab.cli import main
@@ -22,6 +21,7 @@ from deeplab.training.loop import train
 from deeplab.training.run_folder import RunFolder
 from deeplab.weights.replace_classes import replace_classes
 from deeplab.weights.store import LONGEST_SIDE, load_weights, save_weights
+from training_runs import weights_of
 
 pytest.importorskip("lightning_fabric")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning_fabric")
@@ -112,9 +112,7 @@ def test_it_learns(recipe, cats, tmp_path):
     assert (predicted & actual).sum() / (predicted | actual).sum() > 0.4  # intersection over union; 0 before
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"), [({}, 540), ({"in_memory": True, "memory_side": 530}, 530)]
-)
+@pytest.mark.parametrize(("options", "expected"), [({}, 540), ({"in_memory": True, "memory_side": 530}, 530)])
 def test_the_card_has_the_size_of_the_photos_trained_on(recipe, cats, tmp_path, options, expected):
     data = tmp_path / "data"
     shutil.copytree(cats, data)

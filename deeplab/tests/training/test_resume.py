@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from training_runs import log_lines, same_weights, validations
 
 import deeplab
 from deeplab.training.loop import train
 from deeplab.training.recipe import Recipe
+from training_runs import log_lines, same_weights, validations
 
 pytest.importorskip("lightning_fabric")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning_fabric")
