@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,10 @@ def test_no_such_recipe(tmp_path):
 def test_shipped_recipes_can_be_read(path):
     recipe = read_recipe(path, ["data=somewhere"])
     assert recipe.steps > 0
-    assert path.read_text().startswith("#")  # what it is of, and the number to expect
+    head = path.read_text().split("\n\n")[0].splitlines()
+    assert all(line.startswith("#") for line in head)
+    titles = [line.split()[1] for line in head if re.match(r"# [A-Z][a-z]+: ", line)]
+    assert titles[:5] == ["Paper:", "Command:", "Hardware:", "Time:", "Expected:"]
 
 
 def test_the_papers_settings():
