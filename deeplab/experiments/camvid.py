@@ -1,11 +1,15 @@
-"""CamVid's test photos by a network trained on its train photos: without the CRF, and with it, default and
-searched.
+"""Scores on CamVid's test photos without the CRF, with its default parameters, and with searched ones.
 
+Question: How does a LargeFOV trained on CamVid compare with the published scores?
+
+Command:
     python camvid.py --data CAMVID --weights runs/camvid/weights.safetensors --out results/camvid
 
-The CRF's parameters are searched on val photos alone, by the mean IoU of a grid. ``--scale 1.333`` looks at
-the photos at 640×480. Writes OUT.csv and OUT.md, beside what was published: SegNet's table (trained there on
-3,433 mixed road photos) and that of the dilated-convolution paper. Scores are kept in the work folder.
+Writes: OUT.csv and OUT.md, beside the published scores: SegNet's table (trained there on 3,433 mixed road
+photos) and that of the dilated-convolution paper. Probabilities are kept in the work folder.
+
+The CRF's parameters are searched on val photos alone, by the mean IoU over a grid. ``--scale 1.333`` enlarges
+the photos to 640×480 for the network.
 """
 
 from __future__ import annotations

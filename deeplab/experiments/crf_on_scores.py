@@ -1,16 +1,18 @@
-"""What the fully connected CRF does to real networks' scores: parameters, normalisation, self-message,
-boundaries.
+"""Effect of the fully connected CRF on the scores of real networks.
 
+Question: What do the CRF's parameters, its normalisation and its self-message change, and how near to
+boundaries?
+
+Command:
     python crf_on_scores.py --data VOC --scores mnv2=FILE.npz dm05=FILE.npz ours --out results/crf-on-scores
 
+Writes: OUT.csv, and OUT.png with the bands around boundaries; prints a short table. The rows of each set of
+scores are kept in the work folder; remove its folder there to compute them again.
+
 Each set of scores is refined with the release's default parameters, and with the best of a grid found on the
-other half of the photos (the halves take turns, so no photo is judged with parameters that it helped to
-choose). At the default
-parameters: normalised symmetrically or afterwards, with the pixel's own belief or without, with the accurate
-    lattice,
-and pydensecrf2 beside ours. Writes OUT.csv and a chart of the bands around boundaries, OUT.png; prints a
-short table. What a set of scores gave is kept in the work folder; remove its folder there to have it done
-anew.
+other half of the photos; the halves take turns, so that no photo is judged with parameters that it helped to
+choose. With the default parameters also: symmetric normalisation and normalisation afterwards, with and without
+the pixel's own message, the accurate lattice, and pydensecrf2.
 """
 
 from __future__ import annotations

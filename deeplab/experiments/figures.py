@@ -1,13 +1,16 @@
-"""The paper's figures with our own output on the free photos of examples/photos: pictures for README and
-docs.
+"""The paper's figures, drawn with our own output on the free photos of examples/photos.
 
+Question: What do the network and the CRF do to a photo, step by step?
+
+Command:
     python figures.py --out docs/images
 
-- ``crf-iterations.png``: a class's score and belief before the CRF and after 1, 2 and 10 mean-field steps
-(the paper's
-  Figure 2).
-- ``stages.jpg``: photo, coarse scores at stride 8, bilinear upsampling, CRF (Figure 3).
-- ``network-and-crf.jpg``: each photo with the network's labels and the CRF's, failures too (Figure 7).
+Writes:
+    OUT/crf-iterations.png: score and belief of a class before the CRF and after 1, 2 and 10 mean-field steps
+        (the paper's Figure 2).
+    OUT/stages.jpg: photo, coarse scores at stride 8, bilinear upsampling, CRF (Figure 3).
+    OUT/network-and-crf.jpg: each photo with the labels of the network and those of the CRF, failures included
+        (Figure 7).
 """
 
 from __future__ import annotations

@@ -1,13 +1,18 @@
-"""Train the shipped networks on one GPU in one visit: short comparisons, LargeFOV, then MSc-LargeFOV on top
-of it.
+"""Training of the shipped networks on one GPU: short comparisons, LargeFOV, then MSc-LargeFOV on top of it.
 
+Question: Which optimizer, soft targets and augmentation train LargeFOV best in a few minutes on a GPU?
+
+Command:
     python gpu_training.py --recipes deeplab/recipes --data PACK --teacher teacher.npz --imagenet VGG16.npz \
         --stages compare,largefov,msc --seconds 270 --out runs
 
-The comparisons train ``voc-gpu.toml`` and changes of it for the same few hundred steps and score each on
-``val_choose``; the better optimiser of the two then trains the network. Its number of steps is what fits into
-``--seconds`` at the speed the comparisons had. Writes OUT/gpu-training.json after every run. ``--small`` does
-all of it with a handful of crops, to try it out on a CPU.
+Writes: OUT/gpu-training.json after every run, from which results/gpu-training.md is made, and a folder for each
+run.
+
+The comparisons train voc-gpu.toml and changes of it for the same few hundred steps and score each on
+``val_choose``; the better of the two optimizers then trains the network. Its number of steps is what fits into
+``--seconds`` at the speed of the comparisons. ``--small`` does everything with a handful of crops, to try it out
+on a CPU.
 """
 
 from __future__ import annotations

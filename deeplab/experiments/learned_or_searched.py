@@ -1,10 +1,15 @@
-"""Learn the CRF by gradient, and search it on a grid, on half of the photos; judge both on the others.
+"""The CRF learned by gradient and searched on a grid, on half of the photos, and judged on the other half.
 
+Question: Do gradients find better CRF parameters than a grid search, and does a learned compatibility help?
+
+Command:
     python learned_or_searched.py --data VOC --scores mnv2=FILE.npz --out results/learned-or-searched
 
-The network stays as it is: only its scores are needed (piecewise training, as in the paper). Learning goes by
-the cross-entropy of the marginals after five steps; search by the mean IoU after ten. Both are judged after
-ten.
+Writes: OUT.json, and prints a table for results/learned-or-searched.md.
+
+Only the network's scores are needed, as the network does not change (piecewise training, as in the paper). The
+CRF is learned by the cross-entropy of the marginals after five steps and searched by the mean IoU after ten
+steps; both are judged after ten.
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
-"""Soft targets from an instance segmentation network trained on COCO (YOLOv7-seg), corrected by the photos'
-own masks.
+"""Soft targets from an instance segmentation network trained on COCO (YOLOv7-seg).
 
+Question: What would a stronger network, corrected by the photos' own masks, teach about each photo?
+
+Command:
     python strong_teacher.py --state yolov7seg_state.pt --layers v7.json --data PACK --split train_once \
         --out teacher.npz
 
-``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the
-network's layer table as JSON. The network itself is under the GPL and only teaches: none of it is shipped.
+Writes: OUT in the format of ``deeplab.datasets.score_file.ScoreFile``, with a score at every 8th pixel of a
+photo of 513 pixels; ``teacher`` in voc-gpu.toml.
+
+``--state`` is a dictionary of plain tensors (``torch.load`` with ``weights_only``), ``--layers`` the network's
+layer table as JSON. The network itself is under the GPL and is only a teacher: nothing of it is shipped.
+
 The score of a class is the largest product of confidence and mask over its instances; background has what is
 missing to one. Inside an area of the mask the target is 0.6 of the mask's class and 0.4 of the teacher, or
 the mask alone where the teacher gives its class less than 0.15; within about 10 pixels of a boundary, and
-where the mask is void, the target is the teacher's. Written as ``deeplab.datasets.score_file.ScoreFile``
-reads it, with a score every 8 pixels of a photo of 513.
+where the mask is void, the target is the teacher's.
 """
 
 from __future__ import annotations
