@@ -6,8 +6,8 @@ Command:
     python average_weights.py runs/voc-gpu/weights.safetensors runs/voc-gpu/last.safetensors \
         --out averaged.safetensors
 
-Writes: OUT, the averaged weights, with the card of the first file. ``deeplab evaluate`` scores them; the shipped
-weights and results/gpu-training.md were made with it.
+Writes: OUT, the averaged weights, with the card of the first file. ``deeplab evaluate`` scores them; the
+shipped weights and results/gpu-training.md were made with it.
 
 Source: "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv 1803.05407).
 """

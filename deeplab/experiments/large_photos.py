@@ -11,8 +11,8 @@ Writes: the first command, scores and seconds for each size as JSON; the second,
 several such files.
 
 Labelled photos are enlarged to a number of megapixels, by bicubic interpolation (labels by the nearest
-neighbour), and the network looks at them reduced to several sizes. Size 0 is the enlarged photo itself. Photos
-are taken at equal distances from the list; each score is over all of them.
+neighbour), and the network looks at them reduced to several sizes. Size 0 is the enlarged photo itself.
+Photos are taken at equal distances from the list; each score is over all of them.
 """
 
 import argparse

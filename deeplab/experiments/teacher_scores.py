@@ -7,8 +7,8 @@ Command:
     python teacher_scores.py --network deeplabv3_mnv2_pascal_quant.tflite --photos VOC/JPEGImages \
         --list VOC/ImageSets/Segmentation/train_aug.txt --out teacher-voc.npz
 
-Writes: OUT in the format of ``deeplab.datasets.score_file.ScoreFile``: soft targets (``teacher`` in a recipe), or
-the input of ``deeplab search --scores``, crf_on_scores.py and learned_or_searched.py.
+Writes: OUT in the format of ``deeplab.datasets.score_file.ScoreFile``: soft targets (``teacher`` in a
+recipe), or the input of ``deeplab search --scores``, crf_on_scores.py and learned_or_searched.py.
 
 The photo's longer side is resized to 513 pixels, and the rest of the square is filled with grey 128.
 """

@@ -6,14 +6,14 @@ Command:
     python training_pack.py --source voc:train_all --source rare=rare/JPEGImages,rare/PseudoClassV7 \
         --source animals=animals/JPEGImages,animals/Masks --val voc:val --out pack --repeat-factor 0.1
 
-Writes: OUT, with photos as WebP of at most ``--side`` pixels on their longer side, and five lists. ``train``
-names a photo more than once if its classes are rare: r = max(1, sqrt(t / f)) times, where f is the share of
-photos that show the class and t is ``--repeat-factor``. ``train_once`` names every photo once. ``val`` has all
-val photos; ``val_choose``, every second one, is for choosing a checkpoint, and ``val_report``, the others, only
-for reporting its score. gpu_training.py trains on this folder.
+Writes: OUT, with photos as WebP of at most ``--side`` pixels on their longer side, and five lists.
+``train`` names a photo more than once if its classes are rare: r = max(1, sqrt(t / f)) times, where f is
+the share of photos that show the class and t is ``--repeat-factor``. ``train_once`` names every photo
+once. ``val`` has all val photos; ``val_choose``, every second one, is for choosing a checkpoint, and
+``val_report``, the others, only for reporting its score. gpu_training.py trains on this folder.
 
-A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS: two folders with
-files of the same stems and VOC's ids.
+A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS: two
+folders with files of the same stems and VOC's ids.
 
 Source: "LVIS" (arXiv 1908.03195), appendix B.2, for the repeat factor.
 """
