@@ -69,16 +69,16 @@ class CropPositions:
         Args:
             stored: (photos, S, S) uint8 ids.
             index: (B,) indices of the crops' photos.
-            at: rows and columns of the crops that are wanted.
+            at: rows and columns of the crops to look up.
 
         Returns:
             (B, h, w) uint8, 255 in the padding.
         """
         rows = _nearest(self.rows[:, at], self.sizes[:, :1])
         columns = _nearest(self.columns[:, at], self.sizes[:, 1:])
-        found = stored[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        nearest = stored[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         is_inside = self.rows_inside[:, at, None] & self.columns_inside[:, None, at]
-        return torch.where(is_inside, found, torch.full_like(found, IGNORE))
+        return torch.where(is_inside, nearest, torch.full_like(nearest, IGNORE))
 
 
 def _nearest(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -109,8 +109,8 @@ def cut_crops(photos: torch.Tensor, positions: CropPositions) -> torch.Tensor:
             x = (columns.clamp(min=0).minimum(last[:, 1:]) + 0.5) * (2 / side) - 1
             shape = (len(photos), y.shape[1], x.shape[1])
             grid = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
-            found = F.grid_sample(levels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-            total = found if total is None else total.add_(found)
+            sampled = F.grid_sample(levels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+            total = sampled if total is None else total.add_(sampled)
     assert total is not None
     return total / len(offsets) ** 2
 

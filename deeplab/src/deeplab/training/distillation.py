@@ -62,9 +62,9 @@ class Teacher:
                 f"got teachers with scores at strides {', '.join(map(str, strides))}, wanted one stride for "
                 "all; without in_memory they can be mixed"
             )
-        found = [file.levels_of(name, size) for file, name, size in zip(files, names, sizes, strict=True)]
-        levels = torch.from_numpy(np.stack([levels for levels, _ in found])).to(device)
-        filled = torch.tensor([filled for _, filled in found], dtype=torch.float64, device=device)
+        scores = [file.levels_of(name, size) for file, name, size in zip(files, names, sizes, strict=True)]
+        levels = torch.from_numpy(np.stack([levels for levels, _ in scores])).to(device)
+        filled = torch.tensor([filled for _, filled in scores], dtype=torch.float64, device=device)
         scales = torch.tensor([(file.scale, file.zero_point) for file in files], device=device)
         return DeviceTeacher(levels, filled, scales, strides[0])
 

@@ -115,7 +115,9 @@ class MemoryBatches:
 
     def _draw(self, step: int) -> _BatchDraw:
         sizes = [len(rows) for rows in self._store.rows]
-        rows, windows, factors = [], [], []
+        rows: list[int] = []
+        windows: list[CropWindow] = []
+        factors: list[np.ndarray] = []
         for draw in draw_batch(step, self._batch, sizes, self._extra, self._seed)[self._slots]:
             rng = np.random.default_rng(draw.seed)
             row = self._store.usable_row(draw.source, draw.index)

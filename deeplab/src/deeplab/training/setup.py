@@ -109,7 +109,7 @@ def _card_size(recipe: Recipe, sources: Sequence[Dataset], initial_size: int) ->
 
     Args:
         recipe: says whether photos were reduced.
-        sources: the photos; of a large data set, photos at equal distances are looked at.
+        sources: the photos; of a large data set, only some at equal distances are opened.
         initial_size: size on the card of the initial weights; 0 for full size.
 
     Returns:
