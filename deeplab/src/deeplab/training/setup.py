@@ -76,7 +76,7 @@ def prepare_training(recipe: Recipe, out: Path, fabric: Any) -> TrainingSetup:
         init = recipe.init or "random numbers"
         tqdm.write(f"{recipe.variant} from {init}: {initial.summary}", file=sys.stderr)
     splits = (recipe.train_split, recipe.extra_split)
-    samples = [f"{len(source)} pairs of {split}" for source, split in zip(sources, splits, strict=False)]
+    samples = [f"{len(source)} samples of {split}" for source, split in zip(sources, splits, strict=False)]
     return TrainingSetup(
         network=initial.network,
         preparation=initial.preparation,
