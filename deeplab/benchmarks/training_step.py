@@ -26,7 +26,7 @@ from deeplab.network.preprocessing import Preparation
 from deeplab.training.augmentation import Augmentation
 from deeplab.training.batches import Batches
 from deeplab.training.losses import cross_entropy_sum, weight_of
-from deeplab.training.optimizer import freeze, optimizer_of, rate_at, set_rates
+from deeplab.training.optimizer import freeze, make_optimizer, rate_at, set_rates
 from deeplab.training.recipe import Recipe
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -53,7 +53,7 @@ def measure(recipe: Recipe, steps: int) -> dict[str, object]:
     network = build(recipe.variant).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(network, recipe.frozen)
-    optimizer = optimizer_of(network, recipe)
+    optimizer = make_optimizer(network, recipe)
     times: dict[str, list[float]] = {"load": [], "forward": [], "backward": [], "update": []}
     with tempfile.TemporaryDirectory() as name:
         how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
@@ -64,10 +64,10 @@ def measure(recipe: Recipe, steps: int) -> dict[str, object]:
             how,
             batch=recipe.batch,
             extra=0,
-            places=slice(0, recipe.batch),
+            slots=slice(0, recipe.batch),
             seed=0,
             workers=recipe.workers,
-            complain=print,
+            warn=print,
         ).from_step(0)
         for step in range(steps + 2):
             marks = [time.perf_counter()]
