@@ -9,7 +9,7 @@ from PIL import Image
 
 import caffe_file
 import deeplab.model.loading
-from deeplab.bulk.jobs import plan
+from deeplab.bulk.inputs import plan
 from deeplab.cli import main
 
 
