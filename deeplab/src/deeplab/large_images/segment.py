@@ -136,19 +136,18 @@ def segment_mosaic(
         )
         segmenter.run()
         factor = -(-max(image.size) // OVERLAY_SIDE)
-        small = segmenter.thumbnail(factor)
-        small_labels = np.empty(small.shape[:2], np.uint8)
+        thumbnail = segmenter.thumbnail(factor)
+        labels = np.empty(thumbnail.shape[:2], np.uint8)
         write_labels(
             parts / "labels.tif",
             image.size,
-            segmenter.label_tiles(factor, small_labels),
+            segmenter.label_tiles(factor, labels),
             tile=segmenter.tile,
             class_names=model.class_names,
             geo_tags=geo_tags_of(photo),
         )
     result = LargeSegmentation(labels_path, model.class_names, segmenter.counts, segmenter.seconds)
-    picture = _overlay(small, small_labels, result)
-    write_whole(overlay_path, png(picture))
+    write_whole(overlay_path, png(_overlay(thumbnail, labels, result)))
     (parts / "labels.tif").replace(labels_path)
     shutil.rmtree(parts)
     return result
