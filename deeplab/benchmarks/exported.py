@@ -3,8 +3,8 @@
     python deeplab/benchmarks/exported.py --out FILE.json --calibrate PHOTOS --data VOC
 
 Writes JSON. The weights are exported anew in fp32, bf16 and int8, the last calibrated on the photos of
-``--calibrate``. All methods take turns in one run, so that noise of the machine affects all equally: ratios mean
-more than frames a second. ``--data`` adds mIoU on val photos, without and with the CRF.
+``--calibrate``. All methods take turns in one run, so that noise of the machine affects all equally: ratios
+mean more than frames a second. ``--data`` adds mIoU on val photos, without and with the CRF.
 """
 
 from __future__ import annotations

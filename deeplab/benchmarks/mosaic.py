@@ -170,7 +170,7 @@ def seams(path: Path, labels: Path, options: argparse.Namespace) -> dict[str, fl
         options: precision, and whether the CRF runs.
     """
     model = deeplab.load(precision=options.precision)
-    plain = model.segment(tifffile.imread(path), crf=False, tile=1024)
+    plain = model.segment(tifffile.imread(path), crf=False, tile=1024, size=0)
     untiled = model.refine(plain).labels if options.crf else plain.labels
     differing = float((tifffile.imread(labels) != untiled).mean())
     return {

@@ -26,8 +26,8 @@ class Manifest:
 
     Every line has these fields: photo, name (of the results, below OUT), input (size and time of the photo),
     settings (digest of the line of settings at the start of the job), time (seconds since 1970); and files,
-    shares and seconds, or an error. Of several lines with one name the latest counts. Lines that lack a field,
-    or that a killed process left incomplete, are ignored.
+    shares and seconds, or an error. Of several lines with one name the latest counts. Lines that lack a
+    field, or that a killed process left incomplete, are ignored.
 
     Each shard of a job writes a file of its own (manifest-2-of-8.jsonl), since appending to one file from
     several machines is not safe; all files are read. Only the offset of each line is kept in memory, about
