@@ -123,34 +123,35 @@ def _parts(
     """Milliseconds of a step and of the parts of the appearance filter, and the bytes these must move."""
     rows, appearance = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
-    one: Lattice = appearance._gaussian  # type: ignore[assignment]
-    found, weights, points, labels = one._vertices, one._weights, *start.shape
-    collected = found.collect(start, weights)
-    axes = len(found.up)
-    row = 4 * collected.shape[1]
-    pieces = len(found.pieces) - 1
+    appearance_lattice: Lattice = appearance._gaussian  # type: ignore[assignment]
+    vertices, weights = appearance_lattice._vertices, appearance_lattice._weights
+    points, labels = start.shape
+    collected = vertices.collect(start, weights)
+    axes = len(vertices.up)
+    row = 4 * collected.shape[1]  # bytes of one vertex
+    pieces = len(vertices.pieces) - 1
     work = {
         "a step of both kernels": lambda: rows.step(start, start, None),
         "softmax": lambda: start.softmax(dim=1),
-        "splat and blurs": lambda: found.collect(start, weights),
-        "slice": lambda: found.spread(collected, weights, labels, start),
+        "splat and blurs": lambda: vertices.collect(start, weights),
+        "slice": lambda: vertices.spread(collected, weights, labels, start),
     }
-    if found.tables:
-        kernels, tables = found.tables.kernels, found.tables
+    if vertices.tables:
+        kernels, tables = vertices.tables.kernels, vertices.tables
         work["splat"] = lambda: kernels.splat(start, weights, tables.order, tables.pieces, tables.wholes)
         work["one blur"] = lambda: kernels.blur(collected, tables.up[0], tables.down[0])
     min_bytes = {
         "splat": 4 * points * labels
         + 8 * points * axes
         + row * pieces
-        + row * (pieces + len(found)) * (pieces > len(found)),
-        "one blur": 2 * row * len(found) + 8 * len(found),
-        "slice": row * len(found) + 8 * points * axes + 8 * points * labels,
+        + row * (pieces + len(vertices)) * (pieces > len(vertices)),
+        "one blur": 2 * row * len(vertices) + 8 * len(vertices),
+        "slice": row * len(vertices) + 8 * points * axes + 8 * points * labels,
     }
     return {
-        "vertices": len(found),
+        "vertices": len(vertices),
         "pieces": pieces,
-        "launches of a filter": (1 if found.wholes is None else 2) + axes + 1,
+        "launches of a filter": (1 if vertices.wholes is None else 2) + axes + 1,
         "ms": {name: round(min(record.milliseconds(each, 20)), 4) for name, each in work.items()},
         "least MB moved": {name: round(count / 1e6, 1) for name, count in min_bytes.items()},
     }
