@@ -11,6 +11,7 @@ from typing import Any
 
 TWO_PREDICTIONS = """
 import json, sys
+sys.path.insert(0, sys.argv[2])
 import numpy
 import deeplab
 from machine import peak_megabytes
@@ -46,9 +47,8 @@ def peak_of_prediction(**options: Any) -> int | None:
     Args:
         options: arguments of ``deeplab.load``.
     """
-    command = [sys.executable, "-c", TWO_PREDICTIONS, json.dumps(options)]
-    here = Path(__file__).parent
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=here)
+    command = [sys.executable, "-c", TWO_PREDICTIONS, json.dumps(options), str(Path(__file__).parent)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     peak: int | None = None if done.stdout.strip() == "None" else int(done.stdout)
     return peak
 
