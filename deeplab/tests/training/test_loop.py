@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deeplab.weights.class_replacement import replace_classes
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,6 +19,7 @@ from deeplab.network.architecture import build
 from deeplab.training.batch_norm import add_batch_norm, fold_batch_norm
 from deeplab.training.loop import train
 from deeplab.training.run_folder import RunFolder
+from deeplab.weights.class_replacement import replace_classes
 from deeplab.weights.store import LONGEST_SIDE, load_weights, save_weights
 from training_runs import weights_of
 

@@ -12,9 +12,9 @@ from deeplab.model.loading import shipped
 from deeplab.network.architecture import DeepLab, build
 from deeplab.network.preprocessing import Preparation
 from deeplab.training.recipe import Recipe
+from deeplab.weights.class_replacement import replace_classes
 from deeplab.weights.conversion import convert
 from deeplab.weights.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
-from deeplab.weights.class_replacement import replace_classes
 from deeplab.weights.store import LONGEST_SIDE, Card, card_path, load_weights
 
 
