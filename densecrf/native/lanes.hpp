@@ -135,7 +135,7 @@ DENSECRF_INLINE typename Lanes<L>::type fast_exp_nonpositive(const typename Lane
 template <int L>
 DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
     typename Lanes<L>::type lanes;
-    std::memcpy(&lanes, row, sizeof lanes);
+    std::memcpy(static_cast<void *>(&lanes), row, sizeof lanes);
     return lanes;
 }
 
