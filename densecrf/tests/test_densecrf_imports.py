@@ -17,6 +17,8 @@ ORDER = [
     "pairwise",
     "crf",
     "refinement",
+    "mask_band",
+    "mask_sharpening",
     "cli",
 ]  # a module imports only from those before it
 TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli

@@ -6,6 +6,7 @@ marginals = densecrf.refine(image, probabilities)    # (H, W, 3) uint8, (K, H, W
 from densecrf.crf import DenseCRF
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Lattice
+from densecrf.mask_sharpening import sharpen
 from densecrf.params import Params
 from densecrf.refinement import refine
 from densecrf.unary import unary_from_labels, unary_from_logits, unary_from_probabilities
@@ -19,6 +20,7 @@ __all__ = [
     "Lattice",
     "Params",
     "refine",
+    "sharpen",
     "unary_from_labels",
     "unary_from_logits",
     "unary_from_probabilities",

@@ -41,6 +41,10 @@ class Evaluate:
     default 10, and for a report the curve from 1 to 40."""
     boundary_f1: bool = False
     """Measure the boundary F1 as well."""
+    boundary_iou: bool = False
+    """Measure the boundary IoU as well."""
+    boundary_accuracy: bool = False
+    """Measure the mean boundary accuracy (mBA) as well."""
     predictions: Path | None = None
     """Folder of PNG files of class ids, one named as each photo, to score instead of a network."""
     out: Path | None = None
@@ -85,6 +89,8 @@ def _score(options: Evaluate) -> Report:
     shared: dict[str, Any] = {
         "boundary": _widths(options),
         "boundary_f1": options.boundary_f1,
+        "boundary_iou": options.boundary_iou,
+        "boundary_accuracy": options.boundary_accuracy,
         "worst": options.worst if options.report is not None else 0,
         "progress": True,
     }
