@@ -34,6 +34,7 @@ TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules b
     "kernel",
     "inference",
     "module",
+    "loss",
 ]
 
 

@@ -34,7 +34,7 @@ class Band:
         """Compute foreground probabilities that rise across the boundary.
 
         They are means of the mask over two squares, one as wide as the band and one half as wide, but no
-        nearer to ½ than ``MARGIN`` on either side of the boundary, so that thin parts do not vanish.
+        nearer to ½ than ``MARGIN`` on either side of the boundary, so thin parts do not vanish.
 
         Args:
             foreground: (H, W) bool, the mask.
@@ -115,7 +115,7 @@ def _boundary(foreground: np.ndarray) -> np.ndarray:
 
 
 def _dilated(marked: np.ndarray, radius: int) -> np.ndarray:
-    """Pixels (H, W) bool within a square of 2·radius + 1 pixels around a marked one, in log(radius) passes."""
+    """Pixels (H, W) bool in a square of 2·radius + 1 pixels around a marked one, in log(radius) passes."""
     for axis in (0, 1):
         reach = 0
         while reach < radius:

@@ -44,9 +44,9 @@ def sharpen(
 ) -> np.ndarray:
     """Move the boundary of an object mask to the edges of the photo.
 
-    For masks that are right but for their outline: of a network of low resolution, drawn by hand, or upsampled.
-    Only pixels within ``radius`` of the boundary can change, so time and memory depend on the length of the
-    boundary more than on the size of the image. Two runs give the same bits.
+    For masks that are right but for their outline: from a network of low resolution, upsampled, or drawn by
+    hand. Only pixels within ``radius`` of the boundary can change, so time and memory depend more on the
+    length of the boundary than on the size of the image. Two runs give the same bits.
 
     Args:
         image: (H, W, 3) or (H, W) uint8, the photo, not normalised.
@@ -80,7 +80,9 @@ def sharpen(
     infer = partial(_foreground_marginals, params=params, iterations=steps, threads=threads)
     reach = _checked_radius(radius, photo.shape[:2])
     if _is_soft(given):
-        return _sharpened(photo, given.astype(np.float32), reach, infer).astype(given.dtype)
+        soft = given.astype(np.float32)
+        sharp = _sharpened(photo, soft, reach, infer)
+        return np.where(sharp == soft, given, sharp.astype(given.dtype))  # exactly as given where unchanged
     sharp = _sharpened(photo, given != 0, reach, infer)
     return sharp if given.dtype == bool else np.where(sharp, given.max(initial=0), 0).astype(given.dtype)
 
