@@ -19,6 +19,7 @@ ORDER = [
     "refinement",
     "mask_band",
     "mask_sharpening",
+    "sharpen_command",
     "cli",
 ]  # a module imports only from those before it
 TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli

@@ -20,6 +20,7 @@ import numpy as np
 import densecrf
 from densecrf import _native
 from densecrf.params import read_params
+from densecrf.sharpen_command import add_parser, run_sharpen
 from densecrf.threads import thread_count
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "sharpen":
+            print(run_sharpen(options, _open_image))
+            return EXIT_OK
         return doctor() if options.command == "doctor" else run_refine(options)
     except KeyboardInterrupt:
         print("densecrf: interrupted", file=sys.stderr)
@@ -91,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     refine.add_argument(
         "--ignore", type=int, default=255, help="id of pixels without a label in a PNG (default: 255)"
     )
+    add_parser(commands)
     commands.add_parser("doctor", help="version, instruction set, threads, and a short self-test")
     return parser
 

@@ -62,7 +62,8 @@ def sharpen(
 
     Returns:
         The mask of the same shape and dtype, with the same two values, or with probabilities if these were
-        given.
+        given: near the boundary those of the CRF, and towards the edge of the band more and more the given
+        ones.
 
     Raises:
         TypeError: for a radius, iterations or threads that are not integers, or params that are not
@@ -97,15 +98,26 @@ def _sharpened(image: np.ndarray, mask: np.ndarray, radius: int, infer: Infer) -
         mask = replaced(mask, before, after, factor)
         radius = 2 * factor
         use_ramp = True  # the boundary of the reduced mask has steps
-    soft = mask.dtype != bool
-    foreground = mask > 0.5 if soft else mask
+    foreground = mask if mask.dtype == bool else mask > 0.5
     band = Band.around(foreground, radius)
     out = mask.copy()
     if len(band.rows):
-        probability = band.ramp(foreground) if use_ramp else mask[band.rows, band.columns]
-        marginals = infer(image, band, np.clip(probability, 1 - CONFIDENCE, CONFIDENCE))
-        out[band.rows, band.columns] = marginals if soft else marginals > 0.5
+        ramp = band.ramp(foreground)
+        given = mask[band.rows, band.columns]
+        marginals = infer(image, band, np.clip(ramp if use_ramp else given, 1 - CONFIDENCE, CONFIDENCE))
+        out[band.rows, band.columns] = (
+            marginals > 0.5 if mask.dtype == bool else _blended(given, marginals, ramp)
+        )
     return out
+
+
+def _blended(given: np.ndarray, marginals: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+    """Marginals (N,) near the boundary and, towards the edge of the band, more and more the given values.
+
+    Where a marginal is on the other side of ½ than the given value, it is kept.
+    """
+    weight = np.clip(2 - 2 * np.abs(2 * ramp - 1), 0, 1)
+    return np.where((marginals > 0.5) != (given > 0.5), marginals, given + weight * (marginals - given))
 
 
 def _foreground_marginals(

@@ -42,12 +42,13 @@ class DenseCRFLoss(nn.Module):
     =======  ===============  ==========================================================
 
     "auto" means native on the CPU for float32, else torch. The gradient is that of the computed loss,
-    −weight / B · (W + Wᵀ) S with the lattice's own transpose; rloss takes −2 · weight / B · W S, which differs
-    slightly, as a lattice is not quite symmetric. Half precision is computed in float32.
+    −weight / B · (W + Wᵀ) S with the lattice's own transpose. rloss takes −2 · weight / B · W S, which
+    differs slightly, as a lattice is not quite symmetric. Half precision is computed in float32.
 
-    The lattice is that of pydensecrf and rloss, so weights can be taken over from there. Its kernel is smaller
-    than the exact one: on four photos of 128×96 and four pairs of widths from 15/100 to 60/20 the loss is 0.49
-    to 0.61 of the exact one, and after a common factor the gradients differ by 6 to 11 % of their norm.
+    The lattice is that of pydensecrf and rloss, so weights can be taken over from there. Its kernel is
+    smaller than the exact one: on four photos of 128×96 and four pairs of widths from 15/100 to 60/20 the
+    loss is 0.49 to 0.61 of the exact one, and after a common factor the gradients differ by 6 to 11 % of
+    their norm.
 
     Args:
         weight: factor of the loss.
@@ -134,8 +135,8 @@ class DenseCRFLoss(nn.Module):
         if self.scale_factor != 1:
             if min(images.shape[2:]) * self.scale_factor < 1:
                 raise ValueError(
-                    f"got images {tuple(images.shape)} and scale_factor = {self.scale_factor}, wanted at least "
-                    "one pixel after scaling"
+                    f"got images {tuple(images.shape)} and scale_factor = {self.scale_factor}, wanted at "
+                    "least one pixel after scaling"
                 )
             images = F.interpolate(images, scale_factor=self.scale_factor)
             probabilities = F.interpolate(
@@ -166,8 +167,8 @@ class DenseCRFLoss(nn.Module):
         is_native = probabilities.device.type == "cpu" and dtype == torch.float32
         if self.backend == "native" and not is_native:
             raise ValueError(
-                f"got backend 'native' for {probabilities.dtype} on {probabilities.device}, wanted float32 on "
-                "the CPU; use backend 'auto', 'torch' or 'exact'"
+                f"got backend 'native' for {probabilities.dtype} on {probabilities.device}, wanted float32 "
+                "on the CPU; use backend 'auto', 'torch' or 'exact'"
             )
         return ("native" if is_native else "torch") if self.backend == "auto" else self.backend
 
