@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -128,7 +129,8 @@ def opencv_guided_filter(case: Case, soft: bool, radius: int, epsilon: float) ->
     """The mask by OpenCV's guided filter with the colour photo as guide, cut at ½."""
     values = case.soft if soft else case.hard.astype(np.float32)
     guide = case.photo.astype(np.float32) / 255
-    result: np.ndarray = cv2.ximgproc.guidedFilter(guide, values, radius, epsilon) > 0.5
+    opencv: Any = cv2  # ordinary builds have no ximgproc
+    result: np.ndarray = opencv.ximgproc.guidedFilter(guide, values, radius, epsilon) > 0.5
     return result
 
 
@@ -138,10 +140,19 @@ def guided_filter(case: Case, soft: bool, radius: int, epsilon: float) -> np.nda
     guide = case.photo.astype(np.float32) / 255
     mean = partial(cv2.blur, ksize=(2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
     middle, average = mean(guide), mean(values)
-    products = [[mean(guide[..., i] * guide[..., j]) for j in range(3)] for i in range(3)]
-    variance = np.moveaxis(np.array(products), (0, 1), (2, 3)) - middle[..., :, None] * middle[..., None, :]
+    (rr, rg, rb), (_, gg, gb), (_, _, bb) = (
+        [mean(guide[..., i] * guide[..., j]) - middle[..., i] * middle[..., j] for j in range(3)]
+        for i in range(3)
+    )
+    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+    inverse = [
+        [gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb],
+        [gb * rb - rg * bb, rr * bb - rb * rb, rb * rg - rr * gb],
+        [rg * gb - gg * rb, rb * rg - rr * gb, rr * gg - rg * rg],
+    ]
+    determinant = rr * inverse[0][0] + rg * inverse[0][1] + rb * inverse[0][2]
     shared = mean(guide * values[..., None]) - middle * average[..., None]
-    slope = np.linalg.solve(variance + epsilon * np.eye(3, dtype=np.float32), shared[..., None])[..., 0]
+    slope = np.stack([sum(row[k] * shared[..., k] for k in range(3)) / determinant for row in inverse], 2)
     offset = average - (slope * middle).sum(2)
     result: np.ndarray = (mean(slope) * guide).sum(2) + mean(offset) > 0.5
     return result
@@ -179,11 +190,12 @@ def methods() -> dict[str, Method]:
                 run = partial(run_filter, soft=soft, radius=radius, epsilon=epsilon)
                 found[f"{program}, {name} mask, radius {radius}, ε {epsilon:g}"] = run
         found[f"refine, whole image, {name} mask"] = partial(whole_image, params=densecrf.Params(), soft=soft)
-        run = partial(whole_image, params=MASK_PARAMS, soft=soft)
-        found[f"refine, whole image, {name} mask, parameters of sharpen"] = run
-        if find_spec("pydensecrf") is not None:
+        if soft:
+            run = partial(whole_image, params=MASK_PARAMS, soft=soft)
+            found["refine, whole image, soft mask, parameters of sharpen"] = run
+        if soft and find_spec("pydensecrf") is not None:
             run = partial(whole_image, params=densecrf.Params(), soft=soft, by_pydensecrf=True)
-            found[f"pydensecrf2, whole image, {name} mask"] = run
+            found["pydensecrf2, whole image, soft mask"] = run
         found[f"sharpen, {name} mask"] = partial(sharpened, soft=soft)
     return found
 
