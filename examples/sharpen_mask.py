@@ -48,7 +48,7 @@ seconds = time.perf_counter() - started
 print(f"{(sharp != mask).mean():.1%} of the pixels changed, in {seconds:.3f} s")
 
 # %%
-# By default the outline can move by 1.2 % of the photo's diagonal, which is 9 pixels here. Only pixels in
+# By default the outline can move by 1.8 % of the photo's diagonal, which is 13 pixels here. Only pixels in
 # this band are computed.
 
 

@@ -39,7 +39,7 @@ from densecrf.mask_sharpening import MASK_PARAMS
 
 MIN_PIXELS = 2000
 MIN_IOU = 0.3
-SETTINGS = ((8, 1e-4), (8, 1e-3), (8, 1e-2), (16, 1e-4), (16, 1e-3), (16, 1e-2))
+SETTINGS = ((8, 1e-4), (16, 1e-5), (16, 1e-4), (16, 1e-2), (32, 1e-4), (32, 1e-2))
 """Settings of the guided filter: radius in pixels, ε for images from 0 to 1."""
 NARROW = 0.005
 """Share of the diagonal of the narrower boundary IoU: 3 pixels of a photo of 500×375."""

@@ -19,8 +19,8 @@ MASK_PARAMS = Params(
     appearance_weight=6, appearance_xy_std=20, appearance_rgb_std=6, smoothness_weight=2, smoothness_xy_std=2
 )
 """Default parameters, chosen on masks from the scores of a network, see results/sharpen.md."""
-RADIUS_PER_DIAGONAL = 0.012
-"""Default radius as a share of the image's diagonal: 8 pixels at 500×375, 60 at 4000×3000."""
+RADIUS_PER_DIAGONAL = 0.018
+"""Default radius as a share of the image's diagonal: 11 pixels at 500×375, 90 at 4000×3000."""
 MIN_RADIUS = 4
 """Minimum of the default radius in pixels."""
 MAX_RADIUS = 16
@@ -52,7 +52,7 @@ def sharpen(
         image: (H, W, 3) or (H, W) uint8, the photo, not normalised.
         mask: (H, W), one object: bool; integers 0 and 1, or 0 and 255; or foreground probabilities in [0, 1].
             Probabilities that are all 0 or 1 are treated as a mask of integers.
-        radius: distance in pixels by which the boundary may move; by default 1.2 % of the image's diagonal,
+        radius: distance in pixels by which the boundary may move; by default 1.8 % of the image's diagonal,
             and at least 4. Where the mask may be wrong by more, e.g. if it was upsampled by a large factor, a
             larger radius helps.
         params: weights and widths of the kernels; unlike those of ``refine``, the widths of the default fit

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--radius",
         type=int,
-        help="pixels by which the boundary may move (default: 1.2 %% of the photo's diagonal)",
+        help="pixels by which the boundary may move (default: 1.8 %% of the photo's diagonal)",
     )
     parser.add_argument("--threads", type=int, help="maximum number of threads (default: all processors)")
 
