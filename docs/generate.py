@@ -267,8 +267,8 @@ def layers(variant: str) -> str:
 def commands_page() -> str:
     """Every command with its options, as ``--help`` shows them."""
     parts = [
-        "# Commands\n\nThe output of `--help` for each command. Exit codes: 0 success, 1 something failed, 2 wrong "
-        "usage, 3 warnings only (`check-data`), 130 interrupted.\n"
+        "# Commands\n\nThe output of `--help` for each command. Exit codes: 0 success, 1 something failed, "
+        "2 wrong usage, 3 warnings only (`check-data`), 130 interrupted.\n"
     ]
     for name in COMMANDS:
         parts.append(f"## deeplab {name}\n\n```text\n{help_of(deeplab_main, name)}\n```\n")
