@@ -33,12 +33,12 @@ from deeplab.model.segmentation import Model
 HEADING = """\
 # Network input size for large photos
 
-VOC val photos were enlarged (bicubic; labels by nearest neighbour) and then reduced to several sizes for the
-network. Its probabilities are upsampled to the photo's size, at which the CRF runs. Accuracy in percent; seconds
-on two cores shared with other work. Measured by `deeplab/experiments/large_photos.py`.
+VOC val photos were enlarged (bicubic; labels by nearest neighbour) and then reduced to several sizes for
+the network. Its probabilities are upsampled to the photo's size, at which the CRF runs. Accuracy in percent;
+seconds on two cores shared with other work. Measured by `deeplab/experiments/large_photos.py`.
 
-The original photos have 500 pixels on the longer side, so enlarged ones have less detail than photos taken by a
-camera, but objects fill them in the same way. Rows with the same number of photos use the same photos.
+The original photos have 500 pixels on the longer side, so enlarged ones have less detail than photos taken
+by a camera, but objects fill them in the same way. Rows with the same number of photos use the same photos.
 
 | megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |
 | ---: | ---: | --- | ---: | ---: | ---: | ---: |
