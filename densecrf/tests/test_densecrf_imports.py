@@ -6,6 +6,7 @@ from pathlib import Path
 import densecrf
 
 ORDER = [
+    "user_warnings",
     "validation",
     "params",
     "memory",
@@ -17,6 +18,7 @@ ORDER = [
     "pairwise",
     "crf",
     "refinement",
+    "simplecrf",
     "cli",
 ]  # a module imports only from those before it
 TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.pairwise import PairwiseTerms
 from densecrf.threads import whole_number
-from densecrf.unary import real_array
+from densecrf.unary import expected_unary_energy, real_array
 from densecrf.validation import fraction, real_number
 
 MERGE_THRESHOLD = 0.1
@@ -91,7 +91,8 @@ class DenseCRF:
         """Approximate marginals of every point.
 
         Args:
-            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch.
+            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch. A
+                label with the energy +inf is impossible; its marginal is 0.
             iterations: maximum number of steps.
             tolerance: stop as soon as no marginal changes by more than this in a step.
             start: marginals to start from, of unary's shape; by default the softmax of −unary.
@@ -108,7 +109,7 @@ class DenseCRF:
         """
         iterations = whole_number("iterations", iterations)
         tolerance = None if tolerance is None else real_number("tolerance", tolerance)
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, shape = self._split_images(energies)
         starts: Sequence[np.ndarray | None] = [None] * len(images)
         if start is not None:
@@ -151,7 +152,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or labels out of range.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, _ = self._split_images(energies)
         classes = images.shape[1]
         ids = np.asarray(labels)
@@ -182,7 +183,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or values that are not finite.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         beliefs = real_array("marginals", marginals)
         if energies.shape != beliefs.shape:
             raise ValueError(f"got marginals {beliefs.shape} and unary {energies.shape}, wanted one shape")
@@ -252,8 +253,7 @@ class DenseCRF:
 
     def _expected_energy(self, image: int, marginals: np.ndarray, unary: np.ndarray) -> float:
         """The expectation of the energy under (K, N) marginals, in nats."""
-        total = float((marginals * unary).sum(dtype=np.float64))
-        return total + self._terms.expected_energy(marginals, image=image)
+        return expected_unary_energy(marginals, unary) + self._terms.expected_energy(marginals, image=image)
 
 
 def _report(callback: Callback, shape: tuple[int, ...], step: int, marginals: np.ndarray) -> object:
