@@ -210,7 +210,7 @@ class DenseCRF:
         impossible_labels(energies)
         if _are_probabilities(energies):
             warn_user(
-                "got unary energies that look like probabilities (they sum to 1): the least probable labels win; "
+                "got unary energies that look like probabilities (they sum to 1), so the wrong labels win; "
                 "setUnaryEnergy takes -log(p), see unary_from_softmax"
             )
         self._unary = energies
