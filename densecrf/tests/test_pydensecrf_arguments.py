@@ -150,6 +150,11 @@ REFUSED = [
         lambda: model().addPairwiseEnergy(utils.create_pairwise_bilateral((3, 3), 5, PHOTO), 3),
         "wanted (d, 63); chdim=-1 is for images without channels",
     ),
+    (
+        lambda: model().stepInference(UNARY.tolist(), None, None),
+        "got marginals of type list, wanted the array",
+    ),
+    (lambda: model().stepInference(UNARY[:2], None, None), "got marginals (2, 63), wanted (3, 63)"),
     (lambda: model().klDivergence(np.zeros(3)), "got marginals (3,), wanted (3, 63)"),
     (lambda: utils.create_pairwise_gaussian((1, 2, 3), (H, W)), "got sdims = (1, 2, 3), wanted at most 2"),
     (lambda: utils.create_pairwise_bilateral((1, 2), (1,) * 4, PHOTO, 2), "one for each of the 3 channels"),

@@ -44,7 +44,10 @@ def test_the_distribution():
     done = run(f"{SCRIPT}\nours.install(); import pydensecrf; print(pydensecrf.__file__)", SHIM)
     assert done.stdout.startswith("(35,) True\n"), done.stderr
     assert str(SHIM) in done.stdout
-    done = run("import pydensecrf, sys; print(pydensecrf.densecrf.DenseCRF2D.__module__)", SHIM)
+    project = (SHIM.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{densecrf.__version__}"' in project
+    assert f'dependencies = ["densecrf=={densecrf.__version__}"]' in project
+    done = run("import pydensecrf; print(pydensecrf.densecrf.DenseCRF2D.__module__)", SHIM)
     assert done.stdout == "densecrf.pydensecrf.densecrf\n", done.stderr
 
 

@@ -175,10 +175,12 @@ class DenseCRF:
         """Take one mean-field step, in place.
 
         Args:
-            q: marginals (K, N), which are overwritten.
+            q: marginals (K, N), a float array, which is overwritten.
             tmp1: not used, as pydensecrf's signature has it.
             tmp2: not used.
         """
+        if not (isinstance(q, np.ndarray) and q.dtype.kind == "f"):
+            raise TypeError(f"got marginals of type {type(q).__name__}, wanted the array of startInference")
         field = self._mean_field()
         field.start_from(self._marginals(q))
         field.run(1)

@@ -102,7 +102,8 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     if scale is not None:
         if not 0 < real_number("scale", scale) <= 1:
             raise ValueError(f"got scale = {scale}, wanted a number above 0 and at most 1")
-        probabilities = scale * probabilities + (1 - scale) / len(probabilities)
+        uniform = np.full((1,) * probabilities.ndim, 1 / len(probabilities))  # float64, as in pydensecrf
+        probabilities = scale * probabilities + (1 - scale) * uniform
     if clip is not None:
         probabilities = np.clip(probabilities, real_number("clip", clip), 1.0)
     elif probabilities.size and probabilities.min() < 0:
