@@ -151,7 +151,7 @@ def report(rows: list[dict[str, str]], options: argparse.Namespace, photos: int)
         Markdown.
     """
     return (
-        "# Field of view, in small\n\n"
+        "# Field of view at a small training budget\n\n"
         f"The four heads of the paper's Table 2, each trained for {options.steps} steps of "
         f"{options.batch} crops of {options.crop}×{options.crop} from VOC `train_aug` (1,623 pairs; the "
         "paper: 6,000 steps of 20 crops of 321×321 from 10,582), fc6 to fc8 from random numbers on "
