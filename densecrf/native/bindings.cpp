@@ -27,7 +27,7 @@ using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 namespace {
 
-constexpr int most_dimensions = 128;  // as in lattice.py
+constexpr int most_dimensions = 255;  // as in lattice.py; a rank is a byte
 
 void require(bool fits, const char *what) {
     if (!fits) throw std::invalid_argument(what);
@@ -125,7 +125,7 @@ Lattice make_lattice(const Matrix &features, int rings, int threads) {
 
 void check_lattice(const Matrix &features, int rings) {
     const std::size_t dimensions = features.shape(1);
-    require(dimensions >= 1 && dimensions <= most_dimensions, "got features of no dimensions or over 128");
+    require(dimensions >= 1 && dimensions <= most_dimensions, "got features of no dimensions or over 255");
     require(rings == 0 || rings == 1, "got another number of rings than 0 or 1");
 }
 

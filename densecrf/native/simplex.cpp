@@ -10,7 +10,7 @@ namespace densecrf {
 namespace {
 
 constexpr int block = 16;           // points that are worked on side by side
-constexpr int most_dimensions = 128;  // as in lattice.py
+constexpr int most_dimensions = 255;  // as in lattice.py; a rank is a byte
 constexpr float most_cells = float(1 << 24);  // floats count whole numbers up to here
 
 // D: dimensions if known when compiled (so that loops unroll), else 0. `count` points of the block exist.

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
+from densecrf.arrays import as_numpy
+from densecrf.feature_offsets import feature_array
+from densecrf.levels import check_levels
 from densecrf.unary import real_array
 from densecrf.validation import positive_numbers
 
@@ -77,8 +80,8 @@ class Bilateral:
 
     def features(self) -> np.ndarray:
         """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard
-        deviation."""
-        image = np.asarray(self.image)
+        deviation. A ``UserWarning`` tells if levels and ``channel_std`` do not seem to be in one unit."""
+        image = as_numpy("image", self.image)
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(
                 f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers"
@@ -93,7 +96,9 @@ class Bilateral:
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
         expected = f"one number, or one for each of {channels} channels"
-        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, expected), np.float32)
+        stds = positive_numbers("channel_std", self.channel_std, channels, expected)
+        check_levels(image, stds)
+        scale = np.array(stds, np.float32)
         require_room(height * width, 2 + channels)
         stds_y_x = positive_numbers("xy_std", self.xy_std, 2, "one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
@@ -111,7 +116,8 @@ class Features:
 
     Args:
         values: (N, d) real, finite, each column already divided by its standard deviation; or a batch (B, N,
-            d).
+            d). Large common offsets, such as map coordinates, are subtracted if the values are float64 or
+            integers.
         weight: w, dimensionless.
     """
 
@@ -120,7 +126,7 @@ class Features:
 
     def features(self) -> np.ndarray:
         """(N, d) or (B, N, d) float32."""
-        array = real_array("features", self.values)
+        array = feature_array(self.values)
         if array.ndim not in (2, 3):
             raise ValueError(f"got features {array.shape}, wanted (N, d) or (B, N, d)")
         return array

@@ -66,7 +66,7 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
         probabilities = scale * probabilities + (1 - scale) / len(probabilities)
     if clip is not None:
         probabilities = np.clip(probabilities, clip, 1.0)
-    return unary.unary_from_probabilities(probabilities.reshape(len(probabilities), -1), floor=1e-37)
+    return unary.negative_log(probabilities.reshape(len(probabilities), -1), 1e-37)
 
 
 def softmax_to_unary(sm: ArrayLike, GT_PROB: float = 1) -> np.ndarray:
