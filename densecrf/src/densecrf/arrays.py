@@ -1,4 +1,6 @@
-"""Arrays of other libraries (PyTorch, JAX, CuPy, …) as NumPy arrays, and results as the caller's kind of array."""
+"""Arrays of other libraries (PyTorch, JAX, CuPy, …) as NumPy arrays, and results as the caller's kind of "
+"array.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ def as_numpy(name: str, value: Any) -> np.ndarray:
     device = int(value.__dlpack_device__()[0])
     if device not in _HOST_DEVICES:
         raise ValueError(
-            f"got {name} on {_DEVICE_NAMES.get(device, 'another device')}, wanted an array in the CPU's memory "
-            "(PyTorch: .cpu(); CuPy: .get(); JAX: jax.device_get), or densecrf.torch.DenseCRF on the device"
+            f"got {name} on {_DEVICE_NAMES.get(device, 'another device')}, wanted an array in the CPU's "
+            "memory (PyTorch: .cpu(); CuPy: .get(); JAX: jax.device_get), or densecrf.torch.DenseCRF on "
+            "the device"
         )
     if str(getattr(value, "dtype", "")).endswith("bfloat16") and hasattr(value, "float"):
         value = value.float()  # NumPy has no bfloat16

@@ -27,8 +27,8 @@ def refine_many(
 
     Each image is worked on by one thread, which takes less time in all than several threads for one image
     after the other. Images may differ in size and number of labels. Pairs are taken from the iterable as they
-    are needed, so a generator can read them from files; at most ``threads`` + 1 of them are in memory at a time,
-    beside the one whose result is being used.
+    are needed, so a generator can read them from files; at most ``threads`` + 1 of them are in memory at a
+    time, beside the one whose result is being used.
 
     Args:
         pairs: an image and its scores each, see ``refine``.

@@ -77,7 +77,9 @@ class DenseCRF:
         self._merge_threshold = fraction("merge_threshold", merge_threshold)
         self._convergence_tolerance = fraction("convergence_tolerance", convergence_tolerance)
         options = {
-            "compatibility": None if compatibility is None else np.array(as_numpy("compatibility", compatibility)),
+            "compatibility": None
+            if compatibility is None
+            else np.array(as_numpy("compatibility", compatibility)),
             "normalization": normalization,
             "include_self": include_self,
             "backend": backend,
@@ -132,8 +134,8 @@ class DenseCRF:
         options = (iterations, tolerance, report)
         if images.shape[1] == 1:
             warn_user(
-                "got energies of 1 label, whose marginals are 1 everywhere; for one foreground label p wanted two, "
-                "unary_from_probabilities(np.stack([1 - p, p])), or refine(image, p)"
+                "got energies of 1 label, whose marginals are 1 everywhere; for one foreground label p "
+                "wanted two, unary_from_probabilities(np.stack([1 - p, p])), or refine(image, p)"
             )
         convert = kind_of(unary)
         if len(images) == 1:  # without a copy of the result
@@ -235,8 +237,8 @@ class DenseCRF:
         grid = self._terms.grid
         if grid is not None and len(shape) == 3 and shape[1:] == grid[::-1] != grid:
             raise ValueError(
-                f"got an array {array.shape} and kernels over images of (H, W) = {grid}: width and height are swapped, "
-                "wanted np.swapaxes(array, -1, -2)"
+                f"got an array {array.shape} and kernels over images of (H, W) = {grid}: width and height "
+                "are swapped, wanted np.swapaxes(array, -1, -2)"
             )
         return array.reshape(count, shape[0], points), shape
 

@@ -80,7 +80,8 @@ class Bilateral:
 
     def features(self) -> np.ndarray:
         """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard
-        deviation. A ``UserWarning`` tells if levels and ``channel_std`` do not seem to be in one unit."""
+        deviation. A ``UserWarning`` tells if levels and ``channel_std`` do not seem to be in one unit.
+        """
         image = as_numpy("image", self.image)
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(
@@ -134,7 +135,8 @@ class Features:
 
 def _fill_positions(out: np.ndarray, stds: tuple[float, ...], origin: tuple[int, ...]) -> None:
     """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes'
-    order."""
+    order.
+    """
     for axis, (std, first) in enumerate(zip(stds, origin, strict=True)):
         positions = ((first + np.arange(out.shape[axis])) / std).astype(np.float32)
         out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
@@ -150,10 +152,12 @@ def _checked_origin(origin: tuple[int, ...] | None, axes: int) -> tuple[int, ...
 
 def require_room(points: int, dimensions: int) -> None:
     """ValueError or MemoryError if a lattice over so many points and dimensions cannot be numbered or
-    held."""
+    held.
+    """
     corners = points * (dimensions + 1)
     if corners > MOST_CORNERS:
         raise ValueError(
-            f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; use tiles"
+            f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; use "
+            "tiles"
         )
     memory.require(corners * BYTES_A_CORNER, f"a kernel over {points} points of {dimensions} features")

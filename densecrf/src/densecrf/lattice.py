@@ -1,5 +1,6 @@
 """The permutohedral lattice, the only door to the native kernels: arguments are checked here, work is done
-there."""
+there.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +158,8 @@ class MeanField:
 
     def start_from(self, marginals: np.ndarray) -> None:
         """Go on from these marginals (K, N) instead of the softmax of −unary; ValueError for another
-        shape."""
+        shape.
+        """
         self._native.set_marginals(np.ascontiguousarray(marginals, np.float32))
 
     def run(self, steps: int) -> None:

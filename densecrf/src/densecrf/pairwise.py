@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -193,6 +194,9 @@ def grid_kernel(
         threads: number of threads.
     """
     return lattice.Kernel(grid.features(), normalization, include_self, rings=rings, threads=threads)
+
+
+atexit.register(grid_kernel.cache_clear)  # else nanobind calls the cached kernels leaked when torch is there
 
 
 def _common_grid(kernels: Sequence[Gaussian | Bilateral | Features]) -> tuple[int, int] | None:

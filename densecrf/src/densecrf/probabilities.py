@@ -1,4 +1,6 @@
-"""The rule for class probabilities: what is taken as it is, what is normalised with a warning, what is refused."""
+"""The rule for class probabilities: what is taken as it is, what is normalised with a warning, what is "
+"refused.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from densecrf.user_warnings import warn_user
 
 SUM_TOLERANCE = 0.01
 """Sums this close to 1 count as 1; half precision and 8-bit storage come closer than that."""
-OTHER_SCORES = "for logits use kind='logits' (--kind logits), for energies −log p kind='energies' (--kind energies)"
+OTHER_SCORES = (
+    "for logits use kind='logits' (--kind logits), for energies −log p kind='energies' (--kind energies)"
+)
 """What to do with scores that are not probabilities, in calls and on the command line."""
 
 
@@ -46,7 +50,8 @@ def checked_distribution(values: np.ndarray, others: str = OTHER_SCORES) -> np.n
     if lowest < 0:
         count = np.count_nonzero(values < 0)
         raise ValueError(
-            f"got {count} probabilities that are negative (the lowest: {lowest:.4g}), wanted at least 0; {others}"
+            f"got {count} probabilities that are negative (the lowest: {lowest:.4g}), wanted at least 0; "
+            f"{others}"
         )
     sums = values.sum(axis=0)
     if np.abs(sums - 1).max() <= SUM_TOLERANCE:
@@ -54,8 +59,8 @@ def checked_distribution(values: np.ndarray, others: str = OTHER_SCORES) -> np.n
     highest = values.max()
     if highest > 1 + SUM_TOLERANCE:
         raise ValueError(
-            f"got probabilities up to {highest:.4g}, wanted values from 0 to 1 that sum to 1 over the first axis; "
-            f"{others}, divide levels of 0–255 by 255 and counts by their sum"
+            f"got probabilities up to {highest:.4g}, wanted values from 0 to 1 that sum to 1 over the "
+            f"first axis; {others}, divide levels of 0–255 by 255 and counts by their sum"
         )
     empty = sums <= 0
     if empty.any():  # the floor of probabilities then makes all labels equally probable
@@ -66,7 +71,7 @@ def checked_distribution(values: np.ndarray, others: str = OTHER_SCORES) -> np.n
     if not (np.abs(sums - 1)[~empty] > SUM_TOLERANCE).any():
         return values
     warn_user(
-        "got probabilities that do not sum to 1 over the first axis: they are divided by their sum. Divide by "
-        f"values.sum(0) to say that this is meant; {others}"
+        "got probabilities that do not sum to 1 over the first axis: they are divided by their sum. Divide "
+        f"by values.sum(0) to say that this is meant; {others}"
     )
     return values / np.where(empty, 1, sums).astype(np.float32)

@@ -113,8 +113,8 @@ def _check_shapes(photo: np.ndarray, scores: np.ndarray, options: _Options) -> N
     name, is_batch = options.kind, photo.ndim == 4
     if photo.ndim not in (2, 3, 4) or scores.ndim not in (2 + is_batch, 3 + is_batch):
         raise ValueError(
-            f"got an image {photo.shape} and {name} {scores.shape}, wanted (H, W, 3) and (K, H, W), or (H, W) of the "
-            "foreground alone; (B, H, W, 3) and (B, K, H, W) for a batch"
+            f"got an image {photo.shape} and {name} {scores.shape}, wanted (H, W, 3) and (K, H, W), or (H, "
+            "W) of the foreground alone; (B, H, W, 3) and (B, K, H, W) for a batch"
         )
     size = photo.shape[is_batch : 2 + is_batch]
     fits = options.alignment is not None and 0 not in scores.shape[-2:]
@@ -128,8 +128,8 @@ def _check_shapes(photo: np.ndarray, scores: np.ndarray, options: _Options) -> N
         raise ValueError(f"got {name} {scores.shape}, wanted (K, H, W) with K of at least 1")
     if labels == 1:
         raise ValueError(
-            f"got {name} {scores.shape} of 1 label, whose marginals are 1 everywhere; for the probability p of the "
-            "foreground wanted (H, W), such as scores[0], or both labels, np.stack([1 - p, p])"
+            f"got {name} {scores.shape} of 1 label, whose marginals are 1 everywhere; for the probability "
+            "p of the foreground wanted (H, W), such as scores[0], or both labels, np.stack([1 - p, p])"
         )
 
 
@@ -141,7 +141,9 @@ def _advice(photo: np.ndarray, scores: np.ndarray, size: tuple[int, ...]) -> str
         return "; the channels come last: np.moveaxis(image, -3, -1)"
     if scores.shape[-2:] == size[::-1]:
         return "; width and height are swapped: np.swapaxes(scores, -1, -2)"
-    if scores.ndim >= 2 and all(0 < part <= whole for part, whole in zip(scores.shape[-2:], size, strict=True)):
+    if scores.ndim >= 2 and all(
+        0 < part <= whole for part, whole in zip(scores.shape[-2:], size, strict=True)
+    ):
         return "; for coarse scores upsample=True (--upsample)"
     return ""
 

@@ -59,13 +59,13 @@ def two_labels(foreground: np.ndarray, kind: str) -> np.ndarray:
         return np.stack([np.zeros_like(values), values])
     if values.size and not (values.min() >= 0 and values.max() <= 1 + SUM_TOLERANCE):
         raise ValueError(
-            f"got foreground probabilities from {values.min():.4g} to {values.max():.4g}, wanted 0 to 1; divide levels "
-            f"of 0–255 by 255, for masks use np.where(mask > 0, 0.9, 0.1); {OTHER_SCORES}"
+            f"got foreground probabilities from {values.min():.4g} to {values.max():.4g}, wanted 0 to 1; "
+            f"divide levels of 0–255 by 255, for masks use np.where(mask > 0, 0.9, 0.1); {OTHER_SCORES}"
         )
     if values.size and ((values == 0) | (values == 1)).all():
         warn_user(
-            "got foreground probabilities that are all 0 or 1, a hard mask that leaves a CRF nothing to change; wanted "
-            "soft probabilities, such as np.where(mask > 0.5, 0.9, 0.1)"
+            "got foreground probabilities that are all 0 or 1, a hard mask that leaves a CRF nothing to "
+            "change; wanted soft probabilities, such as np.where(mask > 0.5, 0.9, 0.1)"
         )
     values = np.minimum(values, 1)
     return np.stack([1 - values, values])

@@ -46,8 +46,8 @@ def unary_from_probabilities(
         values = checked_distribution(values, OTHER_SCORES)
     elif not (sums_to_one(values, axis=0) or sums_to_one(values, axis=1)):
         raise ValueError(
-            f"got probabilities {values.shape} that do not sum to 1, wanted sums of 1 over the first axis, or over the "
-            f"second of a batch; divide by values.sum(axis, keepdims=True); {OTHER_SCORES}"
+            f"got probabilities {values.shape} that do not sum to 1, wanted sums of 1 over the first axis, "
+            f"or over the second of a batch; divide by values.sum(axis, keepdims=True); {OTHER_SCORES}"
         )
     return kind_of(probabilities)(negative_log(values, floor, threads=threads))
 

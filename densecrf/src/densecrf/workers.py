@@ -16,9 +16,9 @@ def map_in_order(
 ) -> Iterator[tuple[Item, Result | Exception]]:
     """Apply a function to items by several threads.
 
-    Items are taken from the iterable as they are needed, at most one more than there are threads at a time, so
-    a generator of any length can be given. If the caller stops early, items that have begun are finished and
-    no others begin.
+    Items are taken from the iterable as they are needed, at most one more than there are threads at a time,
+    so a generator of any length can be given. If the caller stops early, items that have begun are finished
+    and no others begin.
 
     Args:
         function: called in a worker thread; it should release the interpreter's lock.

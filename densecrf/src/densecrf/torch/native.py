@@ -78,8 +78,8 @@ def infer_marginals(
 class _Held:
     """Kernels that a graph of torch keeps.
 
-    When Python ends, torch no longer frees the graphs that are left, and nanobind would call their kernels leaked.
-    So the kernels are let go before.
+    When Python ends, torch no longer frees the graphs that are left, and nanobind would call their kernels
+    leaked. So the kernels are let go before.
     """
 
     _all: weakref.WeakSet[_Held] = weakref.WeakSet()
