@@ -9,7 +9,7 @@ import pytest
 
 import deeplab.model.loading
 from data_folders import photos, save, text
-from deeplab.bulk.jobs import plan
+from deeplab.bulk.inputs import plan
 from deeplab.bulk.manifest import Manifest
 from deeplab.cli import main
 from deeplab.crf_search.score_cache import CachedScores

@@ -13,7 +13,7 @@ from PIL import Image
 
 import caffe_file
 import deeplab.model.loading
-from deeplab.bulk.jobs import plan
+from deeplab.bulk.inputs import plan
 from deeplab.cli import COMMANDS, main
 from deeplab.commands.app import App, is_local
 from deeplab.commands.option_names import option_names

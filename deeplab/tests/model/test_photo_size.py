@@ -14,7 +14,7 @@ from PIL import Image
 
 import deeplab
 import deeplab.model.loading
-from deeplab.bulk.jobs import Job, LargeJob, Settings, attempt
+from deeplab.bulk.jobs import Job, LargeJob, Settings, run_job
 from deeplab.bulk.ray import Labeller
 from deeplab.bulk.workers import Workers
 from deeplab.classes import VOC_CLASSES
@@ -193,13 +193,13 @@ def test_in_a_worker_on_a_cluster(small, large, file, tmp_path, monkeypatch):
 def test_pictures_in_blocks_keep_their_scale(small, file, tmp_path):
     job = LargeJob(file, tmp_path / "out")
     assert "wanted none of --scales, --mirror and --size" in (
-        attempt(job, small, Settings(size=100)).error or ""
+        run_job(job, small, Settings(size=100)).error or ""
     )
 
 
 def test_too_little_memory_for_the_crf_names_the_alternatives(small, file, tmp_path, monkeypatch):
     monkeypatch.setattr("densecrf.memory.available", lambda: 10**7)
-    error = attempt(Job(file, tmp_path / "out"), small, Settings()).error or ""
+    error = run_job(Job(file, tmp_path / "out"), small, Settings()).error or ""
     assert "the CRF of a photo of 144×200 needs" in error
     assert "--no-crf needs less" in error
     assert "sees the photo at full size" in error
