@@ -1,6 +1,4 @@
-"""Arrays of other libraries (PyTorch, JAX, CuPy, …) as NumPy arrays, and results as the caller's kind of "
-"array.
-"""
+"""Arrays of PyTorch, JAX, CuPy and other libraries: as NumPy arrays, and results as the caller's kind."""
 
 from __future__ import annotations
 
@@ -61,12 +59,10 @@ def kind_of(value: Any) -> Callable[[np.ndarray], Any]:
         return _unchanged
     torch = sys.modules.get("torch")  # a tensor cannot exist without it
     if torch is not None and isinstance(value, torch.Tensor):
-        convert: Callable[[np.ndarray], Any] = torch.from_numpy
-        return convert
+        return lambda result: torch.from_numpy(result)
     if hasattr(value, "__array_namespace__"):
         library = value.__array_namespace__()
-        convert = library.from_dlpack if hasattr(library, "from_dlpack") else library.asarray
-        return convert
+        return lambda result: library.asarray(result)
     return _unchanged
 
 

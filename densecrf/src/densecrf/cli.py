@@ -95,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     refine.add_argument(
         "photo",
         type=Path,
-        help="the photo the scores belong to (also .npy, and TIFF of any bands), or a folder",
+        help="the photo (also .npy, and TIFF of any number of bands), or a folder of photos",
     )
     refine.add_argument(
         "scores",
         type=Path,
-        help="(K, H, W) or (H, W, K) scores as .npy or .npz, or a PNG of class ids, a mask or a saliency map; or a "
-        "folder of such files with the photos' names",
+        help="(K, H, W) or (H, W, K) scores as .npy or .npz, or a PNG of class ids, mask or saliency map; "
+        "or a folder of such files with the photos' names",
     )
     refine.add_argument(
         "-o",
@@ -132,8 +132,8 @@ def _add_score_options(refine: argparse.ArgumentParser) -> None:
         "--kind",
         choices=FILE_KINDS,
         default=FILE_KINDS[0],
-        help="what the scores are (default: probabilities for arrays; class ids, or a mask if only 0 and 255, for "
-        "images)",
+        help="what the scores are (default: probabilities for arrays; class ids for images, or a mask if "
+        "they are 0 and 255)",
     )
     group.add_argument(
         "--upsample",

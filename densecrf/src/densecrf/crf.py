@@ -76,7 +76,7 @@ class DenseCRF:
     ):
         self._merge_threshold = fraction("merge_threshold", merge_threshold)
         self._convergence_tolerance = fraction("convergence_tolerance", convergence_tolerance)
-        options = {
+        options: dict[str, Any] = {
             "compatibility": None
             if compatibility is None
             else np.array(as_numpy("compatibility", compatibility)),

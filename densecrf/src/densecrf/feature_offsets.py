@@ -1,6 +1,4 @@
-"""Features far from the origin, such as map coordinates in metres, brought near it before float32 rounds "
-"them.
-"""
+"""Features far from the origin, such as map coordinates, brought near it before float32 rounds them."""
 
 from __future__ import annotations
 

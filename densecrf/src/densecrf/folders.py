@@ -35,7 +35,7 @@ def refine_folder(
     suffix: str = ".png",
     overwrite: bool = False,
 ) -> FolderCounts:
-    """Refine every photo of a folder, several at a time; each failure is one line on the standard error stream.
+    """Refine every photo of a folder, several at a time; a failure is one line on the standard error stream.
 
     A photo, its scores and its result have one name with different endings. Photos whose result is there
     already are skipped, so that a run that was interrupted goes on where it stopped.

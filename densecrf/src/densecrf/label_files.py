@@ -53,8 +53,10 @@ def write_result(path: Path, marginals: np.ndarray, palette: bytes | None) -> np
 
 
 def voc_palette() -> bytes:
-    """The 256 colours of PASCAL VOC, 3 bytes each: bit 3j of an id is bit 7 − j of red, the next two green and
-    blue.
+    """The 256 colours of PASCAL VOC.
+
+    Returns:
+        Red, green and blue of each id; bit 3·j + c of an id is bit 7 − j of colour c.
     """
     ids = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)

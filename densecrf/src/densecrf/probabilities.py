@@ -1,6 +1,4 @@
-"""The rule for class probabilities: what is taken as it is, what is normalised with a warning, what is "
-"refused.
-"""
+"""The rule for class probabilities: what is taken, normalised with a warning, or refused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Class scores from files: arrays of probabilities, logits or energies, label maps, masks and saliency "
-"maps.
-"""
+"""Class scores from files: probabilities, logits, energies, label maps, masks and saliency maps."""
 
 from __future__ import annotations
 

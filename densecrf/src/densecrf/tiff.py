@@ -37,8 +37,9 @@ class Directory:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether Pillow reads it without loss: at most 8 bits a sample, and 1, 3 or 4 samples."""
-        return max(self.tags.get(_BITS, (1,))) <= 8 and self.one(_SAMPLES, 1) in (1, 3, 4)
+        """Whether Pillow reads it without loss: unsigned, at most 8 bits a sample, and 1, 3 or 4 samples."""
+        is_small = max(self.tags.get(_BITS, (1,))) <= 8 and set(self.tags.get(_FORMAT, (1,))) == {1}
+        return is_small and self.one(_SAMPLES, 1) in (1, 3, 4)
 
 
 def read_directory(data: bytes) -> Directory:

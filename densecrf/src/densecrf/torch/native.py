@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -82,7 +82,7 @@ class _Held:
     leaked. So the kernels are let go before.
     """
 
-    _all: weakref.WeakSet[_Held] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet[_Held]] = weakref.WeakSet()
 
     def __init__(self, kernels: Sequence[lattice.Kernel]):
         self.kernels = list(kernels)
