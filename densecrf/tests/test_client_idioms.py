@@ -213,6 +213,17 @@ def many_bands(crf, utils):
     return d.inference(5.0)
 
 
+def spectrum(crf, utils):
+    """Hyperspectral images: 200 bands."""
+    rng = np.random.default_rng(5)
+    window = (slice(20, 24), slice(30, 35))
+    bands = LABELS[window][..., None] * rng.uniform(0, 9, 200) + rng.normal(size=(4, 5, 200))
+    d = crf.DenseCRF(4 * 5, K)
+    d.setUnaryEnergy(utils.unary_from_softmax(PROBABILITIES[(slice(None), *window)]))
+    d.addPairwiseEnergy(utils.create_pairwise_bilateral((7.5, 7.5), 19.5, bands, chdim=2), compat=4)
+    return d.inference(3)
+
+
 def compatibilities(crf, utils):
     """A weight for each label on one kernel, a learned matrix on the other."""
     d = model(crf, utils.unary_from_softmax(PROBABILITIES))
@@ -239,6 +250,7 @@ IDIOMS = [
     saliency,
     logits,
     many_bands,
+    spectrum,
     compatibilities,
 ]
 

@@ -211,3 +211,38 @@ def test_usual_input_gives_no_warning():
         model(utils.unary_from_labels(LABELS, K, 0.7, zero_unsure=False))
         model(utils.unary_from_softmax(np.eye(K)[IDS].transpose(2, 0, 1), clip=None))
         marginals()
+
+
+@pytest.mark.parametrize(
+    ("image", "cure"),
+    [
+        (PHOTO / 255, "multiply by 255"),
+        ((PHOTO - 120.0) / 60, "wanted the raw image in levels of 0–255"),
+        (PHOTO.astype(np.uint16) * 257, "image / 257"),
+    ],
+)
+def test_levels_that_do_not_fit_the_widths(image, cure):
+    for call in (
+        lambda: marginals(image=image),
+        lambda: utils.create_pairwise_bilateral((5, 5), 13, image, chdim=2),
+        lambda: utils.create_pairwise_bilateral((5, 5), (13, 13, 13), image, chdim=2),
+    ):
+        with pytest.warns(UserWarning, match=cure) as caught:
+            call()
+        assert caught[0].filename == __file__
+        assert "srgb" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        marginals(image=image, srgb=13 * float(image.max() - image.min()) / 255)
+
+
+def test_map_coordinates_as_features():
+    near = np.random.default_rng(0).uniform(0, 3, size=(2, H * W))
+    far = near + np.array([[499_980 / 10], [5_412_345 / 10]])  # metres, in widths of 10 m
+
+    def inference(features):
+        crf = model()
+        crf.addPairwiseEnergy(features, compat=3)
+        return crf.inference(3)
+
+    assert np.abs(inference(far) - inference(near)).mean() < 0.02

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import unary
+from densecrf.levels import check_levels
 from densecrf.pydensecrf.arguments import divide_by_widths, is_sequence, whole
 from densecrf.user_warnings import warn_user
 from densecrf.validation import real_number
@@ -172,6 +173,7 @@ def create_pairwise_bilateral(
     if chdim != -1 and not -image.ndim <= chdim < image.ndim:
         raise ValueError(f"got chdim = {chdim} and an image {image.shape}, wanted one of its axes, or -1")
     channels = np.array(image[None] if chdim == -1 else np.moveaxis(image, chdim, 0))
+    check_levels(image, [real_number("schan", std) for std in (schan if is_sequence(schan) else [schan])])
     divide_by_widths(channels, "schan", schan, f"{len(channels)} channels")
     features = np.concatenate([_positions(sdims, channels.shape[1:]), channels])
     return features.reshape(len(features), -1)
