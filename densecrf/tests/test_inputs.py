@@ -203,10 +203,10 @@ def test_a_pair_that_cannot_be_refined_is_named():
     photo, probabilities, _ = scene(8, 9)
     results = refine_many([(photo, probabilities), (photo, probabilities - 1)])
     next(results)
-    with pytest.raises(ValueError, match="pair 1: got .* negative"):
+    with pytest.raises(ValueError, match=r"pair 1: got .* negative"):
         next(results)
     with pytest.raises(TypeError, match="pair 0: got a int, wanted an image and its scores"):
         next(refine_many([3]))
-    with pytest.raises(TypeError, match="got iterations = 2.5"):
+    with pytest.raises(TypeError, match=r"got iterations = 2\.5"):
         refine_many([], iterations=2.5)
     assert list(refine_many([])) == []

@@ -148,9 +148,9 @@ def test_sums_other_than_one_are_told_and_normalised():
 
 
 def test_unary_helpers_name_each_other():
-    with pytest.raises(ValueError, match="negative .* for logits use unary_from_logits"):
+    with pytest.raises(ValueError, match=r"negative .* for logits use unary_from_logits"):
         unary_from_probabilities(np.log(P))
-    with pytest.raises(ValueError, match="up to .*energies −log p need no conversion"):
+    with pytest.raises(ValueError, match=r"up to .*energies −log p need no conversion"):
         unary_from_probabilities(-np.log(P))
     with pytest.raises(ValueError, match="sums of 1 over the first axis, or over the second of a batch"):
         unary_from_probabilities(np.stack([P, P]) * 0.5)
@@ -187,7 +187,7 @@ def test_map_coordinates_lose_no_digits():
     rng = np.random.default_rng(0)
     near = rng.uniform(0, 6, size=(400, 2))
     values = rng.uniform(size=(400, 3))
-    far = near + (499_980 / 3, 5_412_345 / 3)  # UTM coordinates in metres, widths of 3 m
+    far = near + np.array([499_980, 5_412_345]) / 3  # UTM coordinates in metres, widths of 3 m
     exact = gaussian_filter(near, values)
     error = np.abs(Lattice(near).filter(values) / exact - 1).mean()
     assert np.abs(Lattice(far).filter(values) / exact - 1).mean() < 1.3 * error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -83,7 +84,12 @@ def run_refine(options: argparse.Namespace) -> int:
 
 def entry() -> None:
     """Run the console script."""
-    sys.exit(main())
+    code = main()
+    if code == EXIT_INTERRUPTED:  # without waiting for the threads of photos that have begun
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,8 @@ def map_in_order(
     so a generator of any length can be given. If the caller stops early, items that have begun are finished
     and no others begin.
 
+    Ctrl-C does not wait for items that have begun.
+
     Args:
         function: called in a worker thread; it should release the interpreter's lock.
         items: what to apply it to.
@@ -31,6 +33,7 @@ def map_in_order(
     source = iter(items)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="densecrf")
+    is_interrupted = False
     try:
         while True:
             while len(waiting) <= workers:
@@ -50,8 +53,11 @@ def map_in_order(
             else:
                 raise error
             del item, future
+    except KeyboardInterrupt:
+        is_interrupted = True
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=not is_interrupted, cancel_futures=True)
 
 
 def split_threads(threads: int, items: int | None) -> tuple[int, int]:
