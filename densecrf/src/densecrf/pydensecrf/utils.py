@@ -173,7 +173,7 @@ def create_pairwise_bilateral(
     if chdim != -1 and not -image.ndim <= chdim < image.ndim:
         raise ValueError(f"got chdim = {chdim} and an image {image.shape}, wanted one of its axes, or -1")
     channels = np.array(image[None] if chdim == -1 else np.moveaxis(image, chdim, 0))
-    check_levels(image, [real_number("schan", std) for std in (schan if is_sequence(schan) else [schan])])
+    check_levels(image, [real_number("schan", std) for std in np.atleast_1d(np.asarray(schan, object))])
     divide_by_widths(channels, "schan", schan, f"{len(channels)} channels")
     features = np.concatenate([_positions(sdims, channels.shape[1:]), channels])
     return features.reshape(len(features), -1)
