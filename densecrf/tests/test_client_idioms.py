@@ -220,7 +220,7 @@ def spectrum(crf, utils):
     bands = areas[..., None] * rng.uniform(0, 9, 200) + rng.normal(size=(4, 5, 200))
     p = 0.4 * np.eye(K)[areas].transpose(2, 0, 1) + rng.dirichlet(np.ones(K), size=(4, 5)).transpose(2, 0, 1)
     d = crf.DenseCRF(4 * 5, K)
-    d.setUnaryEnergy(utils.unary_from_softmax(p / 1.4))
+    d.setUnaryEnergy(np.ascontiguousarray(utils.unary_from_softmax(p / 1.4)))
     d.addPairwiseEnergy(utils.create_pairwise_bilateral((7.5, 7.5), 19.5, bands, chdim=2), compat=4)
     return d.inference(3)
 

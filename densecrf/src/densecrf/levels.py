@@ -46,6 +46,7 @@ def check_levels(image: np.ndarray, stds: Sequence[float]) -> None:
     if lowest >= 0 and highest > 255 and highest > MOST_WIDTHS * min(stds):
         warn_user(
             "got an image with levels over 255 and a width under 1/256 of them, with which hardly two "
-            "pixels look alike; wanted levels of 0–255 (16 bits: image / 257; 12 bits: image / 16), or a width "
-            "in the image's units (channel_std, srgb, Params.appearance_rgb_std: 257 times that for 8 bits)"
+            "pixels look alike; wanted levels of 0–255 (16 bits: image / 257; 12 bits: image / 16), or a "
+            "width in the image's units (channel_std, srgb, Params.appearance_rgb_std: 257 times that for 8 "
+            "bits)"
         )
