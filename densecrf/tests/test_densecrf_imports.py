@@ -6,8 +6,8 @@ from pathlib import Path
 import densecrf
 
 ORDER = [
-    "user_warnings",
     "validation",
+    "user_warnings",
     "params",
     "memory",
     "threads",
