@@ -110,6 +110,14 @@ def densecrf3d(
         )
     if probabilities.size and probabilities.min() < 0:
         raise ValueError("got probabilities that are negative, wanted at least 0")
+    kernels = _volume_kernels(image, param)
+    with np.errstate(divide="ignore"):
+        energies = -np.log(probabilities)
+    return _labels(kernels, energies, real_number("MaxIterations", param["MaxIterations"]), threads)
+
+
+def _volume_kernels(image: np.ndarray, param: Mapping[str, Any]) -> list[Gaussian | Bilateral | Features]:
+    """The smoothness and the appearance kernel of a volume (D, H, W, C)."""
     channels, shape = image.shape[3], image.shape[:3]
     if param["ModalityNum"] != channels:
         raise ValueError(f"got ModalityNum = {param['ModalityNum']}, wanted {channels}, the last axis of I")
@@ -119,13 +127,10 @@ def densecrf3d(
     )
     positions = Gaussian(shape, _axis_stds(param, "Bilateral")).features()
     appearance = np.concatenate([positions, levels.reshape(-1, channels)], axis=1)
-    kernels: list[Gaussian | Bilateral | Features] = [
+    return [
         Gaussian(shape, _axis_stds(param, "Pos"), real_number("PosW", param["PosW"])),
         Features(appearance, real_number("BilateralW", param["BilateralW"])),
     ]
-    with np.errstate(divide="ignore"):
-        energies = -np.log(probabilities)
-    return _labels(kernels, energies, real_number("MaxIterations", param["MaxIterations"]), threads)
 
 
 def _axis_stds(param: Mapping[str, Any], term: str) -> tuple[float, float, float]:
