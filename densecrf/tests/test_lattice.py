@@ -116,10 +116,10 @@ def test_forty_dimensions_and_many_columns():
     [
         (np.zeros(5), r"wanted \(N, d\)"),
         (np.zeros((5, 0)), r"wanted \(N, d\)"),
-        (np.zeros((5, 129)), r"d from 1 to 128"),
+        (np.zeros((5, 256)), r"d from 1 to 255"),
         ([[0.0, np.nan]], "1 features that are NaN or infinite"),
-        ([[0.0, 1e30]], "span more lattice cells"),
-        ([[1e9, 0.0]], "span more lattice cells"),
+        ([[0.0, 0.0], [0.0, 1e30]], "span more lattice cells"),
+        ([[-1e9, 0.0], [1e9, 0.0]], "span more lattice cells"),
     ],
 )
 def test_unusable_features_are_refused(features, message):
