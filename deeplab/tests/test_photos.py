@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.datasets.samples import read_ids
+from deeplab.datasets.mask_files import read_ids
 from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo, resize_photo
 
 

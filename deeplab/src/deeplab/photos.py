@@ -29,6 +29,8 @@ PHOTO_ENDINGS = (
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are opened, whatever the ending. None runs another program, as EPS runs Ghostscript."""
+ORIENTATION_TAG = 0x0112
+"""Tag of the orientation in EXIF data."""
 MAX_PIXELS = 300_000_000
 """Maximum size of a picture, checked before it is decoded, because a small file can claim any size.
 
@@ -67,6 +69,18 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     with opened(Path(path)) as image:
         return photo_from_image(image)
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Get height and width of a photo as ``read_photo`` returns it, without decoding it.
+
+    Raises:
+        PhotoError: If there is no such file, or it is not an image.
+    """
+    with opened(Path(path)) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(ORIENTATION_TAG, 1) in range(5, 9)
+        return (width, height) if is_turned else (height, width)
 
 
 @cache

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeplab.classes import IGNORE
+from deeplab.datasets.mask_files import load_mask, mask_ids
 from deeplab.datasets.problems import LabelError, Problem
-from deeplab.datasets.samples import Sample, load_mask, mask_ids
+from deeplab.datasets.samples import Sample
 from deeplab.photos import PHOTO_ENDINGS, PhotoError
 
 SMOOTHED_SHARE = 0.1
