@@ -56,6 +56,6 @@ def binary_reader(table: ClassTable | None) -> BinaryReader:
         return BinaryReader()
     if len(table.names) != 2:
         raise ValueError(
-            f"{table.file}: got {len(table.names)} classes and binary masks, wanted two: background and object"
+            f"{table.file}: got {len(table.names)} classes and binary masks, wanted background and object"
         )
     return BinaryReader((table.names[0], table.names[1]))

@@ -24,6 +24,7 @@ CLASS_FILES = (
 colours."""
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
 
+
 def is_void(name: str) -> bool:
     """Whether a class name stands for void, e.g. "void", "ignored", "unlabelled" or "__ignore__"."""
     return name.strip(" _").casefold() in VOID_NAMES
@@ -58,9 +59,10 @@ def read_classes(root: Path) -> ClassTable | None:
     green blue name" (with blanks, tabs, commas or semicolons), or CVAT's "name:red,green,blue:parts:actions".
     Colours may also be written (128,0,0), [128,0,0] or #800000, names in quotes, and a heading such as
     "r,g,b,name" may give the columns. Lines beginning with # are skipped. If there are no ids, lines are
-    numbered from 0, but from -1 if they begin with labelme's __ignore__ and _background_. If the file itself gives colours and no ids,
-    masks are in colours and the ids are ours to choose: background first, void left out. Lines with void
-    names (``is_void``) stand for 255. A second file may give the colours: by name, or one "red green blue"
+    numbered from 0, but from -1 if they begin with labelme's __ignore__ and _background_. If the file itself
+    gives colours and no ids, masks are in colours and the ids are ours to choose: background first, void left
+    out. Lines with void names (``is_void``) stand for 255. A second file may give the colours: by name, or
+    one "red green blue"
     for each class in the same order.
 
     Args:

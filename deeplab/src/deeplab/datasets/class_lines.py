@@ -19,9 +19,7 @@ CVAT_HEADING = "label:color_rgb:"
 FORMATS = "'name', 'id name', 'name red green blue' or 'id name #rrggbb'"
 
 _SEPARATOR = r"[\s,;:=|]"
-_BRACKETS = re.compile(
-    r"(?:rgb)?[(\[]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)(?:[\s,;]+\d+)?\s*[)\]]", re.IGNORECASE
-)
+_BRACKETS = re.compile(r"(?:rgb)?[(\[]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)(?:[\s,;]+\d+)?\s*[)\]]", re.IGNORECASE)
 _HEX = re.compile(rf"(?:^|(?<=[\s,;:=|\"']))#([0-9a-f]{{6}})(?=$|{_SEPARATOR}|[\"'])", re.IGNORECASE)
 _CVAT = re.compile(r"(?P<name>[^:]+):\s*(?P<colour>\d+\s*,\s*\d+\s*,\s*\d+)\s*(?::.*)?")
 _QUOTED = re.compile(rf"(?P<head>[\d\s,;:=|-]*)(?P<q>[\"'])(?P<name>.+)(?P=q)(?P<tail>(?:{_SEPARATOR}.*)?)")
@@ -115,9 +113,7 @@ def _colour_only(rest: str, colour: Colour | None) -> ClassLine:
     raise ValueError(FORMATS)
 
 
-def _with_numbers(
-    name: str, head: Sequence[int], tail: Sequence[int], colour: Colour | None
-) -> ClassLine:
+def _with_numbers(name: str, head: Sequence[int], tail: Sequence[int], colour: Colour | None) -> ClassLine:
     """A class with the numbers before and after its name."""
     if colour is None and len(head) in (3, 4) and not tail:
         return ClassLine(name, head[0] if len(head) == 4 else None, _colour(head[-3:]))

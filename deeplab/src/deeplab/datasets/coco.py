@@ -155,7 +155,11 @@ def _annotation_files(root: Path) -> dict[str, Path]:
     annotations = subfolder(root, "annotations")
     if found := sorted(annotations.glob(f"{PREFIX}*.json")):
         return {path.stem.removeprefix(PREFIX): path for path in found}
-    for folder, pattern in ((annotations, "[!.]*.json"), (root, "[!.]*.json"), (root, "*/_annotations.coco.json")):
+    for folder, pattern in (
+        (annotations, "[!.]*.json"),
+        (root, "[!.]*.json"),
+        (root, "*/_annotations.coco.json"),
+    ):
         found = [path for path in sorted(folder.glob(pattern)) if _is_coco(path)]
         if found:
             return {_split_of(path, root): path for path in found}

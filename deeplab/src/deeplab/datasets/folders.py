@@ -13,14 +13,14 @@ from deeplab.datasets.class_files import read_classes
 from deeplab.datasets.mask_files import read_ids
 from deeplab.datasets.matching import FilesByStem, files_by_stem, match_samples, subfolder
 from deeplab.datasets.problems import BINARY_FIX, LabelError
-from deeplab.datasets.samples import Layout, Listing, ReadOptions
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Layout, Listing, ReadOptions
 from deeplab.datasets.splits import select, split_lists, split_names
 
 PHOTO_FOLDERS = ("images", "JPEGImages")
 MASK_FOLDERS = ("masks", "labels", "annotations", "gt", "SegmentationClass", "SegmentationClassPNG")
 
 
-def folder_layout(root: Path, options: ReadOptions = ReadOptions()) -> Layout | None:
+def folder_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout | None:
     """Read a folder with one of ``PHOTO_FOLDERS`` and one of ``MASK_FOLDERS``; None if it has another layout.
 
     Splits are subfolders of both (images/train, labels/train) or lists (lists/train.txt, splits/train.txt,
@@ -76,7 +76,9 @@ def class_names_from_masks(masks: Sequence[Path]) -> tuple[str, ...]:
         raise next(error for error in found if isinstance(error, LabelError))
     highest = max(readable, default=0)
     if highest < 1:
-        raise ValueError(f"{masks[0].parent}: the masks hold no id but 0 and 255, and 255 is void; {BINARY_FIX}")
+        raise ValueError(
+            f"{masks[0].parent}: the masks hold no id but 0 and 255, and 255 is void; {BINARY_FIX}"
+        )
     return tuple(f"class {number}" for number in range(highest + 1))
 
 

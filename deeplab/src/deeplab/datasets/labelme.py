@@ -22,7 +22,7 @@ from deeplab.datasets.matching import files_by_stem, match_samples, subfolder
 from deeplab.datasets.problems import LabelError, Problem
 from deeplab.datasets.rasterize import circle, polygon, rectangle
 from deeplab.datasets.rasterize_lines import thick_line
-from deeplab.datasets.samples import Layout, Listing, ReadOptions
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Layout, Listing, ReadOptions
 from deeplab.datasets.splits import select, split_lists, split_names
 from deeplab.photos import MAX_PIXELS, PHOTO_ENDINGS, PhotoError, upright_size
 
@@ -78,7 +78,7 @@ class ShapeReader:
         return labels, [*warnings, *([problem] if problem else [])]
 
 
-def labelme_layout(root: Path, options: ReadOptions = ReadOptions()) -> Layout | None:
+def labelme_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout | None:
     """Read a folder (or its ``images``) of photos with JSON files of the same stems beside them.
 
     Splits are subfolders, lists, or a hash of the name, as in ``folder_layout``. Classes are those of a class

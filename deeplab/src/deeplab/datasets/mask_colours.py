@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +83,12 @@ class ClassTable:
             what += f" and {len(codes) - 1} more colours in {counts.sum() - counts.max()} pixels"
         fix = "give the colour a class there; many such colours mean blurred edges: export without smoothing"
         return LabelError.of("unknown colour", path, f"{what}, not in {self.file.name}", fix)
+
+
+def reads_indices(reader: Callable[[Path], np.ndarray]) -> bool:
+    """Whether a reader of masks takes palette indices for ids and leaves palette colours aside."""
+    table = getattr(reader, "__self__", None)
+    return reader is read_ids or (isinstance(table, ClassTable) and table.reads_ids())
 
 
 def _code(colours: np.ndarray) -> np.ndarray:

@@ -110,8 +110,9 @@ def _check_kind(file: Image.Image, path: Path) -> None:
 
 def _level_step(file: Image.Image) -> int:
     """The factor by which Pillow stretches the levels of an opened file when it is decoded."""
-    if file.mode != "L" or not file.tile:
+    tiles = getattr(file, "tile", None)
+    if file.mode != "L" or not tiles:
         return 1
-    arguments = file.tile[0][3]
+    arguments = tiles[0][3]
     raw_mode = arguments if isinstance(arguments, str) else (arguments or ("",))[0]
     return LEVEL_STEPS.get(str(raw_mode)[:3], 1)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from deeplab.datasets.coco import coco_layout
 from deeplab.datasets.folders import class_names_from_masks, folder_layout
-from deeplab.datasets.labelme import labelme_layout
 from deeplab.datasets.json_files import read_json
+from deeplab.datasets.labelme import labelme_layout
 from deeplab.datasets.mask_files import read_ids
 from deeplab.datasets.matching import subfolder
-from deeplab.datasets.samples import Dataset, Layout, ReadOptions, Sample
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Dataset, Layout, ReadOptions, Sample
 from deeplab.datasets.voc import voc_layout
 
 __all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset", "read_ids", "voc"]
@@ -22,9 +22,7 @@ LAYOUTS = (
 )
 
 
-def open_dataset(
-    root: str | Path, split: str, *, binary: bool = False, line_width: float = 0.0
-) -> Dataset:
+def open_dataset(root: str | Path, split: str, *, binary: bool = False, line_width: float = 0.0) -> Dataset:
     """Open one split of a data set in any known layout.
 
     Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco_layout``), a folder of photos
@@ -44,8 +42,8 @@ def open_dataset(
         split: name of the split, e.g. "train", "val" or "all".
         binary: whether masks are black and white: 0 is background, and the other level, be it 1 or 255, the
             object. The names are those of a class file with two classes, or "background" and "object".
-        line_width: width in pixels with which annotated lines are drawn, and diameter of points; at 0 they are
-            errors, as they have no area.
+        line_width: width in pixels of annotated lines, and diameter of points; at 0 they are errors, as they
+            have no area.
 
     Returns:
         The samples of the split.
@@ -76,7 +74,7 @@ def voc(root: str | Path, split: str) -> Dataset:
     return _dataset(Path(root), voc_layout(Path(root)), split)
 
 
-def find_layout(root: str | Path, options: ReadOptions = ReadOptions()) -> Layout:
+def find_layout(root: str | Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout:
     """Find the layout of a folder.
 
     Args:
@@ -124,4 +122,4 @@ def _dataset(root: Path, layout: Layout, split: str) -> Dataset:
     names = class_names_from_masks(listing.masks) if listing.class_names is None else listing.class_names
     if not listing.samples:
         raise ValueError(f"{root}: no samples in split {split!r}; wanted at least one photo with labels")
-    return Dataset(listing.samples, names, listing.mask_reader, listing.class_names is not None)
+    return Dataset(listing.samples, names, listing.mask_reader, listing.class_names is not None, split)

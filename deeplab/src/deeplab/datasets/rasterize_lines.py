@@ -31,11 +31,11 @@ def thick_line(points: np.ndarray, width: float, height: int, columns: int) -> n
     return inside
 
 
-def _box(
-    start: np.ndarray, end: np.ndarray, radius: float, height: int, columns: int
-) -> tuple[slice, slice]:
+def _box(start: np.ndarray, end: np.ndarray, radius: float, height: int, columns: int) -> tuple[slice, slice]:
     """The rows and columns of pixels that may lie near a segment."""
     low = np.floor(np.minimum(start, end) - radius)
     high = np.ceil(np.maximum(start, end) + radius)
-    (left, top), (right, bottom) = (np.clip(corner, 0, (columns, height)).astype(int) for corner in (low, high))
+    (left, top), (right, bottom) = (
+        np.clip(corner, 0, (columns, height)).astype(int) for corner in (low, high)
+    )
     return slice(top, bottom), slice(left, right)

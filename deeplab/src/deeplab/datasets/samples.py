@@ -13,6 +13,7 @@ from deeplab.datasets.mask_files import read_ids
 from deeplab.datasets.problems import Problem
 from deeplab.photos import read_photo
 
+
 @dataclass(frozen=True)
 class Sample:
     """One photo with its labels, as files that are read when needed."""
@@ -49,6 +50,9 @@ class ReadOptions:
             raise ValueError(f"got a line width of {self.line_width} pixels, wanted 0 to 10,000")
 
 
+DEFAULT_OPTIONS = ReadOptions()
+
+
 @dataclass(frozen=True)
 class Dataset(Sequence[Sample]):
     """The samples of one split and the names of its classes."""
@@ -60,6 +64,8 @@ class Dataset(Sequence[Sample]):
     """Function that reads masks of this data set, and predictions saved in the same way."""
     is_named: bool = True
     """Whether a file or a standard names the classes; else they are as many as the masks hold."""
+    split: str = ""
+    """Name of the split."""
 
     def __len__(self) -> int:
         return len(self.samples)

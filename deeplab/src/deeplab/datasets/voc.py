@@ -9,13 +9,13 @@ from deeplab.datasets.binary_masks import binary_reader
 from deeplab.datasets.class_files import read_classes
 from deeplab.datasets.mask_files import read_ids
 from deeplab.datasets.matching import files_by_stem, match_samples, subfolder
-from deeplab.datasets.samples import Layout, Listing, ReadOptions
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Layout, Listing, ReadOptions
 from deeplab.datasets.splits import WHOLE_NAMES, select, split_names
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 
 
-def voc_layout(root: Path, options: ReadOptions = ReadOptions()) -> Layout:
+def voc_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout:
     """Read a folder with ImageSets/Segmentation, JPEGImages and SegmentationClass.
 
     SegmentationClassAug may hold masks that SegmentationClass lacks. Classes are those of a class file in the
