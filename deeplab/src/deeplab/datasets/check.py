@@ -135,13 +135,17 @@ def _label_problems(
     problems: list[Problem] = []
     is_named = any(listing.class_names for listing in listings.values())
     only_binary = not any(checked.labels.counts[1:IGNORE].any() for checked in unique)
+    trusted = []
     for checked in unique:
         problems += checked.problems
         problems += mask_problems(checked.labels, len(names), only_binary=only_binary)
         palette = palette_problem(checked.labels.file, checked.labels.palette, names)
-        problems += [palette] if palette else []
+        if palette:
+            problems.append(palette)
+        else:
+            trusted.append(checked.labels)
     everything = [checked.labels for checked in unique]
-    problems += palette_conflicts(everything)
+    problems += palette_conflicts(trusted)
     problems += set_problems(everything, names, root, is_named=is_named, is_whole=True)
     for split, part in checks.items():
         labels, name = [checked.labels for checked in part], f"{root}, split {split}"

@@ -167,7 +167,7 @@ def _says_nothing(colours: Sequence[tuple[int, Colour]]) -> bool:
 def _hint_at_levels(counts: np.ndarray) -> str:
     """What levels far apart may be, as the end of a fix."""
     used = np.flatnonzero(counts[:IGNORE]).tolist()
-    if len(used) > 1 and used[-1] >= len(VOC_CLASSES) and VOC_GREYS.issuperset(used):
+    if len(used) > 2 and used[-1] >= len(VOC_CLASSES) and VOC_GREYS.issuperset(used):
         lines = "'background 0 0 0', 'aeroplane 38 38 38' …"
         return f"; these are VOC's colours turned grey: take the colour masks, or give levels there: {lines}"
     if len(used) == 2 and used[0] == 0 and used[1] > 1:

@@ -71,16 +71,16 @@ def usable(
     """
     checks = _checked(dataset.samples, photos)
     labels = [check for check, _ in checks]
-    _refuse(palette_conflicts(labels))
     bad = _unusable(dataset, checks)
     if bad and (is_strict or len(bad) == len(dataset) or too_many_bad(len(bad), len(dataset))):
         first = next(iter(bad.values()))
-        more = f" ({len(bad)} of {len(dataset)} samples cannot be used: deeplab check-data names them)"
+        more = f" ({len(bad)} of {len(dataset)} photos cannot be used: deeplab check-data names each problem)"
         raise LabelError(f"{first}{more}", first)
     good = [check for index, check in enumerate(labels) if index not in bad]
+    _refuse(palette_conflicts(good))
     _refuse(set_problems(good, dataset.class_names, name, is_named=dataset.is_named, is_whole=is_learnt))
     for problem in bad.values():
-        on_problem(f"{problem}; it is left out")
+        on_problem(f"{problem}; {'another photo takes its place' if is_learnt else 'it is left out'}")
     counts = np.sum([check.counts for check in good], axis=0)
     for problem in absent_classes(counts, dataset.class_names, name):
         on_problem(f"{problem.file}: {problem.what}")
@@ -121,8 +121,9 @@ def _photo_problem(sample: Sample, labels: LabelCheck, photos: PhotoCheck) -> Pr
         return None
     try:
         size = upright_size(sample.photo)
-        if photos == "decoded":
-            sample.read_photo()
+        if photos == "decoded" or labels.shape not in (None, size):
+            height, width = sample.read_photo().shape[:2]
+            size = height, width
     except PhotoError as error:
         what = str(error).removeprefix(f"{sample.photo}: ")
         fix = "copy it again from its source, or remove the sample"

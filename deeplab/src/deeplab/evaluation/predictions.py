@@ -84,6 +84,8 @@ def prediction_reader(files: Sequence[Path], dataset: Dataset) -> Reader:
     if reads_indices(own):
         _check_palettes(files, dataset)
         return own
+    if all(file.resolve() == each.labels.resolve() for file, each in zip(files, dataset, strict=True)):
+        return own
     as_masks, as_ids = _tried(own, files, dataset), _tried(read_ids, files, dataset)
     if not as_masks.fits:
         if as_ids.fits:
