@@ -81,9 +81,20 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     """
     with opened(Path(path)) as image:
         width, height = image.size
-        is_plain = image.format == "PNG" and "exif" not in image.info  # getexif would decode it
-        is_turned = not is_plain and image.getexif().get(ORIENTATION_TAG, 1) in range(5, 9)
-        return (width, height) if is_turned else (height, width)
+        return (width, height) if _orientation(image) > 4 else (height, width)
+
+
+def photo_orientation(path: str | Path) -> int:
+    """Get the EXIF orientation of a photo, 1 to 8; 1 is upright. Raises what ``upright_size`` raises."""
+    with opened(Path(path)) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
+        return 1
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 @cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deeplab.datasets.label_check import LabelCheck, check_labels
 from deeplab.datasets.problems import Problem
 from deeplab.datasets.samples import Sample
-from deeplab.photos import PHOTO_ENDINGS, PhotoError
+from deeplab.photos import PHOTO_ENDINGS, PhotoError, photo_orientation
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,10 @@ def check_sample(sample: Sample) -> SampleCheck:
         return SampleCheck(sample, digest, None, labels, tuple(problems))
     if shape and shape != labels.shape:
         problems.append(size_mismatch(sample, shape, labels.shape))
+    elif shape and (angle := _hidden_rotation(sample, shape)):
+        what = f"EXIF data turn the photo ({angle}), which its size does not show"
+        fix = "check that it was labelled as shown; save it upright to be sure"
+        problems.append(Problem("warning", "rotated photo", str(sample.photo), what, fix))
     return SampleCheck(sample, digest, shape, labels, tuple(problems))
 
 
@@ -55,6 +59,16 @@ def size_mismatch(sample: Sample, photo: tuple[int, int], labels: tuple[int, int
         fix = "EXIF data rotates the photo when it is shown: label it as shown, or save it upright"
         fix = fix if is_mask else f"height and width are swapped; correct them, or, where {fix}"
     return Problem("error", "size mismatch", str(sample.labels), what, fix)
+
+
+def _hidden_rotation(sample: Sample, shape: tuple[int, int]) -> str:
+    """How EXIF data turn a photo, if labels that were drawn on it as stored have the same size; else ""."""
+    orientation = photo_orientation(sample.photo)
+    if orientation in (2, 4):
+        return "mirrored"
+    if orientation == 3:
+        return "by 180°"
+    return "by 90°" if orientation > 4 and shape[0] == shape[1] else ""
 
 
 def _read_photo(sample: Sample, problems: list[Problem]) -> tuple[tuple[int, int] | None, str]:

@@ -154,7 +154,9 @@ def _heading(line: str) -> tuple[str, Sequence[str]] | None:
         columns.append(CHANNEL_WORDS.get(word) or next((kind for kind, fits in kinds.items() if fits), ""))
     known = [column for column in columns if column]
     has_colour = "colour" in known or {"r", "g", "b"} <= set(known)
-    if len(columns) < 2 or len(set(known)) < len(known) or re.search(r"\d", line):
+    channels = {"r", "g", "b"} & set(known)
+    is_odd = len(set(known)) < len(known) or len(channels) in (1, 2) or re.search(r"\d", line)
+    if len(columns) < 2 or is_odd:
         return None
     if has_colour or ("name" in known and len(known) == len(columns)):
         return delimiter, columns

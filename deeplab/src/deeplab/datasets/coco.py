@@ -205,6 +205,14 @@ def _id(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> int:
+    """A whole number; TypeError for anything else."""
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        raise TypeError(f"got {value!r}, wanted a whole number") from None
+
+
 def _by_id(path: Path, kind: str, items: Sequence[Any]) -> dict[Any, Any]:
     """Items by their id; LabelError for an id that is there twice."""
     found: dict[Any, Any] = {}
@@ -223,7 +231,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], dict[int, int]]:
     """The names of the classes, and the class id of each category id."""
     items = _by_id(path, "category", categories).items()
-    by_number = {int(n): class_name_of(unicodedata.normalize("NFC", each["name"])) for n, each in items}
+    by_number = {_whole(n): class_name_of(unicodedata.normalize("NFC", each["name"])) for n, each in items}
     found = dict.fromkeys(name for _, name in sorted(by_number.items()))
     _check_names(path, [name for name in by_number.values() if not is_void(name)])
     names = with_background(table.names if table else found)
@@ -271,7 +279,11 @@ def _records(
     records: dict[str, _Record] = {}
     problems = []
     for number, image in images.items():
-        name, height, width = _file_name(image), int(image.get("height") or 0), int(image.get("width") or 0)
+        name, height, width = (
+            _file_name(image),
+            _whole(image.get("height") or 0),
+            _whole(image.get("width") or 0),
+        )
         has_size = image.get("height") is not None and image.get("width") is not None
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if not is_below(name):
