@@ -72,6 +72,8 @@ class _Record:
     """One photo of a file of annotations."""
 
     file_name: str
+    given: str
+    """The name as the file gives it."""
     height: int
     width: int
     """0 if the file does not give the size."""
@@ -113,6 +115,9 @@ class _Content:
                 continue
             bare = PurePosixPath(record.file_name).name
             photo = _find_photo(record.file_name, folders, by_bare_name=bare_names[bare] == 1)
+            if photo is None and not is_below(record.given):
+                problems.append(_outside(self.path, record.given))
+                continue
             if photo is None:
                 what = f"names {record.file_name!r}, but there is no {folders[0] / record.file_name}"
                 problems.append(Problem("error", "missing photo", str(self.path), what, "put it there"))
@@ -287,9 +292,7 @@ def _records(
         has_size = image.get("height") is not None and image.get("width") is not None
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if not is_below(name):
-            what = f"names {name!r}, which leads out of the folder"
-            fix = "name photos by their path in it, without '..'"
-            problems.append(Problem("error", "outside the folder", str(path), what, fix))
+            problems.append(_outside(path, str(image["file_name"])))
         elif stem in records:
             what = f"names {name!r} twice, or with two endings"
             problems.append(Problem("error", "two files of one name", str(path), what, "keep one"))
@@ -298,8 +301,15 @@ def _records(
             problems.append(Problem("error", "size", str(path), what, "give it the photo's height and width"))
         else:
             size = (height, width) if has_size else (0, 0)
-            records[stem] = _Record(name, *size, tuple(annotations[number]))
+            records[stem] = _Record(name, str(image["file_name"]), *size, tuple(annotations[number]))
     return records, problems
+
+
+def _outside(path: Path, name: str) -> Problem:
+    """The problem of a photo's name that leads out of the folder."""
+    what = f"names {name!r}, which leads out of the folder"
+    fix = "name photos by their path in it, without '..'"
+    return Problem("error", "outside the folder", str(path), what, fix)
 
 
 def _file_name(image: Mapping[str, Any]) -> str:
