@@ -33,6 +33,10 @@ class CheckData:
     """A data set: VOC or CVAT layout, COCO, folders images and masks, labelme."""
     split: tuple[str, ...] = ()
     """Names of the splits to check; by default all."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     out: Path | None = None
     """JSON file for the whole report."""
 
@@ -50,7 +54,13 @@ def check_data(options: CheckData) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = check(options.data, options.split, callback=callback)
+        report = check(
+            options.data,
+            options.split,
+            binary=options.binary,
+            line_width=options.line_width,
+            callback=callback,
+        )
     console = Console()
     console = console if console.is_terminal else Console(width=140)
     console.print(_contents(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,10 @@ class Evaluate:
     """Folder of a data set, e.g. in the layout of PASCAL VOC."""
     split: str = "val"
     """Name of the split to score on."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     crf: bool = True
     """Score with the CRF as well."""
@@ -42,7 +47,8 @@ class Evaluate:
     boundary_f1: bool = False
     """Measure the boundary F1 as well."""
     predictions: Path | None = None
-    """Folder of PNG files of class ids, one named as each photo, to score instead of a network."""
+    """Folder of PNG files, one named as each photo, to score instead of a network: class ids, or as the masks
+    of the data set are."""
     out: Path | None = None
     """JSON file for the figures; a table of them is written to the same name ending in .md."""
     report: Path | None = None
@@ -78,12 +84,21 @@ def evaluate(options: Evaluate) -> int:
 
 def _score(options: Evaluate) -> Report:
     """Score the network or the label maps."""
+    from deeplab.datasets.label_scan import usable
     from deeplab.datasets.opening import open_dataset
     from deeplab.evaluation.benchmark import score, score_folder
 
-    dataset = open_dataset(options.data, options.split)
+    widths = _widths(options)
+    dataset = open_dataset(options.data, options.split, binary=options.binary, line_width=options.line_width)
+    dataset = usable(
+        dataset,
+        f"{options.data}, split {options.split}",
+        is_strict=True,
+        photos="decoded" if options.predictions is None else "none",
+        on_problem=lambda message: print(f"deeplab: note: {message}", file=sys.stderr),
+    )
     shared: dict[str, Any] = {
-        "boundary": _widths(options),
+        "boundary": widths,
         "boundary_f1": options.boundary_f1,
         "worst": options.worst if options.report is not None else 0,
         "progress": True,

@@ -36,6 +36,10 @@ class Search:
     """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and all results so far."""
     split: str = "val"
     """Name of the split to tune on."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     scores: Path | None = None
     """Class scores in 8 bits (.npz) to search on instead of a network's."""
@@ -162,10 +166,12 @@ def _evaluator(
     from deeplab.classes import WELL_POPULATED
     from deeplab.crf_search.evaluate_params import ParamsEvaluator
     from deeplab.crf_search.grid import draw_samples
+    from deeplab.datasets.label_scan import usable
     from deeplab.datasets.opening import open_dataset
     from deeplab.files import check_settings
 
-    dataset = open_dataset(options.data, split)
+    dataset = open_dataset(options.data, split, binary=options.binary, line_width=options.line_width)
+    dataset = usable(dataset, f"{options.data}, split {split}", is_strict=True)
     if options.metric == "mIoU-7" and not set(WELL_POPULATED) <= set(dataset.class_names):
         raise ValueError(
             f"{options.data}: lacks classes of mIoU-7 ({', '.join(WELL_POPULATED)}); wanted --metric mIoU"

@@ -21,6 +21,8 @@ class Train:
     """Folder for the log, checkpoints and weights."""
     data: str | None = None
     """Folder of the data, instead of the recipe's."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
     resume: bool = False
     """Fail if there is no run to resume; without it, a run that is there is resumed all the same."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
@@ -33,6 +35,7 @@ def train(options: Train) -> int:
     from deeplab.training.recipe import read_recipe
 
     changes = [*options.set, *([f"data={options.data}"] if options.data else [])]
+    changes += ["binary=true"] if options.binary else []
     weights = train_by(read_recipe(options.recipe, changes), options.out, resume=options.resume)
     print(f"weights: {weights}, card: {weights.with_suffix('.json')}")
     return OK

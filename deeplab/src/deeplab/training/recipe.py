@@ -53,6 +53,10 @@ class Recipe:
     """Split to train on."""
     val_split: str = "val"
     """Split to validate on."""
+    binary: bool = False
+    """Whether masks are black and white: 0 is background, and the other level, be it 1 or 255, the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; 0 refuses them, as they have no area."""
     extra_data: str = ""
     """Second folder with the same classes; its photos fill a share of each batch."""
     extra_split: str = "all"
