@@ -222,9 +222,11 @@ def test_hyperspectral_images(bands):
 
 def test_memory_of_many_bands_is_foreseen(monkeypatch):
     monkeypatch.setattr("densecrf.memory.available", lambda: 4 * 10**9)
-    with pytest.raises(MemoryError, match=r"a kernel over 21025 points of 202 features needs about 10\.6 GB"):
-        Bilateral(np.zeros((145, 145, 200), np.uint16), 3, 3).features()
-    Bilateral(np.zeros((145, 145, 30), np.uint16), 3, 3).features()
+    cube = np.random.default_rng(0).uniform(0, 9, size=(145, 145, 200)).astype(np.float32)
+    with pytest.raises(
+        MemoryError, match=r"a lattice over 21025 points of 202 features needs about 10\.\d GB"
+    ):
+        DenseCRF([Bilateral(cube, 3, 0.1)])
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ MAX_CORNERS = 2**31 - 1
 """Maximum number of simplex corners in a lattice, points × (dimensions + 1)."""
 BYTES_PER_CORNER = 40
 """Memory for features and lattice, as an estimate; measured: 30 on photographs with faint noise."""
-MANY_DIMENSIONS = 32
-"""With more features than this, memory grows with the square of their number."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,4 @@ def require_room(points: int, dimensions: int) -> None:
             f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; "
             "use tiles"
         )
-    each = BYTES_PER_CORNER
-    if dimensions > MANY_DIMENSIONS:  # hardly two points share a vertex; coordinates and neighbours of each
-        each += 12 * dimensions
-    memory.require(corners * each, f"a kernel over {points} points of {dimensions} features")
+    memory.require(corners * BYTES_PER_CORNER, f"a kernel over {points} points of {dimensions} features")
