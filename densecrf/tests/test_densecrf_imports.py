@@ -34,6 +34,7 @@ ORDER = [
     "progress",
     "folders",
     "doctor",
+    "simplecrf",
     "cli",
 ]  # a module imports only from those before it
 TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli

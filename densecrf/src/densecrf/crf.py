@@ -15,7 +15,7 @@ from densecrf.arrays import as_numpy, kind_of
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.pairwise import PairwiseTerms
 from densecrf.threads import whole_number
-from densecrf.unary import real_array
+from densecrf.unary import expected_unary_energy, real_array
 from densecrf.user_warnings import warn_user
 from densecrf.validation import fraction, real_number
 
@@ -105,7 +105,8 @@ class DenseCRF:
         """Approximate marginals of every point.
 
         Args:
-            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch.
+            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch. A
+                label with the energy +inf is impossible; its marginal is 0.
             iterations: maximum number of steps.
             tolerance: stop as soon as no marginal changes by more than this in a step.
             start: marginals to start from, of unary's shape; by default the softmax of −unary.
@@ -122,7 +123,7 @@ class DenseCRF:
         """
         iterations = whole_number("iterations", iterations)
         tolerance = None if tolerance is None else real_number("tolerance", tolerance)
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, shape = self._split_images(energies)
         starts: Sequence[np.ndarray | None] = [None] * len(images)
         if start is not None:
@@ -171,7 +172,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or labels out of range.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, _ = self._split_images(energies)
         classes = images.shape[1]
         ids = np.asarray(labels)
@@ -202,7 +203,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or values that are not finite.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         beliefs = real_array("marginals", marginals)
         if energies.shape != beliefs.shape:
             raise ValueError(f"got marginals {beliefs.shape} and unary {energies.shape}, wanted one shape")
@@ -278,8 +279,7 @@ class DenseCRF:
 
     def _expected_energy(self, image: int, marginals: np.ndarray, unary: np.ndarray) -> float:
         """The expectation of the energy under (K, N) marginals, in nats."""
-        total = float((marginals * unary).sum(dtype=np.float64))
-        return total + self._terms.expected_energy(marginals, image=image)
+        return expected_unary_energy(marginals, unary) + self._terms.expected_energy(marginals, image=image)
 
 
 def _own_copy(kernel: Gaussian | Bilateral | Features) -> Gaussian | Bilateral | Features:

@@ -13,11 +13,13 @@ from densecrf.feature_offsets import feature_array
 from densecrf.kernels import BYTES_PER_CORNER, require_room
 from densecrf.params import NORMALIZATIONS
 from densecrf.threads import thread_count
-from densecrf.unary import real_array
+from densecrf.unary import impossible_labels, real_array
 
 MAX_DIMENSIONS = 255
 MANY_DIMENSIONS = 32
 """Of more features than this, the memory of each vertex is looked at as well."""
+_INFINITE_ENERGY = np.float32(1e38)
+"""What the native kernels get for +inf; no message can outweigh it."""
 
 
 class Lattice:
@@ -135,7 +137,8 @@ class MeanField:
     run in the middle of a step, as the marginals are then incomplete, and a call after ``finish``.
 
     Args:
-        unary: (K, N) energies in nats, finite; probabilities if ``floor`` is above 0.
+        unary: (K, N) energies in nats, +inf for labels that a pixel cannot have; probabilities if ``floor``
+            is above 0.
         kernels: kernels of the pairwise terms.
         strengths: for each kernel, (K,) factors of a label's message in its own logit, or a matrix (K, K)
             [to, from].
@@ -162,8 +165,12 @@ class MeanField:
         threads: int,
         floor: float = 0.0,
     ):
+        unaries = np.ascontiguousarray(unary, np.float32)
+        self._impossible = None if floor else impossible_labels(unaries)
+        if self._impossible is not None:
+            unaries = np.where(self._impossible, _INFINITE_ENERGY, unaries)
         self._native = _native.MeanField(
-            unaries=np.ascontiguousarray(unary, np.float32),
+            unaries=unaries,
             floor=floor,
             kernels=[kernel._native for kernel in kernels],
             strengths=[np.asarray(strength, np.float32).ravel().tolist() for strength in strengths],
@@ -188,12 +195,17 @@ class MeanField:
         self._native.run(steps)
 
     def marginals(self) -> np.ndarray:
-        """(K, N) float32."""
-        return self._native.marginals()
+        """(K, N) float32; exactly 0 for labels that a pixel cannot have."""
+        return self._without_impossible(self._native.marginals())
 
     def finish(self) -> np.ndarray:
         """The marginals, (K, N) float32, by the last call: what only further steps need is freed first."""
-        return self._native.finish()
+        return self._without_impossible(self._native.finish())
+
+    def _without_impossible(self, marginals: np.ndarray) -> np.ndarray:
+        if self._impossible is not None:
+            marginals[self._impossible] = 0
+        return marginals
 
 
 def weighted_messages(

@@ -34,18 +34,19 @@ def check_levels(image: np.ndarray, stds: Sequence[float]) -> None:
             warn_user(
                 "got an image with levels from 0 to 1 and a width of at least 1 level, with which colours "
                 "have no effect; wanted levels of 0–255 (multiply by 255), or a width in the image's units "
-                "(channel_std, Params.appearance_rgb_std: divide by 255)"
+                "(channel_std, srgb, Params.appearance_rgb_std: divide by 255)"
             )
         elif lowest < 0 and max(-lowest, highest) <= MOST_STANDARDISED:
             warn_user(
                 "got an image with negative levels that looks standardised (mean 0, deviation 1), and a "
                 "width of at least 1 level, with which colours have little effect; wanted the raw image in "
                 "levels of 0–255 (undo it: (image * std + mean) * 255), or a width in the image's units "
-                "(channel_std, Params.appearance_rgb_std)"
+                "(channel_std, srgb, Params.appearance_rgb_std)"
             )
     if lowest >= 0 and highest > 255 and highest > MOST_WIDTHS * min(stds):
         warn_user(
             "got an image with levels over 255 and a width under 1/256 of them, with which hardly two "
             "pixels look alike; wanted levels of 0–255 (16 bits: image / 257; 12 bits: image / 16), or a "
-            "width in the image's units (channel_std, Params.appearance_rgb_std: 257 times that for 8 bits)"
+            "width in the image's units (channel_std, srgb, Params.appearance_rgb_std: 257 times that for 8 "
+            "bits)"
         )

@@ -135,12 +135,49 @@ def unary_from_labels(
     return kind_of(labels)(energies)
 
 
-def real_array(name: str, values: ArrayLike) -> np.ndarray:
+def impossible_labels(unary: np.ndarray) -> np.ndarray | None:
+    """The labels that pixels cannot have, as their energy is +inf.
+
+    Args:
+        unary: (K, N) energies in nats, without NaN or −inf.
+
+    Returns:
+        (K, N) bool, or None if all energies are finite.
+
+    Raises:
+        ValueError: if a pixel has no other label.
+    """
+    if not unary.size or unary.max() < np.inf:
+        return None
+    impossible = np.isposinf(unary)
+    count = np.count_nonzero(impossible.all(axis=0))
+    if count:
+        raise ValueError(
+            f"got {count} pixels whose unary energies are all infinite, wanted a finite one at each; for "
+            "energies -log(p) clip the probabilities, e.g. np.clip(p, 1e-5, 1)"
+        )
+    return impossible
+
+
+def expected_unary_energy(marginals: np.ndarray, unary: np.ndarray) -> float:
+    """Σ Q·U in nats; an infinite energy counts only where its label has a marginal above 0.
+
+    Args:
+        marginals: Q, (K, N).
+        unary: U, (K, N) in nats.
+    """
+    products = np.zeros(unary.shape, np.result_type(marginals, unary))
+    np.multiply(marginals, unary, out=products, where=marginals != 0)
+    return float(products.sum(dtype=np.float64))
+
+
+def real_array(name: str, values: ArrayLike, *, allow_infinity: bool = False) -> np.ndarray:
     """Finite real numbers as a float32 array.
 
     Args:
         name: name of the argument in the plural, for messages.
         values: array of any real type and library, in the CPU's memory.
+        allow_infinity: whether values may be +inf.
 
     Raises:
         ValueError: for values that are not real numbers, or NaN or infinite.
@@ -151,6 +188,8 @@ def real_array(name: str, values: ArrayLike) -> np.ndarray:
     with np.errstate(over="ignore"):  # values that overflow become infinite and are counted
         array = array.astype(np.float32, copy=False)
     if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):  # min() of NaN is NaN
-        count = array.size - np.count_nonzero(np.isfinite(array))
-        raise ValueError(f"got {count} {name} that are NaN or infinite, wanted finite numbers")
+        wrong = ~(np.isfinite(array) | (np.isposinf(array) & allow_infinity))
+        if wrong.any():
+            what = "NaN or −inf" if allow_infinity else "NaN or infinite"
+            raise ValueError(f"got {np.count_nonzero(wrong)} {name} that are {what}, wanted finite numbers")
     return array
