@@ -28,7 +28,7 @@ def test_two_points_half_a_cell_apart_by_hand():
     assert left == pytest.approx([4 / 1.5, (4 + 13 / 4) / 2 / 1.5], rel=1e-5)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 5, 8, 17, 24])
 def test_agrees_with_the_plain_python_lattice(dimensions):
     rng = np.random.default_rng(dimensions)
     features = rng.normal(scale=1.5, size=(60, dimensions)).astype(np.float32)

@@ -210,13 +210,23 @@ def test_offsets_keep_the_lattice():
 @pytest.mark.parametrize("bands", [200, 224])
 def test_hyperspectral_images(bands):
     rng = np.random.default_rng(bands)
+    _, probabilities, areas = scene(12, 18)
     spectra = rng.uniform(1000, 3000, size=(4, bands))
-    cube = (spectra[AREAS] + rng.normal(scale=15, size=(*SIZE, bands))).astype(np.uint16)
-    marginals = refine(cube, P, params=Params(appearance_rgb_std=400))
-    assert (marginals.argmax(0) == AREAS).mean() > (P.argmax(0) == AREAS).mean()
+    cube = (spectra[areas] + rng.normal(scale=15, size=(*areas.shape, bands))).astype(np.uint16)
+    marginals = refine(cube, probabilities, params=Params(appearance_rgb_std=400))
+    assert (marginals.argmax(0) == areas).mean() > (probabilities.argmax(0) == areas).mean()
     np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-4)
     with pytest.raises(ValueError, match="d from 1 to 255"):
         Lattice(np.zeros((3, 256)))
+
+
+def test_memory_of_many_bands_is_foreseen(monkeypatch):
+    monkeypatch.setattr("densecrf.memory.available", lambda: 4 * 10**9)
+    cube = np.random.default_rng(0).uniform(0, 9, size=(145, 145, 200)).astype(np.float32)
+    with pytest.raises(
+        MemoryError, match=r"a lattice over 21025 points of 202 features needs about 10\.\d GB"
+    ):
+        DenseCRF([Bilateral(cube, 3, 0.1)])
 
 
 @pytest.fixture

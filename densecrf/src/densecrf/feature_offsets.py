@@ -19,8 +19,8 @@ def feature_array(features: ArrayLike) -> np.ndarray:
     """Features as float32, with common offsets subtracted that would cost float32 its digits.
 
     Columns with values over 8192 are shifted by whole periods of the permutohedral lattice, so that points
-    lie in its cells as they would without the shift. float32 features cannot be rescued: if values are over
-    131072, a warning tells.
+    lie in its cells as they would without the shift. float32 features cannot be rescued: a warning tells
+    if a column lies far beyond 131072.
 
     Args:
         features: (…, d) real, finite, divided by their standard deviations.
@@ -40,7 +40,8 @@ def feature_array(features: ArrayLike) -> np.ndarray:
     if not far.any() or not np.isfinite(high - low).all():
         return real_array("features", array)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
-        if (np.maximum(-low, high) > MOST_ROUGH).any():
+        largest = np.maximum(-low, high)
+        if ((largest > MOST_ROUGH) & (high - low < largest / 4)).any():  # far from the origin, not wide
             warn_user(
                 "got float32 features over 131072, which float32 rounds to steps of 1/64 standard "
                 "deviations or more; wanted float64, or offsets (such as the origin of map coordinates) "

@@ -16,6 +16,8 @@ from densecrf.threads import thread_count
 from densecrf.unary import impossible_labels, real_array
 
 MAX_DIMENSIONS = 255
+MANY_DIMENSIONS = 32
+"""Of more features than this, the memory of each vertex is looked at as well."""
 _INFINITE_ENERGY = np.float32(1e38)
 """What the native kernels get for +inf; no message can outweigh it."""
 
@@ -237,6 +239,15 @@ def weighted_messages(
     return _native.messages(native, list(weights), values, factors, transposed, threads)
 
 
+def _require_room_for_many(features: np.ndarray) -> None:
+    """MemoryError if the coordinates and neighbours of vertices with many dimensions would not fit."""
+    points, dimensions = features.shape
+    sample = features[:: max(1, points // 1000)]
+    share = len(np.unique(np.round(sample), axis=0)) / max(1, len(sample))  # of points with own vertices
+    needed = int(share * points * (dimensions + 1) * 12 * dimensions)
+    memory.require(needed, f"a lattice over {points} points of {dimensions} features")
+
+
 def _rebuilt_lattice(features: np.ndarray, rings: int, threads: int | None) -> Lattice:
     return Lattice(features, rings=rings, threads=threads)
 
@@ -249,6 +260,8 @@ def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
         raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
     require_room(*array.shape)
+    if array.shape[1] > MANY_DIMENSIONS:
+        _require_room_for_many(array)
     if rings:  # on photographs, six times as many vertices
         memory.require(
             6 * array.size * BYTES_PER_CORNER, f"a lattice with a halo over {array.shape[0]} points"

@@ -28,7 +28,7 @@ def unary_term(scores: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
         ValueError: for values that are not finite, or not probabilities where these are wanted.
     """
     if kind == "energies":
-        return real_array(kind, scores), 0.0
+        return real_array(kind, scores, allow_infinity=True), 0.0
     if kind == "logits":
         return unary_from_logits(scores), 0.0
     return checked_distribution(real_array(kind, scores)), FLOOR
