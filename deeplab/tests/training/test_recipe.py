@@ -45,7 +45,7 @@ def test_file_and_changes(tmp_path):
         (
             'data = "d"\n',
             ["crop=320"],
-            "got crop = 320, which does not align with the scores of deeplab-largefov; wanted 321",
+            "got crop = 320, which does not align with scores of deeplab-largefov; wanted 321",
         ),
         ('data = "d"\nvariant = "deeplab"\n', [], "got crop = 321, .*; the next that it can is 322"),
         ('data = "d"\n', ["scale_low=2"], "wanted 0 < scale_low"),

@@ -189,7 +189,7 @@ def _check_values(recipe: Recipe) -> None:
     legal = VARIANTS[recipe.variant].legal_crop(recipe.crop)
     if legal != recipe.crop:
         raise ValueError(
-            f"got crop = {recipe.crop}, which does not align with the scores of {recipe.variant}; wanted {legal}"
+            f"got crop = {recipe.crop}, which does not align with scores of {recipe.variant}; wanted {legal}"
         )
 
 
@@ -202,9 +202,7 @@ def _check_combinations(recipe: Recipe) -> None:
     if recipe.in_memory and recipe.cached_views:
         raise ValueError("got in_memory and cached_views, wanted one of the two")
     if recipe.teacher and recipe.cached_views:
-        raise ValueError(
-            "got teacher and cached_views, wanted one of the two: soft targets need photos"
-        )
+        raise ValueError("got teacher and cached_views, wanted one of the two: soft targets need photos")
     if bool(recipe.extra_data) != (recipe.extra_share > 0):
         raise ValueError("extra_data and extra_share go together: got one without the other")
 
