@@ -92,8 +92,8 @@ def tuning_caveat(tuned: Sequence[str], split: str, reported: Collection[str], r
     shared = set(tuned) & set(reported)
     if shared == set(tuned) == set(reported):
         return (
-            f"Tuned and scored on the same {chosen}, so the scores are optimistic; --report-split NAME scores the "
-            "best parameters on another split."
+            f"Tuned and scored on the same {chosen}, so the scores are optimistic; --report-split NAME "
+            "scores the best parameters on another split."
         )
     caveat = f"Tuned on {chosen}; scored on {_photos(len(reported))} of '{report_split}', "
     if not shared:
