@@ -47,7 +47,7 @@ def test_file_and_changes(tmp_path):
             ["crop=320"],
             "got crop = 320, which does not align with scores of deeplab-largefov; wanted 321",
         ),
-        ('data = "d"\nvariant = "deeplab"\n', [], "got crop = 321, .*; the next that it can is 322"),
+        ('data = "d"\nvariant = "deeplab"\n', [], "got crop = 321, .*; wanted 322"),
         ('data = "d"\n', ["scale_low=2"], "wanted 0 < scale_low"),
         ('data = "d"\n', ["ema=1"], "got ema = 1.0, wanted 0 or more and less than 1"),
         ('data = "d"\n', ["extra_share=0.1"], "extra_data and extra_share go together"),
