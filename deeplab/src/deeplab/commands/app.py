@@ -31,8 +31,8 @@ class App:
     max_megabytes: float = 20.0
     """Maximum size of a request body in megabytes."""
     max_megapixels: float = 4.0
-    """Size at which photos are processed; larger ones (up to 60 megapixels) are downscaled to it. The CRF
-    needs 1.2 GB per megapixel."""
+    """Size at which photos are processed; larger ones (up to 60 megapixels) are downscaled to it.
+    The CRF needs 1.2 GB per megapixel."""
     max_seconds: float = 60.0
     """Maximum time from a request to its response."""
     workers: int = 1
@@ -42,8 +42,8 @@ class App:
     max_stored_megabytes: float = 500.0
     """Maximum size of all uploads to the page together; each upload is deleted after half an hour at most."""
     host_names: tuple[str, ...] = ()
-    """Further host names of the server, such as that of a reverse proxy; localhost and IP addresses are
-    always accepted."""
+    """Further host names of the server, such as that of a reverse proxy.
+    localhost and IP addresses are always accepted."""
 
 
 def app(options: App) -> int:

@@ -20,8 +20,8 @@ class ModelOptions:
     """Options of the network and the device that it runs on."""
 
     weights: str | None = None
-    """A .safetensors, .caffemodel, .onnx or .xml file, or hf-hub:owner/name; by default the included
-    weights."""
+    """A .safetensors, .caffemodel, .onnx or .xml file, or hf-hub:owner/name;
+    by default the included weights."""
     variant: str | None = None
     """Name of the network, if the weights file does not state it."""
     device: str = "auto"
@@ -29,8 +29,7 @@ class ModelOptions:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 on processors that support it, which changes the labels of 0.1 % of the pixels."""
     compile: bool = False
-    """Compile the network with torch.compile; useful for thousands of photos of few sizes, as it starts
-    slowly."""
+    """Use torch.compile, which starts slowly; useful for thousands of photos of few sizes."""
 
 
 def log_error(message: str) -> None:

@@ -34,16 +34,16 @@ class Evaluate:
     mirror: bool = False
     """Average over the mirrored photo as well."""
     size: int | None = None
-    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size. By
-    default the size on the model card."""
+    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size.
+    By default the size on the model card."""
     boundary: Annotated[tuple[str, ...] | None, arg(metavar="PX[,PX]...")] = None
-    """Widths in pixels of bands around void borders that are evaluated separately: 1,5,10 or 1 5 10 or 1-40.
+    """Widths in pixels of bands around void borders to evaluate separately: 1,5,10 or 1 5 10 or 1-40.
     By default 10; with --report, nine widths from 1 to 40."""
     boundary_f1: bool = False
     """Compute the boundary F1 as well."""
     predictions: Path | None = None
-    """Folder of label maps to evaluate instead of a network: PNG files of class ids with the names of the
-    photos."""
+    """Folder of label maps to evaluate instead of a network:
+    PNG files of class ids with the names of the photos."""
     out: Path | None = None
     """JSON file for the results; a table is also written, to the same name ending in .md."""
     report: Path | None = None

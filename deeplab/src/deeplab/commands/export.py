@@ -16,8 +16,8 @@ class Export:
     to: Literal["onnx", "openvino"]
     """File format. OpenVINO is the fastest on CPUs, especially with int8."""
     out: Path
-    """File to write, ending in .onnx or .xml; the model card, and for OpenVINO a .bin file, are written to
-    the same folder."""
+    """File to write, ending in .onnx or .xml.
+    The model card, and for OpenVINO a .bin file, are written to the same folder."""
     weights: str | None = None
     """Weights file, as in deeplab segment; by default the included weights."""
     variant: str | None = None

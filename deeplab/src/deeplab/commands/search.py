@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 class Search:
     """Find the CRF parameters with the best mean IoU on labelled photos by a coarse-to-fine grid.
 
-    w1, σα and σβ are searched; w2 and σγ stay at 3. The network runs once for each photo. The same command
-    resumes an interrupted search.
+    w1, σα and σβ are searched; w2 and σγ stay at 3. The network runs once for each photo.
+    The same command resumes an interrupted search.
     """
 
     data: Path
     """Folder of the data set, in any layout that check-data accepts."""
     out: Path
-    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and intermediate
-    results."""
+    """Folder for params.json, table.csv, summary.md, heat-map.png (or optuna.png) and the cache."""
     split: str = "val"
     """Split to tune on."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
@@ -46,8 +45,7 @@ class Search:
     photos: int = 100
     """Number of photos to tune on, chosen at random; all if the split has fewer."""
     metric: Literal["mIoU", "mIoU-7"] = "mIoU"
-    """Mean IoU over all classes (mIoU), or over the seven VOC classes with enough training photos
-    (mIoU-7)."""
+    """mIoU: over all classes; mIoU-7: over the seven VOC classes with enough training photos."""
     appearance_weight: tuple[float, ...] = ()
     """Values of w1 (for optuna, the ends of the range). By default 5 to 10 (optuna: 1 and 20)."""
     appearance_xy_std: tuple[float, ...] = ()

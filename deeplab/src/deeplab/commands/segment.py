@@ -31,37 +31,37 @@ class Segment:
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
     crf_params: Path | None = None
-    """JSON file with fields of densecrf.Params, as written by deeplab search; by default the parameters on
-    the model card."""
+    """JSON file with fields of densecrf.Params, as written by deeplab search.
+    By default the parameters on the model card."""
     scales: tuple[float, ...] = (1.0,)
     """Scales of the photo (factors on --size) over which the probabilities are averaged."""
     mirror: bool = False
     """Average over the mirrored photo as well."""
     tile: int | None = None
-    """Side of the tiles in which the network processes a photo, in pixels. By default, tiles are used only if
-    the photo does not fit into memory. The result is the same."""
+    """Side in pixels of the tiles in which the network processes a photo; the result is the same.
+    By default, tiles are used only if a photo does not fit into memory."""
     size: int | None = None
-    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size. By
-    default the size on the model card (513 for the included weights). The CRF always runs at full size; with
-    blocks, so does the network."""
+    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size.
+    By default the size on the model card (513 for the included weights).
+    The CRF always runs at full size; with --blocks, so does the network."""
     compare: bool = False
     """Also write an image with photo, network, and network + CRF side by side."""
     blocks: bool = False
-    """Process photos in blocks, which needs 2 GB of memory for any size, and write class ids as TIFF. This is
-    the default for TIFFs of 8 megapixels or more if the extra mosaic is installed."""
+    """Process photos in blocks, which needs 2 GB of memory for any size, and write class ids as TIFF.
+    This is the default for TIFFs of 8 megapixels or more if the extra mosaic is installed."""
     levels: tuple[float, float] | None = None
-    """Values that become black and white, for images of more than 8 bits that are processed in blocks; by
-    default zero and the largest value of the bits in use."""
+    """Values that become black and white in images of more than 8 bits that are processed in blocks.
+    By default zero and the largest value of the bits in use."""
     redo: bool = False
     """Label photos again even if they are finished according to the manifest in the output folder."""
     lanes: int | None = None
-    """Number of workers, each of which processes one photo at a time; by default one per processor, at most
-    eight."""
+    """Number of workers, each of which processes one photo at a time.
+    By default one per processor, at most eight."""
     shard: str | None = None
     """I/N: label only part I of N, to divide the photos among N machines without a cluster."""
     ray: tuple[str, ...] | None = None
-    """Use a Ray cluster (must be the last option): HOST:PORT, auto for the cluster of this machine, local or
-    nothing for workers on this machine."""
+    """Use a Ray cluster (must be the last option): HOST:PORT, or auto for the cluster of this machine;
+    local or no address for workers on this machine."""
 
 
 def segment(options: Segment) -> int:
