@@ -158,7 +158,7 @@ def run_group(options: argparse.Namespace) -> None:
     }
     from densecrf.torch import fused
 
-    with fused.plain() if options.plain else nullcontext():
+    with fused.plain_pytorch() if options.plain else nullcontext():
         for name in GROUPS[options.group]:
             started = time.monotonic()
             record.attempt("sections", name, partial(sections[name], record))

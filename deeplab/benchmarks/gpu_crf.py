@@ -16,8 +16,8 @@ from gpu_scene import SETTINGS, appearance_features, grid_axes, scenes
 import densecrf
 from densecrf.torch import DenseCRF, Kernel, Lattice, fused
 from densecrf.torch.attention import Attention
-from densecrf.torch.kernel import Rows
-from densecrf.torch.module import _grid_lattice
+from densecrf.torch.inference import FusedMessages
+from densecrf.torch.kernel import grid_kernel
 
 LABELS = 21
 STEPS = 10
@@ -27,7 +27,7 @@ TILE_SIZES = ((64, 64, 4), (128, 64, 8), (128, 128, 8))
 """Points summed for, points summed over, warps."""
 WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "kernels": nullcontext,
-    "plain PyTorch": fused.plain,
+    "plain PyTorch": fused.plain_pytorch,
 }
 
 
@@ -84,7 +84,7 @@ def lattice(record: Record) -> None:
         image, logits = scenes(1, height, width, labels, record.device)
         for way, context in WAYS.items():
             title = f"{name}, {width}×{height}, {labels} labels, {STEPS} iterations, {way}"
-            _grid_lattice.cache_clear()
+            grid_kernel.cache_clear()
             with context(), torch.no_grad():
                 crf = DenseCRF(params, backend="torch", iterations=STEPS).to(record.device)
                 record.time(section, title, partial(crf, image, logits))
@@ -94,14 +94,16 @@ def lattice(record: Record) -> None:
                 if record.device.type == "cuda" and way == "kernels":
                     graph = f"{title}: steps alone, as a graph"
                     record.attempt(section, graph, partial(_graph, record, features, params, logits))
-        _grid_lattice.cache_clear()
+        grid_kernel.cache_clear()
     images, scores = scenes(2 if record.small else 16, height, width, labels, record.device)
     with torch.no_grad():
         crf = DenseCRF(SETTINGS["A"], backend="torch", iterations=STEPS).to(record.device)
         record.time(section, f"A, batch of {len(images)}, {width}×{height}", lambda: crf(images, scores))
 
 
-def _rows(features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor) -> tuple[Rows, Kernel]:
+def _rows(
+    features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor
+) -> tuple[FusedMessages, Kernel]:
     """The messages of both kernels, and the appearance kernel."""
     height, width = logits.shape[2:]
     places = torch.stack(
@@ -113,7 +115,7 @@ def _rows(features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor)
     )
     appearance = Kernel(features)
     weights = torch.tensor([params.appearance_weight, params.smoothness_weight], device=features.device)
-    return Rows([appearance, Kernel(places)], weights), appearance
+    return FusedMessages([appearance, Kernel(places)], weights), appearance
 
 
 def _parts(
@@ -123,21 +125,23 @@ def _parts(
     least."""
     rows, appearance = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
-    one: Lattice = appearance._gaussian  # type: ignore[assignment]
-    found, weights, points, labels = one._vertices, one._weights, *start.shape
-    collected = found.collect(start, weights)
+    one: Lattice = appearance.gaussian  # type: ignore[assignment]
+    found, weights, points, labels = one.graph, one.weights, *start.shape
+    collected = found.splat_and_blur(start, weights)
     axes = len(found.up)
     row = 4 * collected.shape[1]
-    pieces = len(found.pieces) - 1
+    pieces = len(found.segments) - 1
     best = {
         "a step of both kernels": lambda: rows.step(start, start, None),
         "softmax": lambda: start.softmax(dim=1),
-        "splat and blurs": lambda: found.collect(start, weights),
-        "slice": lambda: found.spread(collected, weights, labels, start),
+        "splat and blurs": lambda: found.splat_and_blur(start, weights),
+        "slice": lambda: found.slice(collected, weights, labels, start),
     }
     if found.tables:
         kernels, tables = found.tables.kernels, found.tables
-        best["splat"] = lambda: kernels.splat(start, weights, tables.order, tables.pieces, tables.wholes)
+        best["splat"] = lambda: kernels.splat(
+            start, weights, tables.order, tables.segments, tables.segments_of_vertex
+        )
         best["one blur"] = lambda: kernels.blur(collected, tables.up[0], tables.down[0])
     least = {
         "splat": 4 * points * labels
@@ -150,7 +154,7 @@ def _parts(
     return {
         "vertices": len(found),
         "pieces": pieces,
-        "launches of a filter": (1 if found.wholes is None else 2) + axes + 1,
+        "launches of a filter": (1 if found.segments_of_vertex is None else 2) + axes + 1,
         "ms": {name: round(min(record.milliseconds(work, 20)), 4) for name, work in best.items()},
         "least MB moved": {name: round(count / 1e6, 1) for name, count in least.items()},
     }
@@ -223,7 +227,7 @@ def exact_plain(record: Record) -> None:
     """The exact mode's twin, attention in plain PyTorch."""
     height, width = (33, 45) if record.small else (375, 500)
     image, logits = scenes(1, height, width, 5 if record.small else LABELS, record.device)
-    with fused.plain(), torch.no_grad():
+    with fused.plain_pytorch(), torch.no_grad():
         features = appearance_features(image[0], SETTINGS["A"])
         values = logits[0].flatten(1).softmax(0)
         record.attempt("exact", "A: accuracy, plain PyTorch", lambda: _accuracy(features, logits))
@@ -249,8 +253,8 @@ def _accuracy(features: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
         "mean error": float(off.mean()),
         "largest relative error of row sums": float((sums[0, chosen].double() / total - 1).abs().max()),
     }
-    if one._tiles:
-        result["share of pairs computed"] = round(one._tiles.share, 4)
+    if one.tiles:
+        result["share of pairs computed"] = round(one.tiles.computed_share, 4)
     return result
 
 
@@ -262,12 +266,12 @@ def _tiles(record: Record, features: torch.Tensor, values: torch.Tensor, sizes: 
     kernels.QUERIES, kernels.KEYS, kernels.WARPS = sizes
     try:
         one = Attention(features)
-        assert one._tiles is not None
+        assert one.tiles is not None
         times = record.milliseconds(lambda: one.filter(values))
-        pairs = one._tiles.share * len(features) ** 2
+        pairs = one.tiles.computed_share * len(features) ** 2
         return {
             "median ms": round(statistics.median(times), 3),
-            "share": round(one._tiles.share, 4),
+            "share": round(one.tiles.computed_share, 4),
             "pairs": f"{pairs:.3g}",
         }
     finally:
@@ -280,7 +284,7 @@ def backward(record: Record) -> None:
     labels = 5 if record.small else LABELS
     image, logits = scenes(1, height, width, labels, record.device)
     for backend, way in (("torch", "kernels"), ("exact", "kernels"), ("torch", "plain PyTorch")):
-        _grid_lattice.cache_clear()
+        grid_kernel.cache_clear()
         with WAYS[way]():
             crf = DenseCRF(SETTINGS["A"], backend=backend, iterations=5).to(record.device)
 
@@ -291,4 +295,4 @@ def backward(record: Record) -> None:
             record.time(
                 "backward, 5 iterations", f"{backend}, A, {width}×{height}, {labels} labels, {way}", step
             )
-    _grid_lattice.cache_clear()
+    grid_kernel.cache_clear()

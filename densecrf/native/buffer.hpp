@@ -1,4 +1,5 @@
-// Large arrays: on huge pages where the system gives them on request, kept for the next inference, and not zeroed.
+// Large arrays that are not zeroed: on huge pages where the system grants them, and reused by the next
+// inference.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -17,30 +18,31 @@
 
 namespace densecrf {
 
-// Getting fresh pages from the system, which zeroes them, took a third of the time it takes to build a lattice. So up to
-// 128 MB of freed blocks of up to 16 MB are kept. The lock is only tried: a process forked while it was held must not wait for ever.
+// Freed blocks that are kept for reuse: up to 128 MB in blocks of up to 16 MB. Fresh pages, which the system
+// zeroes, took a third of the time of building a lattice. The lock is only tried, because a process that was
+// forked while it was held would wait for ever.
 class BlockCache {
 public:
     static constexpr std::size_t huge = std::size_t(1) << 21;
-    static constexpr std::size_t largest_kept = std::size_t(1) << 24, most_kept = std::size_t(1) << 27;
+    static constexpr std::size_t max_block = std::size_t(1) << 24, max_total = std::size_t(1) << 27;
 
     static void *allocate(std::size_t bytes) {
         if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
         const std::size_t size = rounded(bytes);
-        if (void *kept = take(size)) return kept;
-        if (size > largest_kept) release_all();  // a large image: memory counts more than a millisecond
+        if (void *reused = take(size)) return reused;
+        if (size > max_block) release_all();  // for a large image memory matters more than a millisecond
         char *block = from_system(size);
         if (!block) throw std::bad_alloc();
         return block;
     }
 
-    // bytes: as they were asked for.
-    static void deallocate(void *place, std::size_t bytes) noexcept {
-        char *block = static_cast<char *>(place);
+    // bytes: the number that allocate() was called with.
+    static void deallocate(void *address, std::size_t bytes) noexcept {
+        char *block = static_cast<char *>(address);
         const std::size_t size = rounded(bytes);
         State &s = state();
         const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
-        if (lock && size <= largest_kept && s.count < slots && s.kept + size <= most_kept) {
+        if (lock && size <= max_block && s.count < slots && s.kept + size <= max_total) {
             s.blocks[s.count++] = {block, size};
             s.kept += size;
         } else {
@@ -48,7 +50,7 @@ public:
         }
     }
 
-    // Gives all that is kept back to the system.
+    // Returns all kept blocks to the system.
     static void release_all() {
         State &s = state();
         const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
@@ -69,21 +71,21 @@ private:
     static std::size_t rounded(std::size_t bytes) { return (bytes + huge - 1) / huge * huge; }
 
 #if defined(__linux__)
-    static constexpr bool can_cut = true;
+    static constexpr bool can_split = true;  // a part of a mapping can be returned
 #else
-    static constexpr bool can_cut = false;
+    static constexpr bool can_split = false;
 #endif
 
-    // Straight from the system: malloc would hold on to large blocks that were freed.
+    // Memory straight from the system, as malloc would keep large blocks that were freed.
     static char *from_system(std::size_t size) {
 #if defined(__linux__)
-        void *found = mmap(nullptr, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (found == MAP_FAILED) return nullptr;
-        char *start = static_cast<char *>(found);
+        void *mapped = mmap(nullptr, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) return nullptr;
+        char *start = static_cast<char *>(mapped);
         const std::size_t skipped = (huge - reinterpret_cast<std::uintptr_t>(start) % huge) % huge;
         if (skipped) munmap(start, skipped);
         if (huge - skipped) munmap(start + skipped + size, huge - skipped);
-        madvise(start + skipped, size, MADV_HUGEPAGE);  // a hint: refused, the pages are ordinary ones
+        madvise(start + skipped, size, MADV_HUGEPAGE);  // only a hint: without it the pages are ordinary ones
         return start + skipped;
 #else
         return static_cast<char *>(std::malloc(size));
@@ -112,15 +114,16 @@ private:
         return *shared;
     }
 
-    // The smallest kept block that is large enough and not more than twice too large; null if there is none.
+    // The smallest kept block that fits and is at most twice as large as needed; null if there is none.
     static void *take(std::size_t size) {
         State &s = state();
         const std::unique_lock<std::mutex> lock(s.guard, std::try_to_lock);
         if (!lock) return nullptr;
         int best = -1;
         for (int i = 0; i < s.count; ++i) {
-            const std::size_t own = s.blocks[i].size;
-            if (own >= size && own <= (can_cut ? 2 * size : size) && (best < 0 || own < s.blocks[best].size)) best = i;
+            const std::size_t candidate = s.blocks[i].size;
+            const bool fits = candidate >= size && candidate <= (can_split ? 2 * size : size);
+            if (fits && (best < 0 || candidate < s.blocks[best].size)) best = i;
         }
         if (best < 0) return nullptr;
         const Block block = s.blocks[best];
@@ -131,10 +134,11 @@ private:
     }
 };
 
+// Takes large blocks from the cache and small ones from malloc.
 template <class T>
 struct LargeAllocator {
     using value_type = T;
-    static constexpr std::size_t large = std::size_t(1) << 20;  // bytes from which blocks are kept
+    static constexpr std::size_t large = std::size_t(1) << 20;  // bytes; smaller blocks come from malloc
 
     LargeAllocator() = default;
     template <class U>
@@ -142,22 +146,24 @@ struct LargeAllocator {
 
     T *allocate(std::size_t count) {
         if (count > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw std::bad_alloc();
-        void *place = count * sizeof(T) >= large ? BlockCache::allocate(count * sizeof(T)) : std::malloc(count * sizeof(T));
-        if (!place) throw std::bad_alloc();
-        return static_cast<T *>(place);
+        const std::size_t bytes = count * sizeof(T);
+        void *address = bytes >= large ? BlockCache::allocate(bytes) : std::malloc(bytes);
+        if (!address) throw std::bad_alloc();
+        return static_cast<T *>(address);
     }
 
-    void deallocate(T *place, std::size_t count) noexcept {
-        count * sizeof(T) >= large ? BlockCache::deallocate(place, count * sizeof(T)) : std::free(place);
+    void deallocate(T *address, std::size_t count) noexcept {
+        const std::size_t bytes = count * sizeof(T);
+        bytes >= large ? BlockCache::deallocate(address, bytes) : std::free(address);
     }
 
     template <class U>
-    void construct(U *place) {
-        ::new (static_cast<void *>(place)) U;  // numbers are left as they are
+    void construct(U *address) {
+        ::new (static_cast<void *>(address)) U;  // default-initialised: numbers stay unset
     }
     template <class U, class... Arguments>
-    void construct(U *place, Arguments &&...arguments) {
-        ::new (static_cast<void *>(place)) U(std::forward<Arguments>(arguments)...);
+    void construct(U *address, Arguments &&...arguments) {
+        ::new (static_cast<void *>(address)) U(std::forward<Arguments>(arguments)...);
     }
 
     bool operator==(const LargeAllocator &) const { return true; }

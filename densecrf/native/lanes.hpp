@@ -1,4 +1,5 @@
-// L floats that are kept in registers: left to itself, a compiler may turn loops over lanes and touches inside out.
+// Vectors of L floats, one for each lane of a row, that stay in SIMD registers: with plain loops, a compiler
+// may exchange the loop over lanes with the loop around it.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -21,7 +22,7 @@ namespace densecrf {
 template <int L>
 struct Lanes {
     typedef float type __attribute__((vector_size(L * sizeof(float))));
-    typedef std::int32_t whole __attribute__((vector_size(L * sizeof(std::int32_t))));
+    typedef std::int32_t integers __attribute__((vector_size(L * sizeof(std::int32_t))));
 };
 
 template <int L>
@@ -29,36 +30,36 @@ DENSECRF_INLINE typename Lanes<L>::type larger(typename Lanes<L>::type a, typena
     return a > b ? a : b;
 }
 
-// Lanes k and k ^ half change places.
+// Exchanges lanes k and k ^ half.
 template <int L, int half, std::size_t... k>
-DENSECRF_INLINE typename Lanes<L>::type crossed(typename Lanes<L>::type a, std::index_sequence<k...>) {
+DENSECRF_INLINE typename Lanes<L>::type swap_halves(typename Lanes<L>::type a, std::index_sequence<k...>) {
     return __builtin_shufflevector(a, a, int(k ^ half)...);
 }
 
-// Folding halves keeps the order of additions fixed. The result is in all lanes.
+// The sum of all lanes, in every lane. Adding halves keeps the order of additions fixed.
 template <int L, int half = L / 2>
 DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
     if constexpr (half > 0)
-        return sum_of<L, half / 2>(a + crossed<L, half>(a, std::make_index_sequence<L>()));
+        return sum_of<L, half / 2>(a + swap_halves<L, half>(a, std::make_index_sequence<L>()));
     return a;
 }
 
+// The maximum of all lanes, in every lane.
 template <int L, int half = L / 2>
-DENSECRF_INLINE typename Lanes<L>::type top_of(typename Lanes<L>::type a) {
+DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
     if constexpr (half > 0)
-        return top_of<L, half / 2>(
-            larger<L>(a, crossed<L, half>(a, std::make_index_sequence<L>())));
+        return max_of<L, half / 2>(larger<L>(a, swap_halves<L, half>(a, std::make_index_sequence<L>())));
     return a;
 }
 
-// The same arithmetic as that of one number.
+// fast_exp_nonpositive() in each lane, by the same arithmetic as for a single float.
 template <int L>
-DENSECRF_INLINE typename Lanes<L>::type exp_of_negative(typename Lanes<L>::type x) {
+DENSECRF_INLINE typename Lanes<L>::type fast_exp_nonpositive(typename Lanes<L>::type x) {
     using Row = typename Lanes<L>::type;
     x = x > -87.0f ? x : Row{} - 87.0f;
     x = x < 0.0f ? x : Row{};
-    const auto steps = __builtin_convertvector(x * 1.44269504f - 0.5f, typename Lanes<L>::whole);
-    const Row n = __builtin_convertvector(steps, Row);
+    const auto exponent = __builtin_convertvector(x * 1.44269504f - 0.5f, typename Lanes<L>::integers);
+    const Row n = __builtin_convertvector(exponent, Row);
     const Row r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Row y = 1.9875691500e-4f * r + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f;
@@ -66,13 +67,13 @@ DENSECRF_INLINE typename Lanes<L>::type exp_of_negative(typename Lanes<L>::type 
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    const auto bits = (steps + 127) << 23;
+    const auto bits = (exponent + 127) << 23;
     Row power;
     std::memcpy(&power, &bits, sizeof power);
     return y * power;
 }
 
-#else
+#else  // compilers without vector types: the same operations lane by lane
 
 template <int L>
 struct Lanes {
@@ -105,26 +106,28 @@ struct Lanes {
 };
 
 template <int L>
-DENSECRF_INLINE typename Lanes<L>::type larger(const typename Lanes<L>::type &a, const typename Lanes<L>::type &b) {
+DENSECRF_INLINE typename Lanes<L>::type larger(const typename Lanes<L>::type &a,
+                                               const typename Lanes<L>::type &b) {
     return Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], b.lane[k]); });
 }
 
 template <int L>
 DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
-    for (int half = L / 2; half > 0; half /= 2) a = Lanes<L>::type::each([&](int k) { return a.lane[k] + a.lane[k ^ half]; });
+    for (int half = L / 2; half > 0; half /= 2)
+        a = Lanes<L>::type::each([&](int k) { return a.lane[k] + a.lane[k ^ half]; });
     return a;
 }
 
 template <int L>
-DENSECRF_INLINE typename Lanes<L>::type top_of(typename Lanes<L>::type a) {
+DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
     for (int half = L / 2; half > 0; half /= 2)
         a = Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], a.lane[k ^ half]); });
     return a;
 }
 
 template <int L>
-DENSECRF_INLINE typename Lanes<L>::type exp_of_negative(const typename Lanes<L>::type &x) {
-    return Lanes<L>::type::each([&](int k) { return exp_of_negative(x.lane[k]); });
+DENSECRF_INLINE typename Lanes<L>::type fast_exp_nonpositive(const typename Lanes<L>::type &x) {
+    return Lanes<L>::type::each([&](int k) { return fast_exp_nonpositive(x.lane[k]); });
 }
 
 #endif

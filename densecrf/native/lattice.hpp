@@ -1,6 +1,7 @@
 // The permutohedral lattice: a Gaussian filter over N points with d features each, in time linear in N.
-// Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010; the constants
-// (one [1/2 1 1/2] blur an axis, slice factor 1 / (1 + 2^-d)) are those of the dense CRF of Kraehenbuehl and Koltun, 2011.
+// Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010; the
+// constants (one [1/2 1 1/2] blur for each axis, slice factor 1 / (1 + 2^-d)) are those of the dense CRF of
+// Kraehenbuehl and Koltun, 2011.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -11,7 +12,7 @@
 #include <vector>
 
 #include "simplex.hpp"
-#include "ties.hpp"
+#include "splat_weights.hpp"
 #include "vertices.hpp"
 
 namespace densecrf {
@@ -19,24 +20,28 @@ namespace densecrf {
 class Lattice {
 public:
     // features: N x d, row-major, already divided by the standard deviations, finite (checked by the caller).
-    // rings: of untouched vertices around the touched ones; without, the blur drops what would pass through them.
-    // large: from how many points on ties are short, if numbers allow it.
-    Lattice(const float *features, std::size_t points, int dimensions, int rings, int threads,
+    // halo: 1 adds the untouched vertices around the touched ones; with 0, the blur loses what would pass
+    // through them. large: from this number of points on, the splat weights are stored compactly if the
+    // indices allow it.
+    Lattice(const float *features, std::size_t points, int dimensions, int halo, int threads,
             std::size_t large = std::size_t(1) << 20)
         : points_(points), corners_(dimensions + 1) {
         if (points >= std::size_t(std::numeric_limits<std::int32_t>::max()) / corners_)
-            throw std::length_error("too many points: points x (dimensions + 1) must stay under 2^31; use tiles");
-        const float slice_factor = 1.0f / (1.0f + std::ldexp(1.0f, -dimensions));
+            throw std::length_error(
+                "too many points: points x (dimensions + 1) must stay under 2^31; use tiles");
         Buffer<float> weight(points * corners_);
-        Vertices vertices = number_vertices(locate_all(features, dimensions, rings, weight.data(), threads), threads);
+        Vertices vertices =
+            number_vertices(locate_all(features, dimensions, halo, weight.data(), threads), threads);
         vertices_ = vertices.count;
-        const bool in_short = points >= large && std::max(points, vertices_ + 1) < ShortTie::most;
-        const auto tie = [&](auto kind) {
-            using T = decltype(kind);
-            return std::make_unique<AnyTies>(
-                Ties<T>(std::move(vertices.corner), std::move(weight), corners_, vertices_, slice_factor, threads));
+        const float slice_factor = 1.0f / (1.0f + std::ldexp(1.0f, -dimensions));
+        const auto store_weights = [&](auto entry) {
+            using Weights = SplatWeights<decltype(entry)>;
+            return std::make_unique<AnySplatWeights>(Weights(std::move(vertices.corner), std::move(weight),
+                                                             corners_, vertices_, slice_factor, threads));
         };
-        ties_ = in_short ? tie(ShortTie()) : tie(Tie());
+        const bool compact =
+            points >= large && std::max(points, vertices_ + 1) < CompactSplatWeight::index_limit;
+        weights_ = compact ? store_weights(CompactSplatWeight()) : store_weights(SplatWeight());
         neighbours_ = std::move(vertices.neighbours);
         first_local_axis_ = vertices.first_local_axis;
         blocks_ = std::move(vertices.blocks);
@@ -46,111 +51,161 @@ public:
     std::size_t points() const { return points_; }
     std::size_t vertices() const { return vertices_; }
 
-    // From here on point i's value counts before[i] times, and what it gets is multiplied by after[i].
+    // From here on the filter multiplies point i's value by before[i] and its result by after[i].
     void scale(const Buffer<float> &before, const Buffer<float> &after, int threads) {
-        std::visit([&](auto &ties) { ties.scale(before, after, threads); }, *ties_);
+        std::visit([&](auto &weights) { weights.scale(before, after, threads); }, *weights_);
     }
 
-    // N: by how much more a point's weights were multiplied on the one side than on the other; null where alike.
+    // N: the ratio of what scale() multiplied a point's weights by before and after; null where they are the
+    // same.
     const float *before_over_after() const {
-        return std::visit([](const auto &ties) { return ties.ratio.empty() ? nullptr : ties.ratio.data(); }, *ties_);
+        return std::visit([](const auto &w) { return w.ratio.empty() ? nullptr : w.ratio.data(); },
+                          *weights_);
     }
 
-    // For splats of some points only, which are numbered anew from 0.
-    AnyTouches select(const Buffer<std::int32_t> &ids, int threads) const {
-        return std::visit([&](const auto &ties) -> AnyTouches {
-            return ties.select(ids.data(), ids.size(), vertices_, threads);
-        }, *ties_);
+    // Splat weights of the points `ids` alone, which are renumbered from 0.
+    AnyVertexSplatWeights select(const Buffer<std::int32_t> &ids, int threads) const {
+        return std::visit(
+            [&](const auto &weights) -> AnyVertexSplatWeights {
+                return weights.select(ids.data(), ids.size(), vertices_, threads);
+            },
+            *weights_);
     }
 
-    // Splat and blur: values are rows of `lanes` floats, one for each point, or for those that `some` was selected for if
-    // it is not null. The result is in `rows`; both buffers grow as needed and keep row 0 at zero. transposed: the blurs in
-    // reverse order; each is symmetric by itself, but where vertices are missing they do not commute.
-    void splat_and_blur(const AnyTouches *some, const float *values, int lanes, Buffer<float> &rows, Buffer<float> &spare,
-                        int threads, bool transposed = false) const {
-        for (Buffer<float> *buffer : {&rows, &spare}) {
+    // Splat and blur. values: rows of `lanes` floats, one for each point, or, if `selected` is not null, for
+    // each point that it was selected for. The result is in `rows`; both buffers grow as needed and keep row
+    // 0 at zero. transposed: blurs along the axes in reverse order. Each blur is symmetric, but where
+    // vertices are missing they do not commute.
+    void splat_and_blur(const AnyVertexSplatWeights *selected, const float *values, int lanes,
+                        Buffer<float> &rows, Buffer<float> &scratch, int threads,
+                        bool transposed = false) const {
+        for (Buffer<float> *buffer : {&rows, &scratch}) {
             if (buffer->size() < (vertices_ + 1) * lanes) buffer->resize((vertices_ + 1) * lanes);
             std::fill_n(buffer->begin(), lanes, 0.0f);
         }
         const int local = corners_ - first_local_axis_;
-        float *from = rows.data(), *to = spare.data();
-        if ((first_local_axis_ + local % 2) % 2) std::swap(from, to);  // so that the last pass writes to `rows`
-        const auto splat_all = [&](const auto &touches) {
-            const std::int32_t *first = touches.first.data();
-            const std::size_t all = touches.ties.size();
-            const auto vertex = [&](std::size_t tie) {  // the first whose ties do not begin before this one
-                return tie == all ? vertices_ : std::size_t(std::lower_bound(first, first + vertices_, std::int32_t(tie)) - first);
-            };
-            parallel_for(threads, all, [&](std::size_t begin, std::size_t end) {  // vertices differ in their ties
-                splat(lanes, first, touches.ties.data(), values, from, begin ? vertex(begin) : 0, vertex(end));
-            });
+        BlurPass pass{lanes, threads, transposed, rows.data(), scratch.data()};
+        if ((first_local_axis_ + local % 2) % 2)
+            std::swap(pass.from, pass.to);  // so that the last pass writes to `rows`
+        const auto splat_all = [&](const auto &weights) {
+            splat_vertices(weights, values, lanes, pass.from, threads);
         };
-        if (some) std::visit(splat_all, *some);
-        else std::visit([&](const auto &ties) { splat_all(ties.touches); }, *ties_);
-        const auto blur_global = [&](int axis) {
-            parallel_for(threads, vertices_, [&](std::size_t begin, std::size_t end) {
-                blur(lanes, from, pairs(axis), to, begin, end);
-            });
-            std::swap(from, to);
-        };
-        const auto blur_local = [&] {
-            parallel_for(threads, local && vertices_ ? blocks_.size() - 1 : 0, [&](std::size_t begin, std::size_t end) {
-                for (std::size_t b = begin; b < end; ++b)  // a block stays in the caches from axis to axis
-                    for (int i = 0; i < local; ++i)
-                        blur(lanes, i % 2 ? to : from, pairs(transposed ? corners_ - 1 - i : first_local_axis_ + i),
-                             i % 2 ? from : to, blocks_[b], blocks_[b + 1]);
-            }, 1);
-            if (local % 2) std::swap(from, to);
-        };
-        if (transposed) blur_local();
-        for (int i = 0; i < first_local_axis_; ++i) blur_global(transposed ? first_local_axis_ - 1 - i : i);
-        if (!transposed) blur_local();
+        if (selected)
+            std::visit(splat_all, *selected);
+        else
+            std::visit([&](const auto &weights) { splat_all(weights.by_vertex); }, *weights_);
+        if (transposed) blur_local_axes(pass);
+        for (int i = 0; i < first_local_axis_; ++i)
+            blur_axis(pass, transposed ? first_local_axis_ - 1 - i : i);
+        if (!transposed) blur_local_axes(pass);
     }
 
-    // out[n - begin] += strength x value of point ids[n] (or n, where ids is null), lane by lane, for n in [begin, end).
+    // out[n - begin] += strength x filtered value of point ids[n] (or n, where ids is null), lane by lane,
+    // for n in [begin, end).
     void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
                std::size_t begin, std::size_t end) const {
-        std::visit([&](const auto &ties) {
-            slice_add(lanes, ties.corners, ties.slices.data(), ids, rows, strength, out, begin, end);
-        }, *ties_);
+        std::visit(
+            [&](const auto &weights) {
+                slice_add(lanes, weights.corners, weights.by_point.data(), ids, rows, strength, out, begin,
+                          end);
+            },
+            *weights_);
     }
 
-    // What a point's own value contributes to its filtered value. From corner to corner of its simplex the blur has two
-    // ways: down the axes between them, or up all the others; each in the order of axes, over vertices that must exist.
-    float own_share(std::size_t point) const {
+    // The factor of a point's own value in its filtered value. From one corner of a point's simplex to
+    // another, the blur follows one of two paths: down the axes between them, or up all others; each in the
+    // order of axes, over vertices that must exist.
+    float self_weight(std::size_t point) const {
         std::vector<std::int32_t> corner(corners_);
         std::vector<float> weight(corners_);
-        std::visit([&](const auto &ties) {
-            for (int c = 0; c < corners_; ++c) {
-                corner[c] = std::int32_t(ties.slices[point * corners_ + c].number());
-                weight[c] = ties.slices[point * corners_ + c].weight();
-            }
-        }, *ties_);
-        std::vector<int> axis(corners_);  // down which axis each corner's successor lies
+        std::visit(
+            [&](const auto &weights) {
+                for (int c = 0; c < corners_; ++c) {
+                    corner[c] = std::int32_t(weights.by_point[point * corners_ + c].index());
+                    weight[c] = weights.by_point[point * corners_ + c].weight();
+                }
+            },
+            *weights_);
+        std::vector<int> axis(corners_);  // the axis down which the next corner lies
         for (int c = 0; c < corners_; ++c)
             for (int i = 0; i < corners_; ++i)
                 if (pairs(i)[2 * (corner[c] - 1) + 1] == corner[(c + 1) % corners_]) axis[c] = i;
         std::vector<char> between(corners_);
-        float share = 0, alpha = 0;
+        float share = 0, total_weight = 0;
         for (int a = 0; a < corners_; ++a) {
-            alpha += weight[a];  // without the slice factor the weights sum to one
-            std::fill(between.begin(), between.end(), 1);  // back to itself: down all axes, up all, or staying
-            share += weight[a] * weight[a] * way(corner[a], between, 0);
+            total_weight += weight[a];  // the slice factor, as barycentric weights sum to one
+            std::fill(between.begin(), between.end(),
+                      1);  // back to the same corner: down all axes, up all, or staying
+            share += weight[a] * weight[a] * path_factor(corner[a], between, 0);
             std::fill(between.begin(), between.end(), 0);
-            share += weight[a] * weight[a] * (way(corner[a], between, 0) + way(corner[a], between, 1));
+            share += weight[a] * weight[a] *
+                     (path_factor(corner[a], between, 0) + path_factor(corner[a], between, 1));
             for (int b = (a + 1) % corners_; b != a; b = (b + 1) % corners_) {
                 between[axis[(b + corners_ - 1) % corners_]] = 1;
-                share += weight[a] * weight[b] * (way(corner[a], between, 0) + way(corner[a], between, 1));
+                share += weight[a] * weight[b] *
+                         (path_factor(corner[a], between, 0) + path_factor(corner[a], between, 1));
             }
         }
-        return share / alpha;
+        return share / total_weight;
     }
 
 private:
-    const std::int32_t *pairs(int axis) const { return neighbours_.data() + std::size_t(axis) * 2 * vertices_; }
+    // The state of a blur: the two buffers change roles after each axis.
+    struct BlurPass {
+        int lanes, threads;
+        bool transposed;
+        float *from, *to;
+    };
 
-    // The blur's factor along one way from a row: down the marked axes, or up the unmarked ones; 0 if a vertex is missing.
-    float way(std::int32_t row, const std::vector<char> &marked, int up) const {
+    const std::int32_t *pairs(int axis) const {
+        return neighbours_.data() + std::size_t(axis) * 2 * vertices_;
+    }
+
+    // Divides vertices over threads so that each has about the same number of splat weights.
+    template <class T>
+    void splat_vertices(const VertexSplatWeights<T> &by_vertex, const float *values, int lanes, float *rows,
+                        int threads) const {
+        const std::int32_t *offsets = by_vertex.offsets.data();
+        const std::size_t all = by_vertex.weights.size();
+        const auto vertex_at =
+            [&](std::size_t n) {  // the first one whose weights do not begin before the n-th
+                if (n == all) return vertices_;
+                return std::size_t(std::lower_bound(offsets, offsets + vertices_, std::int32_t(n)) - offsets);
+            };
+        parallel_for(threads, all, [&](std::size_t begin, std::size_t end) {
+            const std::size_t first = begin ? vertex_at(begin) : 0;
+            splat(lanes, offsets, by_vertex.weights.data(), values, rows, first, vertex_at(end));
+        });
+    }
+
+    void blur_axis(BlurPass &pass, int axis) const {
+        parallel_for(pass.threads, vertices_, [&](std::size_t begin, std::size_t end) {
+            blur(pass.lanes, pass.from, pairs(axis), pass.to, begin, end);
+        });
+        std::swap(pass.from, pass.to);
+    }
+
+    // Blurs along the local axes block by block, so that a block stays in the cache from axis to axis.
+    void blur_local_axes(BlurPass &pass) const {
+        const int local = corners_ - first_local_axis_;
+        float *const from = pass.from, *const to = pass.to;
+        parallel_for(
+            pass.threads, local && vertices_ ? blocks_.size() - 1 : 0,
+            [&](std::size_t begin, std::size_t end) {
+                for (std::size_t b = begin; b < end; ++b)
+                    for (int i = 0; i < local; ++i) {
+                        const int axis = pass.transposed ? corners_ - 1 - i : first_local_axis_ + i;
+                        blur(pass.lanes, i % 2 ? to : from, pairs(axis), i % 2 ? from : to, blocks_[b],
+                             blocks_[b + 1]);
+                    }
+            },
+            1);
+        if (local % 2) std::swap(pass.from, pass.to);
+    }
+
+    // The blur's factor along one path from a row: down the marked axes, or up the unmarked ones; 0 if a
+    // vertex is missing.
+    float path_factor(std::int32_t row, const std::vector<char> &marked, int up) const {
         float factor = 1;
         for (int axis = 0; axis < corners_; ++axis) {
             if (bool(marked[axis]) == bool(up)) continue;
@@ -161,20 +216,23 @@ private:
         return factor;
     }
 
-    Simplexes locate_all(const float *features, int d, int rings, float *weight, int threads) const {
-        Simplexes s{points_, d, rings, {}, {}, {}, {}};
+    // The simplexes of all points, and their barycentric weights.
+    Simplexes locate_all(const float *features, int d, int halo, float *weight, int threads) const {
+        Simplexes s{points_, d, halo, {}, {}, {}, {}};
         s.cell.resize(points_ * d);
         s.rank.resize(points_ * corners_);
         s.low.assign(d, std::numeric_limits<std::int32_t>::max());
         s.high.assign(d, std::numeric_limits<std::int32_t>::min());
-        const std::vector<std::int32_t> none_low = s.low, none_high = s.high;
+        const std::vector<std::int32_t> empty_low = s.low, empty_high = s.high;
         std::mutex guard;
         parallel_for(threads, points_, [&](std::size_t begin, std::size_t end) {
-            std::vector<std::int32_t> low = none_low, high = none_high;
+            std::vector<std::int32_t> low = empty_low, high = empty_high;
             in_pieces(begin, end, 4096, [&](std::size_t i, std::size_t stop) {
-                if (!locate(features, d, i, stop, s.cell.data(), s.rank.data(), weight, low.data(), high.data()))
+                if (!locate(features, d, i, stop, s.cell.data(), s.rank.data(), weight, low.data(),
+                            high.data()))
                     throw std::invalid_argument(
-                        "features span more lattice cells than can be told apart; wanted |feature / std| under about "
+                        "features span more lattice cells than can be told apart; wanted |feature / std| "
+                        "under about "
                         "10^6: use larger standard deviations or smaller feature values");
             });
             const std::lock_guard<std::mutex> lock(guard);
@@ -187,10 +245,11 @@ private:
     }
 
     std::size_t points_, vertices_ = 0;
-    int corners_;                       // d + 1
-    std::unique_ptr<AnyTies> ties_;
-    Buffer<std::int32_t> neighbours_;   // (d+1) x M x 2
-    int first_local_axis_ = 0;
+    int corners_;  // of a simplex: d + 1
+    std::unique_ptr<AnySplatWeights> weights_;
+    Buffer<std::int32_t>
+        neighbours_;            // (d+1) x M x 2: rows of each vertex's neighbours up and down each axis
+    int first_local_axis_ = 0;  // as in Vertices
     std::vector<std::int32_t> blocks_;  // as in Vertices
 };
 

@@ -1,5 +1,5 @@
-// Splitting loops over threads. Threads live no longer than one call from Python: no pool that would hang after fork, no
-// OpenMP runtime that would meet another one.
+// Parallel loops. Threads live no longer than one call from Python: a lasting pool would hang after fork, and
+// an OpenMP runtime could clash with another one in the process.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -20,105 +20,101 @@
 
 namespace densecrf {
 
-// Thrown by the loops of a call that was asked to stop.
+// Thrown by the loops of a call that should stop.
 struct Stopped {};
 
-// Threads that stand by for the loops of one call; they are started when a loop first has work for them. Starting a thread
-// or waking one that sleeps takes some 50 us, as long as many a loop here; so between loops they look out for work for a
-// while before they sleep.
+// The threads of one call, shared by all its loops. They are started when a loop first has work for them.
+// Starting a thread or waking a sleeping one takes some 50 us, as long as many a loop here; therefore they
+// spin for a while between loops before they sleep.
 class Team {
 public:
     using Clock = std::chrono::steady_clock;
 
-    // threads: the most that work at a time, the caller among them. asks: whether to stop; called by the caller's thread
-    // alone, no sooner than `every` after the last time.
-    explicit Team(int threads, std::function<bool()> asks = {}, Clock::duration every = std::chrono::milliseconds(100))
-        : outer_(place().team), most_(std::max(1, threads)), asks_(std::move(asks)), every_(every) {
-        if (outer_) return;  // the call is part of another one that has its team
-        touch_thread_locals();
-        next_ = Clock::now() + every_;
-        place() = {this, true};
+    // threads: the maximum number at work at a time, the caller included. should_stop: called by the caller's
+    // thread alone, at most once per interval. Within the call of another team this one does nothing.
+    explicit Team(int threads, std::function<bool()> should_stop = {},
+                  Clock::duration interval = std::chrono::milliseconds(100))
+        : outer_(current_thread().team), max_threads_(std::max(1, threads)),
+          should_stop_(std::move(should_stop)), interval_(interval) {
+        if (outer_) return;
+        initialize_thread_locals();
+        next_check_ = Clock::now() + interval_;
+        current_thread() = {this, true};
     }
 
     ~Team() {
         if (outer_) return;
-        place() = {};
+        current_thread() = {};
         {
             const std::lock_guard<std::mutex> lock(guard_);
-            dismissed_ = true;
-            turn_.fetch_add(1, std::memory_order_release);
+            shutting_down_ = true;
+            round_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();
-        for (std::thread &member : members_) member.join();
+        for (std::thread &worker : workers_) worker.join();
     }
 
     Team(const Team &) = delete;
     Team &operator=(const Team &) = delete;
 
-    // Of the call that this thread works for; null if it has none.
-    static Team *current() { return place().team; }
+    // The team that this thread works for; null if there is none.
+    static Team *current() { return current_thread().team; }
 
-    // Throws Stopped if the call that this thread works for is to stop. Long loops call it many times a second.
+    // Throws Stopped if the call that this thread works for should stop. Long loops call it many times a
+    // second.
     static void check() {
-        const Place &here = place();
+        const ThreadState &here = current_thread();
         if (!here.team) return;
-        if (here.is_caller) here.team->ask();
+        if (here.is_caller) here.team->ask_whether_to_stop();
         if (here.team->stopped_.load(std::memory_order_relaxed)) throw Stopped();
     }
 
-    // Calls work(part) for parts 0 ... parts - 1; the caller takes the first and what the others are too few for. work
-    // must not throw.
+    // Calls work(part) for parts 0 ... parts - 1. The caller takes part 0 and those for which there are too
+    // few workers. work must not throw.
     template <class Work>
     void share(std::size_t parts, const Work &work) {
-        if (!busy_) grow(std::min<std::size_t>(parts, most_) - 1);
-        const std::size_t helpers = std::min(parts - 1, members_.size());
-        if (helpers && !busy_) {
-            busy_ = true;
-            call_ = [](const void *context, std::size_t part) { (*static_cast<const Work *>(context))(part); };
-            context_ = &work;
-            helpers_ = helpers;
-            left_.store(members_.size(), std::memory_order_relaxed);
-            {
-                const std::lock_guard<std::mutex> lock(guard_);
-                turn_.fetch_add(1, std::memory_order_release);
-            }
-            if (sleeping_.load() > 0) wake_.notify_all();
-            wait_for_new_ones();
-            work(0);
-            for (std::size_t part = helpers + 1; part < parts; ++part) work(part);
-            for (int look = 0; left_.load(std::memory_order_acquire) > 0; ++look) {
-                if (look < patience) {
-                    pause();
-                    continue;
-                }
-                std::this_thread::yield();
-                ask();
-                look = patience;
-            }
-            busy_ = false;
+        if (!busy_) start_workers(std::min<std::size_t>(parts, max_threads_) - 1);
+        const std::size_t helpers = std::min(parts - 1, workers_.size());
+        if (!helpers || busy_) {
+            for (std::size_t part = 0; part < parts; ++part) work(part);
             return;
         }
-        for (std::size_t part = 0; part < parts; ++part) work(part);
+        busy_ = true;
+        call_ = [](const void *context, std::size_t part) { (*static_cast<const Work *>(context))(part); };
+        context_ = &work;
+        helpers_ = helpers;
+        remaining_.store(workers_.size(), std::memory_order_relaxed);
+        {
+            const std::lock_guard<std::mutex> lock(guard_);
+            round_.fetch_add(1, std::memory_order_release);
+        }
+        if (sleeping_.load() > 0) wake_.notify_all();
+        wait_for_starting_workers();
+        work(0);
+        for (std::size_t part = helpers + 1; part < parts; ++part) work(part);
+        wait_for_workers();
+        busy_ = false;
     }
 
 private:
-    static constexpr int patience = 4000;  // some ten to a hundred us
+    static constexpr int spins = 4000;  // some ten to a hundred us
 
-    struct Place {
+    // What a thread knows of the call that it works for.
+    struct ThreadState {
         Team *team = nullptr;
         bool is_caller = false;
     };
 
-    static Place &place() {
-        static thread_local Place here;
-        return here;
+    static ThreadState &current_thread() {
+        static thread_local ThreadState state;
+        return state;
     }
 
-    // A thread's own data are allocated when it first uses them, and the process ends if that fails; a thread that first
-    // uses them to throw std::bad_alloc would meet just that.
-    static void touch_thread_locals() {
-        volatile int used = std::uncaught_exceptions();  // volatile: without a use the call would be left out
-        used = place().is_caller;
+    // Thread-local data are allocated at their first use, and the process ends if that fails. A thread that
+    // first uses them to throw std::bad_alloc would be in that situation.
+    static void initialize_thread_locals() {
+        volatile int used = std::uncaught_exceptions();  // volatile, so that the call is not optimised away
+        used = current_thread().is_caller;
         (void)used;
     }
 
@@ -130,84 +126,104 @@ private:
 #endif
     }
 
-    void wait_for_new_ones() const {
-        for (int look = 0; unready_.load(std::memory_order_acquire) > 0; ++look)
-            look < patience ? pause() : std::this_thread::yield();
+    void wait_for_starting_workers() const {
+        for (int spin = 0; starting_.load(std::memory_order_acquire) > 0; ++spin)
+            spin < spins ? pause() : std::this_thread::yield();
     }
 
-    void ask() {
-        if (!asks_ || stopped_.load(std::memory_order_relaxed)) return;
+    void wait_for_workers() {
+        for (int spin = 0; remaining_.load(std::memory_order_acquire) > 0; ++spin) {
+            if (spin < spins) {
+                pause();
+                continue;
+            }
+            std::this_thread::yield();
+            ask_whether_to_stop();
+            spin = spins;
+        }
+    }
+
+    void ask_whether_to_stop() {
+        if (!should_stop_ || stopped_.load(std::memory_order_relaxed)) return;
         const Clock::time_point now = Clock::now();
-        if (now < next_) return;
-        next_ = now + every_;
-        if (asks_()) stopped_.store(true, std::memory_order_relaxed);
+        if (now < next_check_) return;
+        next_check_ = now + interval_;
+        if (should_stop_()) stopped_.store(true, std::memory_order_relaxed);
     }
 
-    // Starts threads until there are so many; fewer if no more are to be had.
-    void grow(std::size_t members) {
-        if (members <= members_.size() || no_more_) return;
-        const std::size_t before = members_.size();
+    // Starts threads until there are `count`, or fewer if the system allows no more.
+    void start_workers(std::size_t count) {
+        if (count <= workers_.size() || start_failed_) return;
+        const std::size_t before = workers_.size();
         try {
-            members_.reserve(members);
-            while (members_.size() < members) {
-                const std::size_t number = members_.size() + 1;
-                unready_.fetch_add(1, std::memory_order_relaxed);
-                const unsigned seen = turn_.load(std::memory_order_relaxed);
-                members_.emplace_back([this, number, seen, reserve = Reserve()]() mutable { stand_by(number, seen, reserve); });
+            workers_.reserve(count);
+            while (workers_.size() < count) {
+                const std::size_t number = workers_.size() + 1;
+                starting_.fetch_add(1, std::memory_order_relaxed);
+                const unsigned seen = round_.load(std::memory_order_relaxed);
+                workers_.emplace_back([this, number, seen, reserve = Reserve()]() mutable {
+                    work_in_rounds(number, seen, reserve);
+                });
             }
         } catch (const std::system_error &) {
-            no_more_ = true;
+            start_failed_ = true;
         } catch (const std::bad_alloc &) {
-            no_more_ = true;
+            start_failed_ = true;
         }
-        if (no_more_) unready_.store(members_.size() - before, std::memory_order_relaxed);
+        if (start_failed_) starting_.store(workers_.size() - before, std::memory_order_relaxed);
     }
 
-    // A new thread first uses its own data, for which it has the reserve, after the last thread was started and before the
-    // first one works: stacks and arrays would take what it gives back.
-    void stand_by(std::size_t number, unsigned seen, Reserve &reserve) {
+    // The life of a worker. It initialises its thread-local data, for which it holds a reserve, after the
+    // last thread was started and before the first one works: otherwise stacks and arrays would take the
+    // memory that it releases.
+    void work_in_rounds(std::size_t number, unsigned seen, Reserve &reserve) {
         for (bool is_first = true;; is_first = false) {
-            for (int look = 0; look < patience && turn_.load(std::memory_order_acquire) == seen; ++look) pause();
-            if (turn_.load(std::memory_order_acquire) == seen) {
-                std::unique_lock<std::mutex> lock(guard_);
-                ++sleeping_;
-                wake_.wait(lock, [&] { return turn_.load(std::memory_order_acquire) != seen; });
-                --sleeping_;
-            }
+            wait_for_round_after(seen);
             ++seen;
-            if (dismissed_) return;
+            if (shutting_down_) return;
             if (is_first) {
-                reserve.give_back();
-                touch_thread_locals();
-                place() = {this, false};
-                unready_.fetch_sub(1, std::memory_order_acq_rel);
-                wait_for_new_ones();
+                reserve.release();
+                initialize_thread_locals();
+                current_thread() = {this, false};
+                starting_.fetch_sub(1, std::memory_order_acq_rel);
+                wait_for_starting_workers();
             }
             if (number <= helpers_) call_(context_, number);
-            left_.fetch_sub(1, std::memory_order_acq_rel);
+            remaining_.fetch_sub(1, std::memory_order_acq_rel);
         }
+    }
+
+    void wait_for_round_after(unsigned seen) {
+        for (int spin = 0; spin < spins && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        if (round_.load(std::memory_order_acquire) != seen) return;
+        std::unique_lock<std::mutex> lock(guard_);
+        ++sleeping_;
+        wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+        --sleeping_;
     }
 
     Team *outer_;
-    std::size_t most_;
-    std::function<bool()> asks_;
-    Clock::duration every_;
-    Clock::time_point next_;
+    std::size_t max_threads_;
+    std::function<bool()> should_stop_;
+    Clock::duration interval_;
+    Clock::time_point next_check_;
     std::atomic<bool> stopped_{false};
-    std::vector<std::thread> members_;
-    bool no_more_ = false;
+    std::vector<std::thread> workers_;
+    bool start_failed_ = false;
     std::mutex guard_;
     std::condition_variable wake_;
-    std::atomic<unsigned> turn_{0};
+    std::atomic<unsigned> round_{0};  // a new round begins with each shared loop, and with the end
     std::atomic<int> sleeping_{0};
-    std::atomic<std::size_t> left_{0}, unready_{0};
-    bool dismissed_ = false, busy_ = false;
+    std::atomic<std::size_t> remaining_{0};  // workers that have not finished this round
+    std::atomic<std::size_t> starting_{0};   // workers whose thread-local data are not initialised
+    bool shutting_down_ = false, busy_ = false;
     void (*call_)(const void *, std::size_t) = nullptr;
     const void *context_ = nullptr;
     std::size_t helpers_ = 0;
 };
 
-// Calls work(begin, end) on ranges of at most `piece` that cover [begin, end), in order. Stopped, if the call is to stop.
+// Calls work(begin, end) on ranges of at most `piece` that cover [begin, end), in order. Throws Stopped
+// between two of them if the call should stop.
 template <class Work>
 void in_pieces(std::size_t begin, std::size_t end, std::size_t piece, const Work &work) {
     for (std::size_t i = begin; i < end; i += piece) {
@@ -216,13 +232,14 @@ void in_pieces(std::size_t begin, std::size_t end, std::size_t piece, const Work
     }
 }
 
-// Calls work(begin, end) on disjoint ranges that cover [0, count), at most `threads` at once, by the team at hand, or one
-// of its own. least: what is not worth a thread. The first exception is rethrown.
+// Calls work(begin, end) on disjoint ranges that cover [0, count), at most `threads` at a time, by the
+// current team or by one of its own. min_count: less than this is not worth a thread. The first exception is
+// rethrown.
 template <class Work>
-void parallel_for(int threads, std::size_t count, const Work &work, std::size_t least = 2048) {
-    const std::size_t piece = 256 * least;  // between two, the call may be stopped
-    const std::size_t most = std::max<std::size_t>(1, count / least);
-    const std::size_t parts = std::min<std::size_t>(std::max(1, threads), most);
+void parallel_for(int threads, std::size_t count, const Work &work, std::size_t min_count = 2048) {
+    const std::size_t piece = 256 * min_count;  // the call may be stopped between two pieces
+    const std::size_t max_parts = std::max<std::size_t>(1, count / min_count);
+    const std::size_t parts = std::min<std::size_t>(std::max(1, threads), max_parts);
     if (parts == 1) return in_pieces(0, count, piece, work);
     std::exception_ptr failure;
     std::mutex guard;

@@ -1,4 +1,4 @@
-// Memory that is held until it is needed for something whose failure could not be survived.
+// Memory that is set aside for an allocation that must not fail.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -13,37 +13,37 @@
 
 namespace densecrf {
 
-// Some pages, straight from the system where that is possible: what one thread gave back to malloc, it does not give to
-// another that has no arena of its own yet.
-// Throws std::bad_alloc if they are not to be had.
+// A few pages, which are released just before the allocation that needs them. They come straight from the
+// system where that is possible: malloc keeps what one thread has freed from other threads that have no arena
+// yet. Throws std::bad_alloc if there is too little memory.
 class Reserve {
 public:
-    Reserve() : place_(get()) {
-        if (!place_) throw std::bad_alloc();
+    Reserve() : pages_(allocate()) {
+        if (!pages_) throw std::bad_alloc();
     }
-    Reserve(Reserve &&other) noexcept : place_(std::exchange(other.place_, nullptr)) {}
+    Reserve(Reserve &&other) noexcept : pages_(std::exchange(other.pages_, nullptr)) {}
     Reserve &operator=(Reserve &&) = delete;
-    ~Reserve() { give_back(); }
+    ~Reserve() { release(); }
 
-    void give_back() noexcept {
-        if (void *place = std::exchange(place_, nullptr)) put(place);
+    void release() noexcept {
+        if (void *pages = std::exchange(pages_, nullptr)) free_pages(pages);
     }
 
 private:
     static constexpr std::size_t size = std::size_t(1) << 16;
 
 #if defined(__linux__)
-    static void *get() {
-        void *found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        return found == MAP_FAILED ? nullptr : found;
+    static void *allocate() {
+        void *pages = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return pages == MAP_FAILED ? nullptr : pages;
     }
-    static void put(void *place) { munmap(place, size); }
+    static void free_pages(void *pages) { munmap(pages, size); }
 #else
-    static void *get() { return std::malloc(size); }
-    static void put(void *place) { std::free(place); }
+    static void *allocate() { return std::malloc(size); }
+    static void free_pages(void *pages) { std::free(pages); }
 #endif
 
-    void *place_;
+    void *pages_;
 };
 
 }  // namespace densecrf

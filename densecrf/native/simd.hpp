@@ -1,8 +1,10 @@
-// One source, several instruction sets: marked functions are compiled once for each, and the loader picks by processor.
+// Run-time choice of instruction set: marked functions are compiled once for each set, and the loader picks
+// one.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(DENSECRF_PLAIN)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(DENSECRF_PLAIN)
 #define DENSECRF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define DENSECRF_HAS_CLONES 1
 #else
@@ -11,14 +13,15 @@
 #endif
 
 #if defined(__GNUC__)
-#define DENSECRF_INLINE inline __attribute__((always_inline))  // so that a helper takes its caller's instruction set
+#define DENSECRF_INLINE \
+    inline __attribute__((always_inline))  // so that a helper gets its caller's instruction set
 #else
 #define DENSECRF_INLINE inline
 #endif
 
 namespace densecrf {
 
-// The instruction set that marked functions run with here.
+// The instruction set that marked functions use on this processor.
 inline const char *simd_level() {
 #if DENSECRF_HAS_CLONES
     __builtin_cpu_init();

@@ -1,3 +1,4 @@
+// Likelihoods, energies and merged labels, a block of pixels at a time; see unaries.hpp.
 // SPDX-License-Identifier: MIT
 #include "unaries.hpp"
 
@@ -9,170 +10,186 @@
 namespace densecrf {
 namespace {
 
-constexpr std::size_t block = 256;  // pixels whose sums fit into the nearest cache
-constexpr float small = 0.25f;      // message below which the third-order term is under 3e-4 of some hundredths
+constexpr std::size_t block = 256;      // pixels whose sums fit into the first-level cache
+constexpr float small_message = 0.25f;  // below it the third-order term is at most 3e-4 of a few hundredths
 
-// No lambdas around the loops: they would not be compiled for the instruction set of their caller.
-#define DENSECRF_EACH_BLOCK(first, count, begin, end) \
-    for (std::size_t first = begin, count; first < end && (count = std::min(block, end - first)); first += block)
+// Loops over blocks of [begin, end). A macro, because lambdas would not be compiled for the instruction set
+// of their caller.
+#define DENSECRF_EACH_BLOCK(first, count, begin, end)                                             \
+    for (std::size_t first = begin, count; first < end && (count = std::min(block, end - first)); \
+         first += block)
 
-// out[i] = likelihood of label k at point first + i, x exp(shift[i]) for energies, which shift must not be above.
+// out[i] = likelihood of label k at point first + i. Energies: times exp(shift[i]), where the shift must not
+// be above the relative energy.
 template <bool Probabilities>
 DENSECRF_INLINE void likelihoods(const Unaries &u, std::size_t k, std::size_t first, const float *shift,
                                  std::size_t count, float *out) {
-    const float *plane = u.plane(k) + first, *least = Probabilities ? nullptr : u.least + first;
+    const float *plane = u.plane(k) + first, *min_energy = Probabilities ? nullptr : u.min_energy + first;
     for (std::size_t i = 0; i < count; ++i)
         out[i] = Probabilities ? std::max(plane[i], u.floor)
-                               : exp_of_negative(shift[i] - above_least(plane[i], least[i]));
+                               : fast_exp_nonpositive(shift[i] - relative_energy(plane[i], min_energy[i]));
 }
 
-DENSECRF_INLINE bool are_fine(const float *probabilities, std::size_t count) {
-    float least = 0, most = 0;
-    std::int32_t unordered = 0;  // NaN compares with nothing
+DENSECRF_INLINE bool are_valid(const float *probabilities, std::size_t count) {
+    float lowest = 0, highest = 0;
+    std::int32_t any_nan = 0;  // comparisons with NaN leave `lowest` and `highest` unchanged
     for (std::size_t i = 0; i < count; ++i) {
-        least = std::min(least, probabilities[i]);
-        most = std::max(most, probabilities[i]);
-        unordered |= probabilities[i] != probabilities[i];
+        lowest = std::min(lowest, probabilities[i]);
+        highest = std::max(highest, probabilities[i]);
+        any_nan |= probabilities[i] != probabilities[i];
     }
-    return least >= 0 && most <= std::numeric_limits<float>::max() && !unordered;
+    return lowest >= 0 && highest <= std::numeric_limits<float>::max() && !any_nan;
 }
 
 template <bool Probabilities>
-DENSECRF_INLINE bool scan(const Unaries &u, float *top, std::size_t begin, std::size_t end) {
-    bool fine = true;
-    const float none[block] = {};
+DENSECRF_INLINE bool scan(const Unaries &u, float *max_probability, std::size_t begin, std::size_t end) {
+    bool valid = true;
+    const float no_shift[block] = {};
     DENSECRF_EACH_BLOCK(first, count, begin, end) {
         float sum[block] = {}, value[block];
         for (std::size_t k = 0; k < u.labels; ++k) {
-            if (Probabilities) fine = are_fine(u.plane(k) + first, count) && fine;
-            likelihoods<Probabilities>(u, k, first, none, count, value);
+            if (Probabilities) valid = are_valid(u.plane(k) + first, count) && valid;
+            likelihoods<Probabilities>(u, k, first, no_shift, count, value);
             for (std::size_t i = 0; i < count; ++i) sum[i] += value[i];
         }
         for (std::size_t i = 0; i < count; ++i) sum[i] = 1 / sum[i];
         for (std::size_t k = 0; k < u.labels; ++k) {
-            likelihoods<Probabilities>(u, k, first, none, count, value);
+            likelihoods<Probabilities>(u, k, first, no_shift, count, value);
             float highest = 0;
             for (std::size_t i = 0; i < count; ++i) highest = std::max(highest, value[i] * sum[i]);
-            top[k] = std::max(top[k], highest);
+            max_probability[k] = std::max(max_probability[k], highest);
         }
     }
-    return fine;
+    return valid;
 }
 
-// Of energies, the least of the pooled labels at each point, so that exponentials do not underflow.
+// shift[i] = the lowest relative energy of the merged labels, so that exponentials do not underflow; 0 for
+// probabilities.
 template <bool Probabilities>
-DENSECRF_INLINE void find_shift(const Unaries &u, const std::int32_t *labels, std::size_t pooled, std::size_t first,
-                                std::size_t count, float *shift) {
+DENSECRF_INLINE void find_shift(const Unaries &u, const std::int32_t *labels, std::size_t merged,
+                                std::size_t first, std::size_t count, float *shift) {
     std::fill_n(shift, count, Probabilities ? 0.0f : std::numeric_limits<float>::max());
-    for (std::size_t n = 0; n < pooled && !Probabilities; ++n) {
-        const float *energies = u.plane(labels[n]) + first, *least = u.least + first;
-        for (std::size_t i = 0; i < count; ++i) shift[i] = std::min(shift[i], above_least(energies[i], least[i]));
+    for (std::size_t n = 0; n < merged && !Probabilities; ++n) {
+        const float *energies = u.plane(labels[n]) + first, *min_energy = u.min_energy + first;
+        for (std::size_t i = 0; i < count; ++i)
+            shift[i] = std::min(shift[i], relative_energy(energies[i], min_energy[i]));
     }
 }
 
 template <bool Probabilities>
-DENSECRF_INLINE void moments(const Unaries &u, const std::int32_t *labels, std::size_t pooled, float *energy,
-                             float *slope, float *curve, std::size_t begin, std::size_t end) {
+DENSECRF_INLINE void moments(const Unaries &u, const std::int32_t *labels, std::size_t merged, float *energy,
+                             float *mean_share, float *share_variance, std::size_t begin, std::size_t end) {
     DENSECRF_EACH_BLOCK(first, count, begin, end) {
-        float shift[block], sum[block] = {}, squares[block] = {}, cubes[block] = {}, value[block], square[block];
-        find_shift<Probabilities>(u, labels, pooled, first, count, shift);
-        for (std::size_t n = 0; n < pooled; ++n) {
+        float shift[block], sum[block] = {}, squares[block] = {}, cubes[block] = {}, value[block],
+                            square[block];
+        find_shift<Probabilities>(u, labels, merged, first, count, shift);
+        for (std::size_t n = 0; n < merged; ++n) {
             likelihoods<Probabilities>(u, labels[n], first, shift, count, value);
             for (std::size_t i = 0; i < count; ++i) square[i] = value[i] * value[i];
             for (std::size_t i = 0; i < count; ++i) sum[i] += value[i];
             for (std::size_t i = 0; i < count; ++i) squares[i] += square[i];
             for (std::size_t i = 0; i < count; ++i) cubes[i] += square[i] * value[i];
         }
-        for (std::size_t i = 0; i < count; ++i) shift[i] -= log_of_positive(sum[i]);
+        for (std::size_t i = 0; i < count; ++i) shift[i] -= fast_log(sum[i]);
         for (std::size_t i = 0; i < count; ++i) {
             const float scale = 1 / sum[i];
             squares[i] *= scale * scale;
             cubes[i] = cubes[i] * scale * scale * scale - squares[i] * squares[i];
         }
         std::copy_n(shift, count, energy + first);
-        std::copy_n(squares, count, slope + first);
-        std::copy_n(cubes, count, curve + first);
+        std::copy_n(squares, count, mean_share + first);
+        std::copy_n(cubes, count, share_variance + first);
     }
 }
 
-// The pool's logit at one point, all its labels side by side. Exponents are counted from `top`, which none is above.
+// The merged logit at one point, with all labels side by side. Exponents are relative to `top`, which none
+// exceeds.
 template <bool Probabilities>
-DENSECRF_INLINE float logit_at(const Unaries &u, const PooledLabels &pool, std::size_t i, float message) {
-    const float energy = pool.energy[i], whole = Probabilities ? exp_of(energy) : 1.0f, top = std::max(message, 0.0f);
+DENSECRF_INLINE float logit_at(const Unaries &u, const MergedView &merged, std::size_t i, float message) {
+    const float energy = merged.energy[i];
+    const float scale = Probabilities ? fast_exp(energy) : 1.0f;
+    const float top = std::max(message, 0.0f);
     float sum = 0;
-    for (std::size_t start = 0; start < pool.count; start += block) {
-        const std::size_t some = std::min(block, pool.count - start);
+    for (std::size_t start = 0; start < merged.count; start += block) {
+        const std::size_t count = std::min(block, merged.count - start);
         float share[block];
-        for (std::size_t l = 0; l < some; ++l) share[l] = u.plane(pool.labels[start + l])[i];
-        for (std::size_t l = 0; l < some; ++l)
-            share[l] = Probabilities ? std::max(share[l], u.floor) * whole
-                                     : exp_of_negative(energy - above_least(share[l], u.least[i]));
-        for (std::size_t l = 0; l < some; ++l) share[l] *= exp_of_negative(message * share[l] - top);
-        for (std::size_t l = 0; l < some; ++l) sum += share[l];
+        for (std::size_t l = 0; l < count; ++l) share[l] = u.plane(merged.labels[start + l])[i];
+        for (std::size_t l = 0; l < count; ++l)
+            share[l] = Probabilities
+                           ? std::max(share[l], u.floor) * scale
+                           : fast_exp_nonpositive(energy - relative_energy(share[l], u.min_energy[i]));
+        for (std::size_t l = 0; l < count; ++l) share[l] *= fast_exp_nonpositive(message * share[l] - top);
+        for (std::size_t l = 0; l < count; ++l) sum += share[l];
     }
-    return top + log_of_positive(sum) - energy;
+    return top + fast_log(sum) - energy;
 }
 
-// The same at a block of points, label by label.
+// The merged logits of a block of points, label by label.
 template <bool Probabilities>
-DENSECRF_INLINE void logits_at(const Unaries &u, const PooledLabels &pool, std::size_t first, std::size_t count,
-                               const float *message, float *logit) {
-    const float *energy = pool.energy + first;
-    float sum[block] = {}, share[block], whole[block], top[block];
-    for (std::size_t i = 0; i < count; ++i) whole[i] = exp_of(energy[i]);
+DENSECRF_INLINE void logits_at(const Unaries &u, const MergedView &merged, std::size_t first,
+                               std::size_t count, const float *message, float *logit) {
+    const float *energy = merged.energy + first;
+    float sum[block] = {}, share[block], scale[block], top[block];
+    for (std::size_t i = 0; i < count; ++i) scale[i] = fast_exp(energy[i]);
     for (std::size_t i = 0; i < count; ++i) top[i] = std::max(message[i], 0.0f);
-    for (std::size_t l = 0; l < pool.count; ++l) {
-        likelihoods<Probabilities>(u, pool.labels[l], first, energy, count, share);
-        for (std::size_t i = 0; i < count && Probabilities; ++i) share[i] *= whole[i];
-        for (std::size_t i = 0; i < count; ++i) sum[i] += share[i] * exp_of_negative(message[i] * share[i] - top[i]);
+    for (std::size_t l = 0; l < merged.count; ++l) {
+        likelihoods<Probabilities>(u, merged.labels[l], first, energy, count, share);
+        for (std::size_t i = 0; i < count && Probabilities; ++i) share[i] *= scale[i];
+        for (std::size_t i = 0; i < count; ++i)
+            sum[i] += share[i] * fast_exp_nonpositive(message[i] * share[i] - top[i]);
     }
-    for (std::size_t i = 0; i < count; ++i) logit[i] = top[i] + log_of_positive(sum[i]) - energy[i];
+    for (std::size_t i = 0; i < count; ++i) logit[i] = top[i] + fast_log(sum[i]) - energy[i];
 }
 
+// Small messages take the first two cumulants of the log-sum; large ones the sum itself.
 template <bool Probabilities>
-DENSECRF_INLINE void logits(const Unaries &u, const PooledLabels &pool, const std::int32_t *ids, float *messages,
-                            std::size_t begin, std::size_t end) {
+DENSECRF_INLINE void logits(const Unaries &u, const MergedView &merged, const std::int32_t *ids,
+                            float *messages, std::size_t begin, std::size_t end) {
     DENSECRF_EACH_BLOCK(first, count, begin, end) {
         float *message = messages + (first - begin), logit[block];
         const auto id = [&](std::size_t n) { return ids ? std::size_t(ids[first + n]) : first + n; };
         std::size_t large = 0;
-        for (std::size_t n = 0; n < count; ++n) large += std::fabs(message[n]) >= small;
+        for (std::size_t n = 0; n < count; ++n) large += std::fabs(message[n]) >= small_message;
         if (!ids && large > count / 8) {
-            logits_at<Probabilities>(u, pool, first, count, message, logit);
+            logits_at<Probabilities>(u, merged, first, count, message, logit);
         } else {
             for (std::size_t n = 0; n < count; ++n)
-                logit[n] = message[n] * (pool.slope[id(n)] + 0.5f * message[n] * pool.curve[id(n)]) - pool.energy[id(n)];
+                logit[n] = message[n] *
+                               (merged.mean_share[id(n)] + 0.5f * message[n] * merged.share_variance[id(n)]) -
+                           merged.energy[id(n)];
             for (std::size_t n = 0; n < count && large; ++n)
-                if (std::fabs(message[n]) >= small) logit[n] = logit_at<Probabilities>(u, pool, id(n), message[n]);
+                if (std::fabs(message[n]) >= small_message)
+                    logit[n] = logit_at<Probabilities>(u, merged, id(n), message[n]);
         }
         std::copy_n(logit, count, message);
     }
 }
 
 template <bool Probabilities>
-DENSECRF_INLINE void spread(const Unaries &u, const PooledLabels &pool, const float *message, const float *together,
-                            std::size_t stride, float *out, std::size_t begin, std::size_t end) {
+DENSECRF_INLINE void split(const Unaries &u, const MergedView &merged, const float *message, const float *sum,
+                           std::size_t stride, float *out, std::size_t begin, std::size_t end) {
     DENSECRF_EACH_BLOCK(first, count, begin, end) {
-        const float *energy = pool.energy + first;
-        float share[block], value[block], whole[block], logit[block], all[block];
+        const float *energy = merged.energy + first;
+        float share[block], value[block], scale[block], logit[block], total[block];
         std::copy_n(message + first, count, logit);
-        logits<Probabilities>(u, pool, nullptr, logit, first, first + count);
-        for (std::size_t i = 0; i < count; ++i) whole[i] = Probabilities ? exp_of(energy[i]) : 1.0f;
+        logits<Probabilities>(u, merged, nullptr, logit, first, first + count);
+        for (std::size_t i = 0; i < count; ++i) scale[i] = Probabilities ? fast_exp(energy[i]) : 1.0f;
         for (std::size_t i = 0; i < count; ++i) logit[i] += energy[i];
-        for (std::size_t i = 0; i < count; ++i) all[i] = together[(first + i) * stride];
-        for (std::size_t l = 0; l < pool.count; ++l) {
-            likelihoods<Probabilities>(u, pool.labels[l], first, energy, count, share);
-            for (std::size_t i = 0; i < count; ++i) share[i] *= whole[i];
-            for (std::size_t i = 0; i < count; ++i) value[i] = all[i] * share[i];
-            for (std::size_t i = 0; i < count; ++i) value[i] *= exp_of(message[first + i] * share[i] - logit[i]);
-            std::copy_n(value, count, out + pool.labels[l] * u.points + first);
+        for (std::size_t i = 0; i < count; ++i) total[i] = sum[(first + i) * stride];
+        for (std::size_t l = 0; l < merged.count; ++l) {
+            likelihoods<Probabilities>(u, merged.labels[l], first, energy, count, share);
+            for (std::size_t i = 0; i < count; ++i) share[i] *= scale[i];
+            for (std::size_t i = 0; i < count; ++i) value[i] = total[i] * share[i];
+            for (std::size_t i = 0; i < count; ++i)
+                value[i] *= fast_exp(message[first + i] * share[i] - logit[i]);
+            std::copy_n(value, count, out + merged.labels[l] * u.points + first);
         }
     }
 }
 
 }  // namespace
 
-DENSECRF_CLONES void least_energies(const Unaries &u, float *out, std::size_t begin, std::size_t end) {
+DENSECRF_CLONES void min_energies(const Unaries &u, float *out, std::size_t begin, std::size_t end) {
     std::copy(u.plane(0) + begin, u.plane(0) + end, out + begin);
     for (std::size_t k = 1; k < u.labels; ++k) {
         const float *plane = u.plane(k);
@@ -180,35 +197,40 @@ DENSECRF_CLONES void least_energies(const Unaries &u, float *out, std::size_t be
     }
 }
 
-DENSECRF_CLONES bool scan_unaries(const Unaries &u, float *top, std::size_t begin, std::size_t end) {
-    return u.are_probabilities() ? scan<true>(u, top, begin, end) : scan<false>(u, top, begin, end);
+DENSECRF_CLONES bool scan_unaries(const Unaries &u, float *max_probability, std::size_t begin,
+                                  std::size_t end) {
+    return u.are_probabilities() ? scan<true>(u, max_probability, begin, end)
+                                 : scan<false>(u, max_probability, begin, end);
 }
 
-DENSECRF_CLONES void energies_of(const Unaries &u, std::size_t label, float *out, std::size_t begin, std::size_t end) {
+DENSECRF_CLONES void label_energies(const Unaries &u, std::size_t label, float *out, std::size_t begin,
+                                    std::size_t end) {
     const float *plane = u.plane(label) + begin;
     if (u.are_probabilities())
-        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -log_of_positive(std::max(plane[i], u.floor));
+        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -fast_log(std::max(plane[i], u.floor));
     else
-        for (std::size_t i = 0; i < end - begin; ++i) out[i] = above_least(plane[i], u.least[begin + i]);
+        for (std::size_t i = 0; i < end - begin; ++i)
+            out[i] = relative_energy(plane[i], u.min_energy[begin + i]);
 }
 
-DENSECRF_CLONES void pool_moments(const Unaries &u, const std::int32_t *labels, std::size_t count, float *energy,
-                                  float *slope, float *curve, std::size_t begin, std::size_t end) {
-    u.are_probabilities() ? moments<true>(u, labels, count, energy, slope, curve, begin, end)
-                          : moments<false>(u, labels, count, energy, slope, curve, begin, end);
+DENSECRF_CLONES void merged_moments(const Unaries &u, const std::int32_t *labels, std::size_t count,
+                                    float *energy, float *mean_share, float *share_variance,
+                                    std::size_t begin, std::size_t end) {
+    u.are_probabilities() ? moments<true>(u, labels, count, energy, mean_share, share_variance, begin, end)
+                          : moments<false>(u, labels, count, energy, mean_share, share_variance, begin, end);
 }
 
-DENSECRF_CLONES void pool_logits(const Unaries &u, const PooledLabels &pool, const std::int32_t *ids, float *messages,
-                                 std::size_t begin, std::size_t end) {
-    u.are_probabilities() ? logits<true>(u, pool, ids, messages, begin, end)
-                          : logits<false>(u, pool, ids, messages, begin, end);
+DENSECRF_CLONES void merged_logits(const Unaries &u, const MergedView &merged, const std::int32_t *ids,
+                                   float *messages, std::size_t begin, std::size_t end) {
+    u.are_probabilities() ? logits<true>(u, merged, ids, messages, begin, end)
+                          : logits<false>(u, merged, ids, messages, begin, end);
 }
 
-DENSECRF_CLONES void spread_pool(const Unaries &u, const PooledLabels &pool, const float *message,
-                                 const float *together, std::size_t stride, float *out, std::size_t begin,
-                                 std::size_t end) {
-    u.are_probabilities() ? spread<true>(u, pool, message, together, stride, out, begin, end)
-                          : spread<false>(u, pool, message, together, stride, out, begin, end);
+DENSECRF_CLONES void split_merged(const Unaries &u, const MergedView &merged, const float *message,
+                                  const float *sum, std::size_t stride, float *out, std::size_t begin,
+                                  std::size_t end) {
+    u.are_probabilities() ? split<true>(u, merged, message, sum, stride, out, begin, end)
+                          : split<false>(u, merged, message, sum, stride, out, begin, end);
 }
 
 }  // namespace densecrf

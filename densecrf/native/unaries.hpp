@@ -1,4 +1,5 @@
-// What the classifier alone says: K x N planes of energies or of probabilities, a block of pixels at a time.
+// The classifier's scores: K x N planes of energies or of probabilities, and what is computed from them pixel
+// by pixel. The likelihood of a label at a pixel is its probability, or exp(-energy).
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -10,53 +11,58 @@
 
 namespace densecrf {
 
-// Probabilities are taken as they are, so that no copy of all planes has to be made: a label's likelihood at a pixel is
-// exp(-energy), or its probability.
+// A view of the caller's planes. Probabilities are used as they are, which saves a copy of all planes as
+// energies.
 struct Unaries {
     const float *data;  // labels x points
     std::size_t labels, points;
-    float floor;  // probabilities count as at least this, which is above 0; 0: data are energies
-    const float *least = nullptr;  // points: the least energy at each, from which all others are counted; none for
-                                   // probabilities
+    float floor;  // lower limit of probabilities, above 0; 0 if the data are energies
+    // points: the lowest energy of each, to which all others are relative; null for probabilities
+    const float *min_energy = nullptr;
 
     bool are_probabilities() const { return floor > 0; }
     const float *plane(std::size_t label) const { return data + label * points; }
 };
 
-// Energies of any size lose their digits when likelihoods are compared; their distances from the least one do not. Bounded,
-// so that sums of some of them stay finite.
-DENSECRF_INLINE float above_least(float energy, float least) { return std::min(energy - least, 1e30f); }
+// An energy relative to the lowest one at its point. Comparing likelihoods of large energies would lose
+// digits; comparing their distances from the lowest does not. The limit keeps sums of several of them finite.
+DENSECRF_INLINE float relative_energy(float energy, float min_energy) {
+    return std::min(energy - min_energy, 1e30f);
+}
 
-// out[i] = the least energy of all labels at point i.
-void least_energies(const Unaries &unaries, float *out, std::size_t begin, std::size_t end);
+// out[i] = the lowest energy of all labels at point i.
+void min_energies(const Unaries &unaries, float *out, std::size_t begin, std::size_t end);
 
-// top[k] becomes the maximum of what it was and of label k's likelihoods over the sums of all. Returns false if a
+// max_probability[k] is raised to the highest normalised likelihood of label k. Returns false if a
 // probability is negative, NaN or infinite.
-bool scan_unaries(const Unaries &unaries, float *top, std::size_t begin, std::size_t end);
+bool scan_unaries(const Unaries &unaries, float *max_probability, std::size_t begin, std::size_t end);
 
-// out[i - begin] = energy of a label, counted from the least one if the unaries are energies.
-void energies_of(const Unaries &unaries, std::size_t label, float *out, std::size_t begin, std::size_t end);
+// out[i - begin] = the energy of a label at point i, relative to the lowest one if the unaries are energies.
+void label_energies(const Unaries &unaries, std::size_t label, float *out, std::size_t begin,
+                    std::size_t end);
 
-// Labels that share a lane: what follows asks of them.
-struct PooledLabels {
+// Labels that are merged into one, and what merged_moments() computes for them. The share of a label at a
+// point is its likelihood divided by that of all merged labels.
+struct MergedView {
     const std::int32_t *labels;
     std::size_t count;
-    const float *energy, *slope, *curve;  // as pool_moments() finds them
+    const float *energy, *mean_share, *share_variance;  // N each
 };
 
-// energy[i] = -log of the sum of the labels' likelihoods, and of their shares in it, weighted by themselves, slope[i] the
-// mean and curve[i] the variance.
-void pool_moments(const Unaries &unaries, const std::int32_t *labels, std::size_t count, float *energy, float *slope,
-                  float *curve, std::size_t begin, std::size_t end);
+// energy[i] = -log of the sum of the labels' likelihoods at point i; mean_share[i] and share_variance[i] are
+// the mean and the variance of their shares, weighted by the shares themselves.
+void merged_moments(const Unaries &unaries, const std::int32_t *labels, std::size_t count, float *energy,
+                    float *mean_share, float *share_variance, std::size_t begin, std::size_t end);
 
-// messages[n - begin], to the pool at point i = ids[n] (or n, where ids is null), becomes the pool's logit there: the log
-// of the sum over its labels of likelihood x exp(message x share).
-void pool_logits(const Unaries &unaries, const PooledLabels &pool, const std::int32_t *ids, float *messages,
-                 std::size_t begin, std::size_t end);
+// Replaces the messages to the merged label by its logits. messages[n - begin] belongs to point i = ids[n]
+// (or n, where ids is null); the logit is the log of the sum over merged labels of likelihood x exp(message x
+// share).
+void merged_logits(const Unaries &unaries, const MergedView &merged, const std::int32_t *ids, float *messages,
+                   std::size_t begin, std::size_t end);
 
-// The labels' parts of the pool's probability together[i x stride]: that x likelihood x exp(message[i] x share - the pool's
-// logit), to planes of labels x points.
-void spread_pool(const Unaries &unaries, const PooledLabels &pool, const float *message, const float *together,
-                 std::size_t stride, float *out, std::size_t begin, std::size_t end);
+// Splits the merged label's probability, sum[i x stride] at point i, into those of its labels, in planes of
+// labels x points: sum x likelihood x exp(message[i] x share - merged logit).
+void split_merged(const Unaries &unaries, const MergedView &merged, const float *message, const float *sum,
+                  std::size_t stride, float *out, std::size_t begin, std::size_t end);
 
 }  // namespace densecrf

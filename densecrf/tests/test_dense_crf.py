@@ -326,7 +326,7 @@ def test_any_number_of_labels(labels):
         (lambda: DenseCRF([Gaussian((4, 5), 3)], merge_threshold=2), "got merge_threshold = 2"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)], convergence_tolerance=-1), "got convergence_tolerance = -1"),
         (lambda: Lattice(np.zeros((4, 2)), rings=2), "got rings = 2"),
-        (lambda: DenseCRF([Gaussian((4, 5), 3, weight=np.nan)]), "1 weights that are NaN"),
+        (lambda: DenseCRF([Gaussian((4, 5), 3, weight=np.nan)]), "got weight = nan, wanted a finite number"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros((2, 21))), r"with 20 points"),
         (lambda: DenseCRF([Gaussian((4, 5), 3)]).infer(np.zeros(20)), r"wanted \(K, …\)"),
         (
@@ -347,7 +347,7 @@ def test_any_number_of_labels(labels):
         ),
         (
             lambda: DenseCRF([Gaussian((4, 5), 3)]).energy(np.zeros((4, 5)), np.zeros((2, 4, 5))),
-            "an id a point",
+            "an integer for each point",
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_parameter_file(files, tmp_path):
         (["p.npy", "p.npy", "-o", "o.png"], "not an image that can be read"),
         (["photo.png", "text.npy", "-o", "o.png"], "not an array that can be read"),
         (["photo.png", "pickle.npy", "-o", "o.png"], "not an array that can be read"),
-        (["photo.png", "small.npy", "-o", "o.png"], "wanted (K, 36, 52) as the photo is"),
+        (["photo.png", "small.npy", "-o", "o.png"], "wanted (K, 36, 52), the size of the photo"),
         (["photo.png", "flat.npy", "-o", "o.png"], "wanted (K, H, W) or (H, W, K)"),
         (["photo.png", "two.npz", "-o", "o.png"], "wanted one, or one named"),
         (["photo.png", "photo.png", "-o", "o.png"], "wanted class ids"),

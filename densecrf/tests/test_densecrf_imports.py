@@ -6,6 +6,7 @@ from pathlib import Path
 import densecrf
 
 LADDER = [
+    "validation",
     "params",
     "memory",
     "threads",
@@ -13,7 +14,9 @@ LADDER = [
     "kernels",
     "exact",
     "lattice",
+    "pairwise",
     "crf",
+    "refinement",
     "cli",
 ]  # a module imports only from those before it
 TORCH_LADDER = [  # densecrf.torch, which imports from all but cli
@@ -26,6 +29,7 @@ TORCH_LADDER = [  # densecrf.torch, which imports from all but cli
     "lattice",
     "native",
     "kernel",
+    "inference",
     "module",
 ]
 

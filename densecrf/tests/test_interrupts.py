@@ -121,7 +121,7 @@ def test_one_mean_field_is_for_one_thread_at_a_time():
         worker.start()
     for worker in workers:
         worker.join()
-    assert all("at work in another thread" in message for message in refused)
+    assert all("in use by another thread" in message for message in refused)
     alone = field()
     alone.run(10 * (4 - len(refused)))
     np.testing.assert_allclose(shared.marginals(), alone.marginals(), atol=1e-5)

@@ -37,7 +37,7 @@ def test_fields_that_are_not_there_have_their_defaults(tmp_path):
         ('{"w1": 3}', "unknown key 'w1'; known: appearance_weight, appearance_xy_std"),
         ('{"appearance_xy_std": 0}', "got appearance_xy_std = 0, wanted a finite number above 0"),
         ('{"appearance_weight": NaN}', "got appearance_weight = nan, wanted a finite number of at least 0"),
-        ('{"appearance_weight": "5"}', "must be real number, not str"),
+        ('{"appearance_weight": "5"}', "got appearance_weight = '5', wanted a number"),
         ('{"normalization": "both"}', "got normalization 'both', wanted one of"),
         ("[5, 50, 3]", "got a list, wanted an object with keys appearance_weight"),
         ("w1 = 5", "Expecting value"),

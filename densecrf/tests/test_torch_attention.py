@@ -18,7 +18,7 @@ def test_three_points_by_hand():
 
 @pytest.mark.parametrize(("dimensions", "columns"), [(1, 1), (2, 9), (5, 21), (12, 3)])
 def test_is_the_exact_filter(dimensions, columns, monkeypatch):
-    monkeypatch.setattr(attention, "ENTRIES", 1000)  # row sums in tiles of three points, the last of one
+    monkeypatch.setattr(attention, "MAX_ENTRIES", 1000)  # row sums in tiles of three points, the last of one
     rng = np.random.default_rng(dimensions)
     features = rng.normal(scale=2, size=(301, dimensions)) + 1000  # far from the origin
     values = rng.normal(size=(301, columns))

@@ -300,9 +300,9 @@ def test_unusable_tensors_are_refused(image, logits, message):
         ({"backend": "cuda"}, "wanted one of: auto, native, torch, exact"),
         ({"iterations": -1}, "wanted at least 0"),
         ({"compatibility": torch.zeros(2, 3)}, r"got compatibility \(2, 3\), wanted"),
-        ({"spacing": (1, 0)}, "wanted finite numbers above 0"),
+        ({"spacing": (1, 0)}, "got spacing = 0, wanted a finite number above 0"),
         ({"threads": 0}, "wanted at least 1"),
-        ({"pool": 1}, "got merge_threshold = 1 and settled = 0.0, wanted at least 0 and under 1"),
+        ({"merge_threshold": 1}, "got merge_threshold = 1.*, wanted at least 0 and under 1"),
     ],
 )
 def test_unusable_options_are_refused(options, message):

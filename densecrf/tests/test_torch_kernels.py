@@ -15,7 +15,7 @@ def splat(values, weights, order, pieces, wholes):
     corners = weights.shape[1]
     shares = weights.flatten()[order.long(), None] * values[order.long() // corners]
     parts = torch.stack([shares[a:b].sum(0) for a, b in pairwise(pieces)])
-    assert int(pieces.diff().max()) <= vertices.PIECE
+    assert int(pieces.diff().max()) <= vertices.SEGMENT_LENGTH
     if wholes is None:
         return parts
     return torch.stack([parts[a:b].sum(0) for a, b in pairwise(wholes)])
@@ -40,7 +40,7 @@ def test_tables_for_kernels_are_the_plain_lattice(piece, spread, monkeypatch):
     rng = torch.Generator().manual_seed(0)
     features, values = spread * torch.randn(300, 3, generator=rng), torch.rand(5, 300, generator=rng)
     wanted = Lattice(features).filter(values)
-    monkeypatch.setattr(vertices, "PIECE", piece)
+    monkeypatch.setattr(vertices, "SEGMENT_LENGTH", piece)
     monkeypatch.setattr(vertices, "kernels_for", lambda *_: KERNELS)
     values.requires_grad_()
     found = Lattice(features).filter(values)
@@ -56,7 +56,7 @@ def test_no_kernels_on_the_cpu_nor_for_other_types():
 
 
 def test_kernels_that_are_wrong_or_fail_are_told_once_and_left_out(monkeypatch):
-    wrong = SimpleNamespace(wrong=lambda device: ["splat", "blur"])
+    wrong = SimpleNamespace(failed_checks=lambda device: ["splat", "blur"])
     for module, message in (
         (wrong, r"gave other numbers than plain PyTorch \(splat, blur\)"),
         (object(), "failed"),
@@ -64,18 +64,18 @@ def test_kernels_that_are_wrong_or_fail_are_told_once_and_left_out(monkeypatch):
         monkeypatch.setattr(fused, "find_spec", lambda name: True)
         monkeypatch.setitem(sys.modules, "densecrf.torch.triton_kernels", module)
         monkeypatch.setattr(sys.modules["densecrf.torch"], "triton_kernels", module, raising=False)
-        fused._checked.cache_clear()
+        fused.checked_kernels.cache_clear()
         with pytest.warns(UserWarning, match=message):
-            assert fused._checked(torch.device("cpu")) is None
-        assert fused._checked(torch.device("cpu")) is None
-        fused._checked.cache_clear()
+            assert fused.checked_kernels(torch.device("cpu")) is None
+        assert fused.checked_kernels(torch.device("cpu")) is None
+        fused.checked_kernels.cache_clear()
 
 
 @pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton is not installed: its kernels are not interpreted"
 )
 def test_triton_kernels_interpreted():
-    code = "import torch; from densecrf.torch import triton_kernels; print(triton_kernels.wrong(torch.device('cpu')))"
+    code = "import torch; from densecrf.torch import triton_kernels; print(triton_kernels.failed_checks(torch.device('cpu')))"
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

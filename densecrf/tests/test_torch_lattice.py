@@ -16,7 +16,7 @@ def test_one_point_by_hand():
     # by 3/2.
     one = Lattice(torch.zeros(1, 1))
     assert one.filter(torch.ones(1, 1)).item() == pytest.approx(5 / 4 / 1.5)
-    assert one.own().item() == pytest.approx(5 / 4 / 1.5)
+    assert one.diagonal().item() == pytest.approx(5 / 4 / 1.5)
     assert one.vertices == 2
 
 
@@ -79,7 +79,7 @@ def test_kernel_is_the_native_kernel(normalization, include_self):
 def test_own_share_is_the_diagonal():
     features = torch.from_numpy(np.random.default_rng(6).normal(size=(40, 3)))
     one = Lattice(features)
-    torch.testing.assert_close(one.own(), one.filter(torch.eye(40, dtype=torch.float64)).diagonal())
+    torch.testing.assert_close(one.diagonal(), one.filter(torch.eye(40, dtype=torch.float64)).diagonal())
 
 
 def test_places_too_wide_for_a_key():

@@ -76,7 +76,7 @@ def test_plain_pytorch_is_the_twin_of_the_kernels(backend):
     params = Params(smoothness_weight=0)
     crf = DenseCRF(params, marginals=True, backend=backend).cuda()
     found = crf(images, logits)
-    with fused.plain():
+    with fused.plain_pytorch():
         torch.testing.assert_close(crf(images, logits), found, atol=1e-3, rtol=0)
 
 

@@ -57,7 +57,7 @@ def test_the_gradient_is_the_filter():
 
 
 def test_far_tiles_are_passed_over_and_no_near_ones(monkeypatch):
-    monkeypatch.setattr(tiles, "BOXES", 64)  # distances a few tiles at a time
+    monkeypatch.setattr(tiles, "MAX_PAIRS", 64)  # distances a few tiles at a time
     points = torch.from_numpy(Bilateral(scene(24, 32)[0], 10, 3).features()).double()
     points = points[tiles.z_order(points)]
     listed, begins, turn = tiles.near_tiles(points, 16, 32)
@@ -65,7 +65,7 @@ def test_far_tiles_are_passed_over_and_no_near_ones(monkeypatch):
     left = near.reshape(48, 16, 24, 32).sum(3).permute(0, 2, 1).clone()  # (tile, other tile, point)
     for row in range(48):
         left[row, listed[begins[row] : begins[row + 1]].long()] = 0
-    assert left.sum(1).max() < tiles.PASSED_OVER
+    assert left.sum(1).max() < tiles.MAX_SKIPPED_WEIGHT
     assert len(listed) < 0.7 * 48 * 24
     lengths = begins.diff()[turn.long()]
     assert torch.equal(lengths, lengths.sort(descending=True).values)

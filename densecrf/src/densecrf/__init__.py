@@ -3,10 +3,11 @@
 marginals = densecrf.refine(image, probabilities)    # (H, W, 3) uint8, (K, H, W) -> (K, H, W) float32
 """
 
-from densecrf.crf import DenseCRF, refine
+from densecrf.crf import DenseCRF
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Lattice
 from densecrf.params import Params
+from densecrf.refinement import refine
 from densecrf.unary import unary_from_labels, unary_from_logits, unary_from_probabilities
 
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
 from densecrf.unary import real_array
+from densecrf.validation import positive_numbers
 
 MOST_CORNERS = 2**31 - 1
 """Of simplexes, points × (dimensions + 1), that a lattice can number."""
@@ -32,17 +34,19 @@ class Gaussian:
     """
 
     shape: tuple[int, ...]
-    xy_std: float | tuple[float, ...]
+    xy_std: float | Sequence[float]
     weight: float = 1.0
     origin: tuple[int, ...] | None = None
 
+    @property
+    def stds(self) -> tuple[float, ...]:
+        """The standard deviation along each axis in pixels, in the order of ``shape``."""
+        wanted = f"one number, or one for each axis of shape {tuple(self.shape)}"
+        return positive_numbers("xy_std", self.xy_std, len(self.shape), wanted)
+
     def features(self) -> np.ndarray:
         """(N, axes) float32: positions divided by their standard deviations, the last axis (x) first."""
-        stds = self.xy_std if isinstance(self.xy_std, tuple) else (self.xy_std,) * len(self.shape)
-        if len(stds) != len(self.shape):
-            raise ValueError(
-                f"got xy_std = {self.xy_std} for shape {self.shape}, wanted one number, or one for each axis"
-            )
+        stds = self.stds
         origin = _checked_origin(self.origin, len(self.shape))
         require_room(math.prod(self.shape), len(self.shape))
         out = _native.empty(math.prod(self.shape), len(self.shape))
@@ -66,8 +70,8 @@ class Bilateral:
     """
 
     image: ArrayLike
-    xy_std: float | tuple[float, ...]
-    channel_std: float | tuple[float, ...]
+    xy_std: float | Sequence[float]
+    channel_std: float | Sequence[float]
     weight: float = 1.0
     origin: tuple[int, ...] | None = None
 
@@ -88,16 +92,10 @@ class Bilateral:
             )
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
-        stds = self.channel_std if isinstance(self.channel_std, tuple) else (self.channel_std,) * channels
-        if len(stds) != channels:
-            raise ValueError(
-                f"got channel_std = {self.channel_std}, wanted one number, or one for each of {channels}"
-            )
-        scale = np.array([checked_std("channel_std", std) for std in stds], np.float32)
+        wanted = f"one number, or one for each of {channels} channels"
+        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, wanted), np.float32)
         require_room(height * width, 2 + channels)
-        stds_y_x = self.xy_std if isinstance(self.xy_std, tuple) else (self.xy_std,) * 2
-        if len(stds_y_x) != 2:
-            raise ValueError(f"got xy_std = {self.xy_std}, wanted one number, or (σ_y, σ_x)")
+        stds_y_x = positive_numbers("xy_std", self.xy_std, 2, "one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
         pixels = out.reshape(height, width, 2 + channels)
         _fill_positions(pixels[..., :2], stds_y_x, _checked_origin(self.origin, 2))
@@ -132,7 +130,7 @@ def _fill_positions(out: np.ndarray, stds: tuple[float, ...], origin: tuple[int,
     """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes'
     order."""
     for axis, (std, first) in enumerate(zip(stds, origin, strict=True)):
-        positions = ((first + np.arange(out.shape[axis])) / checked_std("xy_std", std)).astype(np.float32)
+        positions = ((first + np.arange(out.shape[axis])) / std).astype(np.float32)
         out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
 
 
@@ -153,10 +151,3 @@ def require_room(points: int, dimensions: int) -> None:
             f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; use tiles"
         )
     memory.require(corners * BYTES_A_CORNER, f"a kernel over {points} points of {dimensions} features")
-
-
-def checked_std(name: str, value: float) -> float:
-    """A standard deviation; ValueError unless it is finite and above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"got {name} = {value}, wanted a finite number above 0")
-    return float(value)

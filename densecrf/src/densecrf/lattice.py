@@ -164,6 +164,37 @@ class MeanField:
         return self._native.finish()
 
 
+def weighted_messages(
+    kernels: Sequence[Kernel],
+    weights: Sequence[float],
+    values: np.ndarray,
+    *,
+    factors: np.ndarray | None = None,
+    transposed: bool = False,
+    threads: int,
+) -> tuple[np.ndarray, list[float]]:
+    """The weighted sum of several kernels' messages, and the products that their gradient needs.
+
+    Args:
+        kernels: kernels over the same N points.
+        weights: one for each kernel.
+        values: (K, N) float32, contiguous.
+        factors: (K, N) float32, or None.
+        transposed: whether to apply the transpose of each kernel.
+        threads: number of threads.
+
+    Returns:
+        messages: (K, N) float32.
+        products: the inner product of each kernel's message, without weight, with ``factors``; an empty list
+            without factors.
+
+    Raises:
+        ValueError: for sizes that do not fit.
+    """
+    native = [kernel._native for kernel in kernels]
+    return _native.messages(native, list(weights), values, factors, transposed, threads)
+
+
 def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
     if rings not in (0, 1):
         raise ValueError(f"got rings = {rings}, wanted 0 or 1")

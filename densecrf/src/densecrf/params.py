@@ -1,4 +1,4 @@
-"""The CRF's parameters: two weights, three widths, and how kernels are normalised."""
+"""The parameters of a CRF over photos: two weights, three widths and the normalisation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from densecrf.validation import one_of, positive_number, real_number
+
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
 
@@ -14,53 +16,53 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 class Params:
     """Weights and widths of the appearance (bilateral) and smoothness (spatial) kernels.
 
-    The widths and weights given by default are the working values of the DeepLab release's scripts; the paper
-    cross-validates them per network (section 4.2). ``normalization`` defaults to what pydensecrf does; the
-    release used "after".
+    The default weights and widths are those of the DeepLab release's scripts; the paper cross-validates them
+    for each network (section 4.2). The default ``normalization`` is that of pydensecrf; the release used
+    "after".
 
     Raises:
+        TypeError: for a weight or width that is not a number.
         ValueError: for a weight that is negative or not finite, a width that is not positive and finite, or
             an unknown normalisation.
     """
 
     appearance_weight: float = 5.0
-    """w⁽¹⁾, dimensionless. 0 leaves the kernel out."""
+    """Weight w⁽¹⁾ of the appearance kernel, dimensionless; 0 leaves the kernel out."""
     appearance_xy_std: float = 50.0
-    """θα (σα): reach of the bilateral kernel in pixels."""
+    """θα (σα): standard deviation of the appearance kernel in pixels."""
     appearance_rgb_std: float = 3.0
-    """θβ (σβ): reach of the bilateral kernel in levels of a 0–255 image."""
+    """θβ (σβ): standard deviation of the appearance kernel in levels of a 0–255 image."""
     smoothness_weight: float = 3.0
-    """w⁽²⁾, dimensionless. 0 leaves the kernel out."""
+    """Weight w⁽²⁾ of the smoothness kernel, dimensionless; 0 leaves the kernel out."""
     smoothness_xy_std: float = 3.0
-    """θγ (σγ): reach of the spatial kernel in pixels."""
+    """θγ (σγ): standard deviation of the smoothness kernel in pixels."""
     normalization: str = "symmetric"
-    """How each kernel matrix K with row sums D is scaled: "symmetric" D^-½ K D^-½, "after" D⁻¹ K, "before" K
-    D⁻¹, or "none"."""
+    """Scaling of each kernel matrix K with row sums D: "symmetric" is D^-½ K D^-½, "after" is D⁻¹ K, "before"
+    is K D⁻¹, and "none" is K."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "normalization":
-                if value not in NORMALIZATIONS:
-                    raise ValueError(
-                        f"got normalization {value!r}, wanted one of: {', '.join(NORMALIZATIONS)}"
-                    )
-            elif field.name.endswith("_weight"):
-                if not (math.isfinite(value) and value >= 0):
-                    raise ValueError(f"got {field.name} = {value}, wanted a finite number of at least 0")
-            elif not (math.isfinite(value) and value > 0):
-                raise ValueError(f"got {field.name} = {value}, wanted a finite number above 0")
+        one_of("normalization", self.normalization, NORMALIZATIONS)
+        for name in (field.name for field in fields(self) if field.name != "normalization"):
+            number = real_number(name, getattr(self, name))
+            if not name.endswith("_weight"):
+                positive_number(name, number)
+            elif not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"got {name} = {number}, wanted a finite number of at least 0")
+            object.__setattr__(self, name, number)  # a Python number, also in place of NumPy's, for JSON
 
 
 def read_params(path: str | Path) -> Params:
-    """Parameters from a file.
+    """Read parameters from a JSON file.
 
     Args:
-        path: JSON, an object with fields of ``Params``; those that it lacks have their defaults.
+        path: file with one object whose keys are fields of ``Params``; missing fields get their defaults.
+
+    Returns:
+        The parameters.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no such file; names a key that is unknown, or a value that is unusable.
+        OSError: if the file cannot be read.
+        ValueError: if it is not such a file. The message names the unknown key or the unusable value.
     """
     known = [field.name for field in fields(Params)]
     try:
@@ -71,5 +73,5 @@ def read_params(path: str | Path) -> Params:
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(known)}")
         return Params(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a file of parameters: {error}") from None

@@ -3,8 +3,8 @@
     import densecrf.pydensecrf as dcrf                               # was: import pydensecrf.densecrf as dcrf
     from densecrf.pydensecrf.utils import unary_from_softmax         # was: from pydensecrf.utils import …
 
-The numbers are pydensecrf's; arrays of any real type and layout are taken, wrong ones are refused by name,
-threads are used and the interpreter's lock is released.
+Results are those of pydensecrf. Arrays of any real type and layout are accepted, an error names an unusable
+array, and inference uses all processors and releases the interpreter's lock.
 """
 
 from densecrf.pydensecrf.densecrf import (

@@ -1,5 +1,7 @@
-"""Whether the Triton kernels serve a device: they are tried there against plain PyTorch once, and left out if
-wrong."""
+"""Choice between the Triton kernels and plain PyTorch for a device.
+
+The kernels are compared with plain PyTorch once on each device, and not used there if they fail or differ.
+"""
 
 from __future__ import annotations
 
@@ -13,57 +15,59 @@ from types import ModuleType
 
 import torch
 
-MOST_NUMBERS = 2**31
-"""Of a tensor: the kernels count in 32 bits."""
-_switched_off = False
+MAX_ELEMENTS = 2**31
+"""Limit on the elements of a tensor: the kernels count in 32 bits."""
+_disabled = False
 
 
-def kernels_for(tensor: torch.Tensor, numbers: int = 0) -> ModuleType | None:
-    """``triton_kernels`` where it can be used for a tensor and others of so many numbers, else None.
+def kernels_for(tensor: torch.Tensor, elements: int = 0) -> ModuleType | None:
+    """The module ``triton_kernels`` if its kernels can be used for a tensor, else None.
 
-    That is on a GPU for float32, where Triton is installed and gives what plain PyTorch gives; with
-    ``TRITON_INTERPRET=1`` in the environment on the CPU too, slowly, for tests.
+    They can be used for float32 on a GPU if Triton is installed and gives the same numbers as plain PyTorch.
+    With ``TRITON_INTERPRET=1`` in the environment they are also used on the CPU, slowly, for tests.
+
+    Args:
+        tensor: a tensor that the kernels would read.
+        elements: number of elements of the largest other tensor.
     """
-    kind = tensor.device.type
+    device_type = tensor.device.type
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if _switched_off or tensor.dtype != torch.float32 or max(numbers, tensor.numel()) >= MOST_NUMBERS:
+    if _disabled or tensor.dtype != torch.float32 or max(elements, tensor.numel()) >= MAX_ELEMENTS:
         return None
-    if kind != ("cpu" if interpreted else "cuda"):
+    if device_type != ("cpu" if interpreted else "cuda"):
         return None
-    if (
-        kind == "cuda" and tensor.device.index != torch.cuda.current_device()
-    ):  # Triton launches on the current one
+    # Triton launches kernels on the current GPU.
+    if device_type == "cuda" and tensor.device.index != torch.cuda.current_device():
         return None
-    return _checked(tensor.device)
+    return checked_kernels(tensor.device)
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """Plain PyTorch in here, to compare with."""
-    global _switched_off
-    before, _switched_off = _switched_off, True
+def plain_pytorch() -> Iterator[None]:
+    """Use plain PyTorch within the context, for comparison."""
+    global _disabled
+    before, _disabled = _disabled, True
     try:
         yield
     finally:
-        _switched_off = before
+        _disabled = before
 
 
 @cache
-def _checked(device: torch.device) -> ModuleType | None:
+def checked_kernels(device: torch.device) -> ModuleType | None:
+    """The module ``triton_kernels`` if it passes its checks on a device, else None after a warning."""
     if find_spec("triton") is None:
         return None
     try:
         from densecrf.torch import triton_kernels
 
         with torch.inference_mode(False), torch.no_grad():
-            wrong = triton_kernels.wrong(device)
-    except Exception as error:  # of Triton, its compiler or the driver: there is no list of what can fail
+            failed = triton_kernels.failed_checks(device)
+    except Exception as error:  # Triton, its compiler and the driver raise many types
         reason = f"failed ({' '.join(str(error).split())[:200] or type(error).__name__})"
     else:
-        if not wrong:
+        if not failed:
             return triton_kernels
-        reason = f"gave other numbers than plain PyTorch ({', '.join(wrong)})"
-    warnings.warn(
-        f"Triton kernels {reason} on {device}; plain PyTorch takes their place, slower", stacklevel=2
-    )
+        reason = f"gave other numbers than plain PyTorch ({', '.join(failed)})"
+    warnings.warn(f"Triton kernels {reason} on {device}; plain PyTorch is used, more slowly", stacklevel=2)
     return None

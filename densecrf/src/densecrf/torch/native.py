@@ -1,38 +1,40 @@
-"""The native lattice on CPU behind PyTorch: messages with their exact gradient, and inference without
-gradients."""
+"""The native lattice on the CPU in PyTorch: messages with exact gradients, and inference without."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from densecrf import _native, lattice
+from densecrf import lattice
+from densecrf.pairwise import message_strengths
 
 
 class Messages:
-    """Σ_m w_m k_m(Q) by native kernels, differentiable in weights and Q; float32 on CPU.
+    """Σ_m w_m k_m(Q) by native kernels, differentiable in weights and Q; float32 on the CPU.
 
     Args:
         weights: (M,), one for each kernel.
-        kernels: over the same points.
-        threads: how many to use.
+        kernels: kernels over the same points.
+        threads: number of threads.
     """
 
     def __init__(self, weights: torch.Tensor, kernels: Sequence[lattice.Kernel], threads: int):
-        self._weights, self._threads = weights, threads
-        self._kernels = [kernel._native for kernel in kernels]
+        self._weights = weights
+        self._threads = threads
+        self._kernels = list(kernels)
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+    def __call__(self, marginals: torch.Tensor) -> torch.Tensor:
         """(K, N) to (K, N)."""
-        message: torch.Tensor = _Messages.apply(values, self._weights, self._kernels, self._threads)  # type: ignore[no-untyped-call]
+        message: torch.Tensor = _Messages.apply(  # type: ignore[no-untyped-call]
+            marginals, self._weights, self._kernels, self._threads
+        )
         return message
 
 
-def pooled_marginals(
+def infer_marginals(
     logits: torch.Tensor,
     kernels: Sequence[lattice.Kernel],
     weights: torch.Tensor,
@@ -43,16 +45,26 @@ def pooled_marginals(
     convergence_tolerance: float,
     threads: int,
 ) -> torch.Tensor:
-    """Marginals (K, N) without gradients, with the savings of ``densecrf.DenseCRF``."""
+    """Marginals without gradients, with the default approximations of ``densecrf.DenseCRF``.
+
+    Args:
+        logits: (K, N) class scores, float32 on the CPU.
+        kernels: kernels over the same points.
+        weights: (M,), one for each kernel.
+        compatibility: None for Potts, (K,) or (K, K).
+        iterations: number of mean-field steps.
+        merge_threshold: see ``densecrf.DenseCRF``.
+        convergence_tolerance: see ``densecrf.DenseCRF``.
+        threads: number of threads.
+
+    Returns:
+        (K, N) marginals.
+    """
     mu = None if compatibility is None else compatibility.detach().numpy()
-    strengths = [
-        np.full(len(logits), weight) if mu is None else weight * mu if mu.ndim == 1 else -weight * mu
-        for weight in weights.tolist()
-    ]
     field = lattice.MeanField(
         -logits.detach().numpy(),
         kernels,
-        strengths,
+        message_strengths(weights.tolist(), mu, len(logits)),
         merge_threshold=merge_threshold,
         convergence_tolerance=convergence_tolerance,
         threads=threads,
@@ -62,24 +74,31 @@ def pooled_marginals(
 
 
 class _Messages(torch.autograd.Function):
-    """Backwards each kernel's transpose: the same splat and slice, the blurs in reverse order."""
+    """Messages whose gradient is each kernel's transpose: splat and slice, and the blurs in reverse order."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: torch.Tensor, weights: torch.Tensor, kernels: list[_native.Kernel], threads: int
+        ctx: Any, values: torch.Tensor, weights: torch.Tensor, kernels: list[lattice.Kernel], threads: int
     ) -> torch.Tensor:
         values = values.contiguous()
         ctx.save_for_backward(values, weights)
-        ctx.kernels, ctx.threads = kernels, threads
-        out, _ = _native.messages(kernels, weights.tolist(), values.numpy(), None, False, threads)
+        ctx.kernels = kernels
+        ctx.threads = threads
+        out, _ = lattice.weighted_messages(kernels, weights.tolist(), values.numpy(), threads=threads)
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         values, weights = ctx.saved_tensors
-        beside = values.numpy() if ctx.needs_input_grad[1] else None
-        out, products = _native.messages(
-            ctx.kernels, weights.tolist(), grad.contiguous().numpy(), beside, True, ctx.threads
+        factors = values.numpy() if ctx.needs_input_grad[1] else None
+        to_values, products = lattice.weighted_messages(
+            ctx.kernels,
+            weights.tolist(),
+            grad.contiguous().numpy(),
+            factors=factors,
+            transposed=True,
+            threads=ctx.threads,
         )
-        return torch.from_numpy(out), torch.tensor(products) if beside is not None else None, None, None
+        to_weights = None if factors is None else torch.tensor(products)
+        return torch.from_numpy(to_values), to_weights, None, None

@@ -1,9 +1,8 @@
-"""The lattice's vertices that points touch: their numbers and neighbours, and the filter's three steps over
-them.
+"""The lattice vertices that points touch, their neighbours, and the three steps of the filter.
 
 A splat is a sum over each vertex's points, a blur gathers each vertex's two neighbours along an axis, and a
-slice is a sum over each point's vertices. Every sum has a fixed order: two runs give the same bits. Where
-Triton kernels serve (``fused``) each step is one of them, else it is plain PyTorch, their twin.
+slice is a sum over each point's vertices. Every sum has a fixed order: two runs give the same bits. With
+Triton (see ``fused``) each step is one kernel, else it is plain PyTorch with the same result.
 """
 
 from __future__ import annotations
@@ -16,174 +15,221 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from densecrf.torch.fused import MOST_NUMBERS, kernels_for
+from densecrf.torch.fused import MAX_ELEMENTS, kernels_for
 
 MARGIN = 3
-"""Steps beyond the cells that a key's fields have room for: corners of simplexes, and their neighbours."""
-MOST_BITS = 62
-"""That fields may take together in a key."""
-PIECE = 64
-"""Entries that one thread of a GPU adds up: a vertex of more is summed in pieces first, then the pieces."""
+"""Steps beyond the points' cells that keys have room for: corners of simplexes, and their neighbours."""
+MAX_KEY_BITS = 62
+"""Number of bits in a key that the coordinates may take together."""
+SEGMENT_LENGTH = 64
+"""Maximum number of entries that one thread of a GPU adds up; a vertex with more has several segments."""
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The same numbers in 32 bits, as the kernels take them, and the module that holds the kernels."""
+class KernelTables:
+    """The tables of ``VertexGraph`` with 32-bit integers for the Triton kernels."""
 
     kernels: ModuleType
-    corner: torch.Tensor
+    """The module that holds the kernels."""
+    corners: torch.Tensor
     order: torch.Tensor
-    pieces: torch.Tensor
-    wholes: torch.Tensor | None
+    segments: torch.Tensor
+    segments_of_vertex: torch.Tensor | None
     up: list[torch.Tensor]
     down: list[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Vertices:
-    """How N points hang on M vertices, and these on each other; vertex M stands for all that no point
-    touches."""
+class VertexGraph:
+    """The vertices of N points and their neighbours; vertex M stands for all that no point touches."""
 
-    corner: torch.Tensor
-    """(N, d + 1): the vertex at each corner."""
+    corners: torch.Tensor
+    """(N, d + 1): the vertex at each corner of a point's simplex."""
     axes: torch.Tensor
-    """(N, d + 1), as ``locate`` found them."""
+    """(N, d + 1): the axes between the corners, see ``lattice.locate``."""
     order: torch.Tensor
     """(N·(d + 1),): the corners of all points, sorted by vertex."""
-    pieces: torch.Tensor
-    """(P + 1,): ends of the stretches of ``order`` that are summed first, none of them of two vertices."""
-    wholes: torch.Tensor | None
-    """(M + 2,): ends of the stretches of pieces that make up vertices; None where each vertex is one
-    piece."""
+    segments: torch.Tensor
+    """(S + 1,): bounds of the segments of ``order`` that are summed first, each of one vertex only."""
+    segments_of_vertex: torch.Tensor | None
+    """(M + 2,): bounds of the segments that belong to each vertex; None if every vertex has one segment."""
     up: torch.Tensor
     """(d + 1, M + 1): the neighbour up each axis."""
     down: torch.Tensor
-    tables: Tables | None
+    """(d + 1, M + 1): the neighbour down each axis."""
+    tables: KernelTables | None
+    """The same for the Triton kernels; None if they are not used."""
 
     def __len__(self) -> int:
         return self.up.shape[1] - 1
 
     @property
-    def factor(self) -> float:
-        """Of a slice; makes up for what the blurs add (Krähenbühl and Koltun's constant)."""
-        return 1 / (1 + 2.0 ** (1 - self.corner.shape[1]))
+    def slice_factor(self) -> float:
+        """Factor of a slice, which undoes the blurs' gain (Krähenbühl and Koltun's constant)."""
+        return 1 / (1 + 2.0 ** (1 - self.corners.shape[1]))
 
-    def collect(
-        self, values: torch.Tensor, weights: torch.Tensor, *, backwards: bool = False
+    def splat_and_blur(
+        self, values: torch.Tensor, weights: torch.Tensor, *, transposed: bool = False
     ) -> torch.Tensor:
-        """Splat and blur: (N, v) contiguous, with weights (N, d + 1), to (M + 1, v), or more columns of which
-        v count.
+        """Sum the points' values at the vertices and blur along all axes.
 
-        Backwards the axes of the blur are taken last to first, which makes the transpose.
+        Args:
+            values: (N, v), contiguous.
+            weights: (N, d + 1).
+            transposed: whether to blur along the axes in reverse order, which gives the transpose.
+
+        Returns:
+            (M + 1, v), or more columns, of which the first v count.
         """
-        axes = range(len(self.up))[::-1] if backwards else range(len(self.up))
-        tables = self._tables(values.shape[1])
+        axes = range(len(self.up))[::-1] if transposed else range(len(self.up))
+        tables = self._tables_for(values.shape[1])
         if tables:
             rows = tables.kernels.splat(
-                values, weights.contiguous(), tables.order, tables.pieces, tables.wholes
+                values, weights.contiguous(), tables.order, tables.segments, tables.segments_of_vertex
             )
             for axis in axes:
                 rows = tables.kernels.blur(rows, tables.up[axis], tables.down[axis])
             return rows
-        points = self.order // self.corner.shape[1]
-        shares = weights.flatten()[self.order]
-        rows = F.embedding_bag(points, values, self.pieces[:-1], mode="sum", per_sample_weights=shares)
-        if self.wholes is not None:
+        points = self.order // self.corners.shape[1]
+        sorted_weights = weights.flatten()[self.order]
+        rows = F.embedding_bag(
+            points, values, self.segments[:-1], mode="sum", per_sample_weights=sorted_weights
+        )
+        if self.segments_of_vertex is not None:
             numbers = torch.arange(len(rows), device=rows.device)
-            rows = F.embedding_bag(numbers, rows, self.wholes[:-1], mode="sum")
+            rows = F.embedding_bag(numbers, rows, self.segments_of_vertex[:-1], mode="sum")
         for axis in axes:
             rows = torch.add(rows, rows[self.up[axis]].add_(rows[self.down[axis]]), alpha=0.5)
         return rows
 
-    def spread(
+    def slice(
         self, rows: torch.Tensor, weights: torch.Tensor, columns: int, base: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Slice what ``collect`` gave: to (N, columns), on top of ``base`` if given."""
-        tables = self._tables(columns)
-        if tables:
-            found: torch.Tensor = tables.kernels.slice_rows(
-                rows, weights.contiguous(), tables.corner, columns, self.factor, base
-            )
-            return found
-        found = F.embedding_bag(self.corner, rows, mode="sum", per_sample_weights=weights)
-        return found * self.factor if base is None else torch.add(base, found, alpha=self.factor)
+        """Interpolate the vertices' values at the points.
 
-    def way(self, vertex: torch.Tensor, marked: torch.Tensor, *, up: bool) -> torch.Tensor:
-        """(N,): the blur's factor from a vertex down the marked axes (N, d + 1), or up the unmarked ones."""
+        Args:
+            rows: result of ``splat_and_blur``.
+            weights: (N, d + 1).
+            columns: number of columns v that count.
+            base: (N, v) to add the result to, or None.
+
+        Returns:
+            (N, v).
+        """
+        tables = self._tables_for(columns)
+        if tables:
+            result: torch.Tensor = tables.kernels.slice_rows(
+                rows, weights.contiguous(), tables.corners, columns, self.slice_factor, base
+            )
+            return result
+        result = F.embedding_bag(self.corners, rows, mode="sum", per_sample_weights=weights)
+        return (
+            result * self.slice_factor if base is None else torch.add(base, result, alpha=self.slice_factor)
+        )
+
+    def path_factor(self, vertex: torch.Tensor, marked: torch.Tensor, *, up: bool) -> torch.Tensor:
+        """Factor of the blur along one path through the lattice; 0 if a vertex of the path is missing.
+
+        Args:
+            vertex: (N,), where the paths begin.
+            marked: (N, d + 1), the axes between two corners.
+            up: whether the path goes up the axes that are not marked, else down the marked ones.
+
+        Returns:
+            (N,).
+        """
         steps = marked ^ up
         for axis, neighbours in enumerate(self.up if up else self.down):
             vertex = torch.where(steps[:, axis], neighbours[vertex], vertex)
         return torch.where(vertex < len(self), 0.5 ** steps.sum(dim=1), 0.0)
 
-    def _tables(self, columns: int) -> Tables | None:
-        rows = max(len(self.corner), len(self.pieces))
-        return self.tables if self.tables and rows * (columns + 8) < MOST_NUMBERS else None
+    def _tables_for(self, columns: int) -> KernelTables | None:
+        """The tables for the Triton kernels, unless 32 bits cannot number so many elements."""
+        rows = max(len(self.corners), len(self.segments))
+        return self.tables if self.tables and rows * (columns + 8) < MAX_ELEMENTS else None
 
 
 @torch.no_grad()
-def connect(cells: torch.Tensor, axes: torch.Tensor, like: torch.Tensor) -> Vertices:
+def connect(cells: torch.Tensor, axes: torch.Tensor, like: torch.Tensor) -> VertexGraph:
     """Number the vertices that points touch, and find their neighbours.
 
     Args:
-        cells: (N, d), see ``lattice.locate``, as are the axes.
-        axes: (N, d + 1).
-        like: of the type and on the device of the values to come.
+        cells: (N, d), see ``lattice.locate``.
+        axes: (N, d + 1), see ``lattice.locate``.
+        like: a tensor with the type and device of the values to filter.
     """
-    corners = axes.shape[1]
+    corner_count = axes.shape[1]
     units, low = _units(cells)
     base = ((cells - low + MARGIN) * units[1:]).sum(dim=1, keepdim=True)
     back = units[axes].cumsum(dim=1)
     sorted_keys, order = torch.cat([base, base - back[:, :-1]], dim=1).flatten().sort(stable=True)
-    fresh = torch.ones_like(sorted_keys, dtype=torch.bool)
-    torch.ne(sorted_keys[1:], sorted_keys[:-1], out=fresh[1:])
-    corner = torch.empty_like(order).scatter_(0, order, fresh.cumsum(0) - 1).reshape(-1, corners)
-    starts = fresh.nonzero().flatten()
-    keys, count = sorted_keys[starts], len(starts)
-    up = torch.full((corners, count + 1), count, device=cells.device)
+    is_new = torch.ones_like(sorted_keys, dtype=torch.bool)
+    torch.ne(sorted_keys[1:], sorted_keys[:-1], out=is_new[1:])
+    corners = torch.empty_like(order).scatter_(0, order, is_new.cumsum(0) - 1).reshape(-1, corner_count)
+    starts = is_new.nonzero().flatten()
+    up, down = _neighbours(sorted_keys[starts], units)
+    bounds = torch.cat([starts, starts.new_full((2,), len(order))])  # the last vertex has no points
+    kernels = kernels_for(like, corners.numel())
+    if cells.device.type == "cpu" and kernels is None:
+        segments, segments_of_vertex = bounds, None
+    else:
+        segments, segments_of_vertex = _split_segments(bounds)
+    tables = None
+    if kernels:
+        tables = KernelTables(
+            kernels,
+            corners.int(),
+            order.int(),
+            segments.int(),
+            None if segments_of_vertex is None else segments_of_vertex.int(),
+            [row.int() for row in up],
+            [row.int() for row in down],
+        )
+    return VertexGraph(corners, axes, order, segments, segments_of_vertex, up, down, tables)
+
+
+def _neighbours(keys: torch.Tensor, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``VertexGraph.up`` and ``down`` of sorted keys (M,)."""
+    axes, count = len(units), len(keys)
+    up = torch.full((axes, count + 1), count, device=keys.device)
     down = up.clone()
     if count:
-        wanted = keys + units[:, None]
-        place = torch.searchsorted(keys, wanted).clamp_(max=count - 1)
-        up[:, :count] = torch.where(keys[place] == wanted, place, count)
-        down.scatter_(1, up[:, :count], torch.arange(count, device=cells.device).expand(corners, count))
+        neighbour_keys = keys + units[:, None]
+        index = torch.searchsorted(keys, neighbour_keys).clamp_(max=count - 1)
+        up[:, :count] = torch.where(keys[index] == neighbour_keys, index, count)
+        numbers = torch.arange(count, device=keys.device).expand(axes, count)
+        down.scatter_(1, up[:, :count], numbers)
         down[:, count] = count
-    ends = torch.cat([starts, starts.new_full((2,), len(order))])  # the last vertex has no points
-    gpu = kernels_for(like, corner.numel())
-    pieces, wholes = (ends, None) if cells.device.type == "cpu" and gpu is None else _cut(ends)
-    tables = None
-    if gpu:
-        narrow_wholes = None if wholes is None else wholes.int()
-        narrow_up, narrow_down = ([row.int() for row in neighbours] for neighbours in (up, down))
-        tables = Tables(gpu, corner.int(), order.int(), pieces.int(), narrow_wholes, narrow_up, narrow_down)
-    return Vertices(corner, axes, order, pieces, wholes, up, down, tables)
+    return up, down
 
 
-def _cut(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``Vertices.pieces`` and ``wholes`` of stretches that end at (M + 2,)."""
-    counts = ((ends.diff() + (PIECE - 1)) // PIECE).clamp_(min=1)
-    wholes = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    pieces = int(wholes[-1])
-    if pieces == len(counts):
-        return ends, None
-    vertex = torch.repeat_interleave(counts, output_size=pieces)
-    starts = ends[vertex] + PIECE * (torch.arange(pieces, device=ends.device) - wholes[vertex])
-    return torch.cat([starts, ends[-1:]]), wholes
+def _split_segments(bounds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``VertexGraph.segments`` and ``segments_of_vertex``, from the bounds (M + 2,) of the vertices."""
+    counts = ((bounds.diff() + (SEGMENT_LENGTH - 1)) // SEGMENT_LENGTH).clamp_(min=1)
+    segments_of_vertex = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    total = int(segments_of_vertex[-1])
+    if total == len(counts):
+        return bounds, None
+    vertex = torch.repeat_interleave(counts, output_size=total)
+    number = torch.arange(total, device=bounds.device) - segments_of_vertex[vertex]
+    starts = bounds[vertex] + SEGMENT_LENGTH * number
+    return torch.cat([starts, bounds[-1:]]), segments_of_vertex
 
 
 def _units(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a step along each axis adds to a key, (d + 1,) int64, and the cells' lower ends, (d,).
 
-    Places are packed into a key's bits; where they are too wide together, each axis has a random unit
-    instead: keys of two among a million vertices then are alike once in ten million lattices.
+    Coordinates are packed into the bits of a key. If they are too wide together, each axis has a random unit
+    instead: among a million vertices two then have the same key once in ten million lattices.
     """
     d = cells.shape[1]
     if not len(cells):
         return torch.ones(d + 1, dtype=torch.long, device=cells.device), cells.new_zeros(d)
     low, high = cells.amin(dim=0), cells.amax(dim=0)
     widths = [math.ceil(math.log2(span + 2 * MARGIN + 1)) for span in (high - low).tolist()]
-    if sum(widths) <= MOST_BITS:
+    if sum(widths) <= MAX_KEY_BITS:
         units = [1 << sum(widths[i + 1 :]) for i in range(d)]
     else:
         units = np.random.default_rng(0).integers(-(2**62), 2**62, size=d).tolist()
-    whole = sum(units) + 2**63
-    return torch.tensor([-(whole % 2**64 - 2**63), *units], device=cells.device), low
+    total = sum(units) + 2**63
+    return torch.tensor([-(total % 2**64 - 2**63), *units], device=cells.device), low

@@ -1,0 +1,199 @@
+// Which labels have a lane of their own and which are merged, and what the lanes hold at first; see
+// mean_field.hpp.
+// SPDX-License-Identifier: MIT
+#include <numeric>
+
+#include "mean_field.hpp"
+
+namespace densecrf {
+
+// The energies of a lane's label, relative to min_energy_ where that is not empty.
+const float *MeanField::lane_energy(std::size_t a) const {
+    return unaries_.are_probabilities() ? energies_.data() + a * points_ : unaries_.plane(lane_labels_[a]);
+}
+
+// The energies of each lane of a group; null for lanes without a label of their own.
+std::vector<const float *> MeanField::group_energies(std::size_t g) const {
+    std::vector<const float *> energies(lanes_, nullptr);
+    for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k)
+        energies[k] = lane_energy(g * lanes_ + k);
+    return energies;
+}
+
+// The number of floats that a pixel needs for so many lanes.
+std::size_t MeanField::width_for(std::size_t used) const {
+    if (used == 2 && same_strengths_) return 1;
+    return used <= 4 ? 4 : (used + 7) / 8 * 8;
+}
+
+// Sets the size of rows and groups, and computes what depends on it.
+void MeanField::allocate_lanes() {
+    const std::size_t width = width_for(lanes_used());
+    lanes_ = std::min<std::size_t>(width, 8);
+    groups_ = width / lanes_;
+    q_.resize(width * points_);
+    max_probability_.assign(std::max<std::size_t>(width, 2), 0.0f);
+    if (unaries_.are_probabilities()) {
+        energies_.resize(lane_labels_.size() * points_);
+        parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t a = 0; a < lane_labels_.size(); ++a)
+                label_energies(unaries_, lane_labels_[a], energies_.data() + a * points_ + begin, begin, end);
+        });
+    }
+    if (lanes_ == 1 && constant_message_.empty()) compute_constant_message();
+}
+
+void MeanField::compute_constant_message() {
+    constant_message_.assign(points_, 0.0f);
+    const Buffer<float> ones(points_, 1.0f);
+    for (std::size_t m = 0; m < terms_.size(); ++m) {
+        const Kernel &kernel = *terms_[m].kernel;
+        const float strength = terms_[m].strengths[0], *self = kernel.self_weights();
+        kernel.lattice().splat_and_blur(nullptr, ones.data(), 1, vertex_rows_[m], scratch_, threads_);
+        for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+            kernel.lattice().slice(1, nullptr, vertex_rows_[m].data(), &strength,
+                                   constant_message_.data() + begin, begin, end);
+            for (std::size_t i = begin; i < end && self; ++i) constant_message_[i] -= strength * self[i];
+        });
+    }
+}
+
+// Merges labels that are unlikely by their unaries, unless that would be all of them. Checks the unaries.
+void MeanField::choose_lanes() {
+    std::vector<float> highest(labels_, 0.0f);
+    bool valid = true;
+    std::mutex mutex;
+    parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> part_highest(labels_, 0.0f);
+        bool part_valid = true;
+        in_pieces(begin, end, 16 * block_, [&](std::size_t i, std::size_t stop) {
+            part_valid = scan_unaries(unaries_, part_highest.data(), i, stop) && part_valid;
+        });
+        const std::lock_guard<std::mutex> lock(mutex);
+        valid = valid && part_valid;
+        for (std::size_t k = 0; k < labels_; ++k) highest[k] = std::max(highest[k], part_highest[k]);
+    });
+    if (!valid) throw std::domain_error("probabilities that are negative, NaN or infinite");
+    std::vector<std::int32_t> unlikely;
+    for (std::size_t k = 0; k < labels_; ++k)
+        (highest[k] <= approximations_.merge_threshold ? unlikely : lane_labels_).push_back(std::int32_t(k));
+    if (unlikely.size() > 1 && !lane_labels_.empty() &&
+        width_for(lane_labels_.size() + 1) < width_for(labels_)) {
+        merged_.add(unlikely, unaries_, threads_);
+        allocate_lanes();
+    } else {
+        separate_all_labels();
+    }
+}
+
+void MeanField::separate_all_labels() {
+    lane_labels_.resize(labels_);
+    std::iota(lane_labels_.begin(), lane_labels_.end(), 0);
+    merged_.clear();
+    allocate_lanes();
+}
+
+// Sets the marginals to the softmax of the negative energies.
+void MeanField::start_from_unaries() {
+    if (lanes_ == 1) {
+        for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+            const float *first = lane_energy(0),
+                        *second = merged_.empty() ? lane_energy(1) : merged_.energy();
+            const float *min_energy = unaries_.min_energy,
+                        *other_min_energy = merged_.empty() ? min_energy : nullptr;
+            float other[block_], high = 0, low = 1;
+            load_logits(1, &first, min_energy, q_.data() + begin, begin, end);
+            load_logits(1, &second, other_min_energy, other, begin, end);
+            sigmoid(q_.data() + begin, other, end - begin, &high, &low);
+        });
+        return;
+    }
+    for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t g = 0; g < groups_; ++g) {
+            float *rows = group(q_, g) + begin * lanes_;
+            load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+            for (std::size_t i = begin; i < end && has_merged_lane(g); ++i)
+                rows[(i - begin) * lanes_ + lane_labels_.size() % lanes_] = -merged_.energy()[i];
+        }
+    });
+    normalize();
+}
+
+void MeanField::start_from_marginals(const float *marginals) {
+    separate_all_labels();
+    for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
+            float *out = group(q_, a / lanes_) + a % lanes_;
+            const float *plane = a < labels_ ? marginals + a * points_ : nullptr;
+            for (std::size_t i = begin; i < end; ++i) out[i * lanes_] = plane ? plane[i] : 0.0f;
+        }
+    });
+}
+
+// Goes back to where the steps began, and keeps all labels separate from here on.
+void MeanField::restart_without_merging() {
+    approximations_.merge_threshold = 0;
+    merge_error_ = 0;
+    steps_ = restart_step_;
+    if (starts_from_unaries_) {
+        separate_all_labels();
+        start_from_unaries();
+    } else {
+        start_from_marginals(restart_marginals_.data());
+    }
+    restart_marginals_ = {};
+    restart_step_ = 0;
+}
+
+// Merges labels that have become unlikely, if that saves lanes and leaves another label. True if lanes
+// changed.
+bool MeanField::merge_unlikely_labels() {
+    if (approximations_.merge_threshold <= 0) return false;
+    std::vector<std::int32_t> unlikely;
+    for (std::size_t a = 0; a < lane_labels_.size(); ++a)
+        if (max_probability_[a] <= approximations_.merge_threshold) unlikely.push_back(std::int32_t(a));
+    if (unlikely.empty() || unlikely.size() == lane_labels_.size()) return false;
+    if (width_for(lane_labels_.size() - unlikely.size() + 1) >= groups_ * lanes_) return false;
+    if (!starts_from_unaries_ &&
+        restart_marginals_.empty()) {  // a restart begins from here, where all are separate
+        restart_marginals_.resize(labels_ * points_);
+        write_marginals(restart_marginals_.data());
+        restart_step_ = steps_;
+    }
+    merge_lanes(unlikely);
+    return true;
+}
+
+// Adds lanes, given by their numbers in ascending order, to the merged lane. Labels that are merged already
+// stay so.
+void MeanField::merge_lanes(const std::vector<std::int32_t> &lanes) {
+    const Buffer<float> old = std::move(q_);
+    const std::size_t stride = lanes_;
+    const auto old_lane = [&](std::size_t a) {
+        return old.data() + (a / stride) * points_ * stride + a % stride;
+    };
+    std::vector<const float *> separate, merging;
+    std::vector<std::int32_t> separate_labels, merging_labels;
+    for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
+        const bool merges = std::binary_search(lanes.begin(), lanes.end(), std::int32_t(a));
+        (merges ? merging_labels : separate_labels).push_back(lane_labels_[a]);
+        (merges ? merging : separate).push_back(old_lane(a));
+    }
+    if (!merged_.empty()) merging.push_back(old_lane(lane_labels_.size()));
+    lane_labels_ = separate_labels;
+    merged_.add(merging_labels, unaries_, threads_);
+    q_ = Buffer<float>();
+    allocate_lanes();
+    for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = 0; a < groups_ * lanes_; ++a) {
+            float *out = group(q_, a / lanes_) + a % lanes_;
+            for (std::size_t i = begin; i < end; ++i)
+                out[i * lanes_] = a < separate.size() ? separate[a][i * stride] : 0.0f;
+            if (a != separate.size()) continue;
+            for (const float *from : merging)
+                for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += from[i * stride];
+        }
+    });
+}
+
+}  // namespace densecrf

@@ -1,0 +1,80 @@
+// Labels that are unlikely everywhere, merged into one: they share one lane and one message.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "buffer.hpp"
+#include "parallel.hpp"
+#include "unaries.hpp"
+
+namespace densecrf {
+
+// Each merged label takes a share of the message M to the merged label, in proportion to its likelihood. The
+// logit of the merged label is the log of the sum of exp(-energy + M x share); for small M two cumulants, its
+// first two terms in M, are enough.
+class MergedLabels {
+public:
+    bool empty() const { return labels_.empty(); }
+    void clear() { labels_.clear(); }
+
+    // Merges further labels.
+    void add(const std::vector<std::int32_t> &labels, const Unaries &unaries, int threads) {
+        labels_.insert(labels_.end(), labels.begin(), labels.end());
+        for (Buffer<float> *array : {&energy_, &mean_share_, &share_variance_, &message_})
+            array->resize(unaries.points);
+        std::fill(message_.begin(), message_.end(), 0.0f);
+        parallel_for(threads, unaries.points, [&](std::size_t begin, std::size_t end) {
+            merged_moments(unaries, labels_.data(), labels_.size(), energy_.data(), mean_share_.data(),
+                           share_variance_.data(), begin, end);
+        });
+    }
+
+    // N: minus the log of the sum of the labels' likelihoods.
+    const float *energy() const { return energy_.data(); }
+
+    // Stores the messages to points ids[n] (or n, where ids is null) for n in [begin, end), of which the
+    // first is messages[0], and replaces them by the merged logits.
+    void messages_to_logits(const Unaries &unaries, const std::int32_t *ids, float *messages,
+                            std::size_t begin, std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n) message_[ids ? ids[n] : n] = messages[n - begin];
+        merged_logits(unaries, view(), ids, messages, begin, end);
+    }
+
+    // Writes the labels' probabilities to planes of K x N, for points [begin, end); sum[i x stride] is the
+    // merged probability of point i.
+    void split(const Unaries &unaries, const float *sum, std::size_t stride, float *out, std::size_t begin,
+               std::size_t end) const {
+        split_merged(unaries, view(), message_.data(), sum, stride, out, begin, end);
+    }
+
+    // An upper bound on how much merging may have changed probabilities at points [begin, end), where sum[n x
+    // stride] is the merged probability of point begin + n: the largest sum x message. (A label's own message
+    // and its share of the merged message differ by at most the merged message.) Infinite if a message is NaN
+    // or too large for merged_logits().
+    float error_bound(const float *sum, std::size_t stride, std::size_t begin, std::size_t end) const {
+        float bound = 0, largest = 0;
+        bool is_number = true;
+        for (std::size_t n = 0; n < end - begin; ++n) {
+            const float size = std::fabs(message_[begin + n]), change = sum[n * stride] * size;
+            bound = std::max(bound, change);
+            largest = std::max(largest, size);
+            is_number &= change == change;
+        }
+        return is_number && largest <= max_message ? bound : std::numeric_limits<float>::infinity();
+    }
+
+private:
+    static constexpr float max_message = 30;  // the range of fast_exp() is -87 to 87
+
+    MergedView view() const {
+        return {labels_.data(), labels_.size(), energy_.data(), mean_share_.data(), share_variance_.data()};
+    }
+
+    std::vector<std::int32_t> labels_;
+    Buffer<float> energy_, mean_share_, share_variance_, message_;  // N each
+};
+
+}  // namespace densecrf
