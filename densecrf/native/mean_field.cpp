@@ -37,6 +37,9 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
             min_energies(unaries_, min_energy_.data(), begin, end);
         });
     }
+    const auto is_matrix = [&](const PairwiseTerm &term) { return term.is_matrix(labels_); };
+    if (std::none_of(terms_.begin(), terms_.end(), is_matrix)) tiled_ = TiledRows::make(terms_);
+    for (const PairwiseTerm &term : terms_) needs_marginals_ |= term.kernel->self_weights() != nullptr;
     choose_lanes();
     start_from_unaries();
     if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
@@ -81,6 +84,7 @@ void MeanField::finish(float *out) {
         energies_ = {};
         restart_marginals_ = {};
         active_ = {};
+        tiled_ = {};
         terms_.clear();
         guard_.finish();
         write_marginals(out);
@@ -97,11 +101,13 @@ void MeanField::take_steps(int iterations) {
     const std::int64_t steps_before = steps_;  // steps that are repeated after a restart are full ones
     if (iterations > 0) merge_unlikely_labels();
     for (std::int64_t left = iterations; left > 0;) {
-        const bool may_skip = approximations_.convergence_tolerance > 0 && groups_ == 1;
+        const bool tiled = uses_tiles();
+        const bool may_skip = approximations_.convergence_tolerance > 0 && groups_ == 1 && !tiled;
         const bool collect_active = may_skip && steps_ >= 2 && steps_ >= steps_before && left > 2;
         const std::int64_t skipped = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
-        full_step(collect_active);
-        if (!(merge_error_ <= max_merge_error(steps_, left == 1))) {
+        merge_error_limit_ = max_merge_error(steps_, left == 1);
+        tiled ? tiled_step(left == 1) : full_step(collect_active);
+        if (findings_.merge_errors > merge_point_limit()) {
             left += steps_;
             restart_without_merging();
             left -= steps_;

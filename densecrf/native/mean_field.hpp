@@ -7,6 +7,7 @@
 #include "call_guard.hpp"
 #include "kernel.hpp"
 #include "merged_labels.hpp"
+#include "tiled_rows.hpp"
 
 namespace densecrf {
 
@@ -57,11 +58,18 @@ public:
 private:
     static constexpr std::size_t block_ = 256;  // pixels that pass through several loops while in the cache
 
-    // What one range of points contributes in a full step.
-    struct StepPart {
-        std::vector<float> max_probability;
-        float merge_error = 0;
-        ActivePixels active;
+    // What a step finds out about marginals, of all points or of some.
+    struct StepFindings {
+        std::vector<float> max_probability;       // of each lane
+        std::vector<std::size_t> over_threshold;  // for each lane, the points above the merge threshold
+        std::size_t merge_errors = 0;             // points that merging may have changed too much
+
+        void reset(std::size_t lanes) {
+            max_probability.assign(lanes, 0.0f);
+            over_threshold.assign(lanes, 0);
+            merge_errors = 0;
+        }
+        void add(const StepFindings &part);
     };
 
     template <class Work>
@@ -89,26 +97,39 @@ private:
     void start_from_marginals(const float *marginals);
     void restart_without_merging();
     bool merge_unlikely_labels();
+    std::vector<std::int32_t> unlikely_lanes() const;
+    std::size_t merge_point_limit() const;
     void merge_lanes(const std::vector<std::int32_t> &lanes);
 
     // Steps (mean_field_steps.cpp).
     void full_step(bool collect_active);
     void update_group(std::size_t g, bool collect_active);
-    StepPart update_range(std::size_t g, const std::vector<const float *> &sources, bool collect_active,
-                          std::size_t begin, std::size_t end);
+    ActivePixels update_range(std::size_t g, const std::vector<const float *> &sources, bool collect_active,
+                              StepFindings &findings, std::size_t begin, std::size_t end);
     void take_active(std::vector<ActivePixels> parts);
     void active_step();
     void mix_labels(std::size_t m);
     std::vector<float> lane_strengths(std::size_t m, std::size_t g) const;
     void add_messages(std::size_t g, const std::vector<const float *> &sources, const std::int32_t *ids,
                       float *logits, std::size_t begin, std::size_t end) const;
+    void subtract_self(std::size_t m, const std::vector<float> &strengths, const std::int32_t *ids,
+                       const float *source, float *logits, std::size_t begin, std::size_t end) const;
     void finish_merged_lane(const std::int32_t *ids, float *logits, std::size_t begin, std::size_t end);
     void finish_pair(const std::int32_t *ids, float *logits, float *max_probability, std::size_t begin,
                      std::size_t end);
     void finish_logits(const std::int32_t *ids, float *logits, float *max_probability, std::size_t begin,
                        std::size_t end);
     void normalize();
-    float merge_error(const float *rows, std::size_t begin, std::size_t end) const;
+    void examine(const float *rows, std::size_t stride, StepFindings &findings, std::size_t begin,
+                 std::size_t end) const;
+    std::size_t merge_errors(const float *rows, std::size_t begin, std::size_t end) const;
+
+    // Steps that splat the new marginals tile by tile, as soon as they are known (mean_field_tiled.cpp).
+    bool uses_tiles() const;
+    void tiled_step(bool is_last);
+    void splat_marginals();
+    void update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin, std::size_t end);
+    void load_messages(float *logits, std::size_t begin, std::size_t end);
 
     void check_terms() const;
     void take_steps(int iterations);
@@ -129,14 +150,14 @@ private:
     std::int64_t steps_ = 0, restart_step_ = 0;
     bool starts_from_unaries_ = true;
     Buffer<float> restart_marginals_;
-    float merge_error_ = 0;  // bound on what merging changed in the last step
+    float merge_error_limit_ = 0;  // how much merging may change a probability in this step
 
     // Labels with a lane of their own, in order; the merged lane comes after them. Rows of one lane hold a
     // pair, whose second probability is one minus the first.
     std::vector<std::int32_t> lane_labels_;
     MergedLabels merged_;
     std::size_t lanes_ = 0, groups_ = 0;
-    std::vector<float> max_probability_;  // of each lane
+    StepFindings findings_;  // of the last step
 
     Buffer<float> q_;                         // groups x N x lanes: the marginals between steps
     Buffer<float> min_energy_;                // N: the lowest energy at each point; empty for probabilities
@@ -146,6 +167,9 @@ private:
     std::vector<Buffer<float>> mixed_sources_;  // of each term with a matrix, laid out as q_
     Buffer<float> scratch_;
     ActivePixels active_;
+    std::unique_ptr<TiledRows> tiled_;  // null where terms do not allow it
+    bool is_splatted_ = false;          // the marginals are in tiled_, and in q_ only if ...
+    bool needs_marginals_ = false;      // ... steps subtract a point's own message
 };
 
 }  // namespace densecrf

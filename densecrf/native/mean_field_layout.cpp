@@ -32,7 +32,8 @@ void MeanField::allocate_lanes() {
     lanes_ = std::min<std::size_t>(width, 8);
     groups_ = width / lanes_;
     q_.resize(width * points_);
-    max_probability_.assign(std::max<std::size_t>(width, 2), 0.0f);
+    findings_.reset(std::max<std::size_t>(width, 2));
+    is_splatted_ = false;
     if (unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
@@ -133,7 +134,6 @@ void MeanField::start_from_marginals(const float *marginals) {
 // Goes back to where the steps began, and keeps all labels separate from here on.
 void MeanField::restart_without_merging() {
     approximations_.merge_threshold = 0;
-    merge_error_ = 0;
     steps_ = restart_step_;
     if (starts_from_unaries_) {
         separate_all_labels();
@@ -145,15 +145,31 @@ void MeanField::restart_without_merging() {
     restart_step_ = 0;
 }
 
-// Merges labels that have become unlikely, if that saves lanes and leaves another label. True if lanes
-// changed.
-bool MeanField::merge_unlikely_labels() {
-    if (approximations_.merge_threshold <= 0) return false;
+// The number of points that may be above the merge threshold in a lane that is merged, or changed too much by
+// merging: so few that no object of 100 pixels is among them, and none in a small image.
+std::size_t MeanField::merge_point_limit() const {
+    return std::min<std::size_t>(48, std::size_t(3e-4 * double(points_)));
+}
+
+// The lanes that are unlikely by the last step, or, before the first one, by what it starts from; empty if
+// merging them saves no lanes or leaves no other label.
+std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     std::vector<std::int32_t> unlikely;
+    if (approximations_.merge_threshold <= 0) return unlikely;
     for (std::size_t a = 0; a < lane_labels_.size(); ++a)
-        if (max_probability_[a] <= approximations_.merge_threshold) unlikely.push_back(std::int32_t(a));
-    if (unlikely.empty() || unlikely.size() == lane_labels_.size()) return false;
-    if (width_for(lane_labels_.size() - unlikely.size() + 1) >= groups_ * lanes_) return false;
+        if (steps_ > restart_step_ ? findings_.over_threshold[a] <= merge_point_limit()
+                                   : findings_.max_probability[a] <= approximations_.merge_threshold)
+            unlikely.push_back(std::int32_t(a));
+    const bool saves = width_for(lane_labels_.size() - unlikely.size() + 1) < groups_ * lanes_;
+    if (unlikely.size() == lane_labels_.size() || !saves) unlikely.clear();
+    return unlikely;
+}
+
+// Merges labels that have become unlikely. True if lanes changed.
+bool MeanField::merge_unlikely_labels() {
+    if (is_splatted_) return false;
+    const std::vector<std::int32_t> unlikely = unlikely_lanes();
+    if (unlikely.empty()) return false;
     if (!starts_from_unaries_ &&
         restart_marginals_.empty()) {  // a restart begins from here, where all are separate
         restart_marginals_.resize(labels_ * points_);

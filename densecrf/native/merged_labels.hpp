@@ -50,23 +50,24 @@ public:
         split_merged(unaries, view(), message_.data(), sum, stride, out, begin, end);
     }
 
-    // An upper bound on how much merging may have changed probabilities at points [begin, end), where sum[n x
-    // stride] is the merged probability of point begin + n: the largest sum x message. (A label's own message
-    // and its share of the merged message differ by at most the merged message.) Infinite if a message is NaN
-    // or too large for merged_logits().
-    float error_bound(const float *sum, std::size_t stride, std::size_t begin, std::size_t end) const {
-        float bound = 0, largest = 0;
-        bool is_number = true;
+    // The number of points in [begin, end) where merging may have changed a probability by more than `limit`;
+    // sum[n x stride] is the merged probability of point begin + n. The bound is sum x message, as a label's
+    // own message and its share of the merged message differ by at most the merged message. A message that is
+    // NaN, or too large for merged_logits(), counts as far too many points.
+    std::size_t errors_over(float limit, const float *sum, std::size_t stride, std::size_t begin,
+                            std::size_t end) const {
+        std::size_t errors = 0;
+        float largest = 0;
         for (std::size_t n = 0; n < end - begin; ++n) {
-            const float size = std::fabs(message_[begin + n]), change = sum[n * stride] * size;
-            bound = std::max(bound, change);
+            const float size = std::fabs(message_[begin + n]);
+            errors += !(sum[n * stride] * size <= limit);
             largest = std::max(largest, size);
-            is_number &= change == change;
         }
-        return is_number && largest <= max_message ? bound : std::numeric_limits<float>::infinity();
+        return largest <= max_message ? errors : far_too_many;
     }
 
 private:
+    static constexpr std::size_t far_too_many = std::size_t(1) << 40;
     static constexpr float max_message = 30;  // the range of fast_exp() is -87 to 87
 
     MergedView view() const {

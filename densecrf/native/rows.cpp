@@ -31,9 +31,11 @@ DENSECRF_INLINE void blur_one(const float *rows, const std::int32_t *neighbours,
         blurred[v + 1] = rows[v + 1] + 0.5f * (rows[neighbours[2 * v]] + rows[neighbours[2 * v + 1]]);
 }
 
-template <class T>
-DENSECRF_INLINE void slice_one(int corners, const T *weights, const std::int32_t *ids, const float *rows,
+// C: the number of corners where it is known when compiled, else 0.
+template <int C, class T>
+DENSECRF_INLINE void slice_one(int corner_count, const T *weights, const std::int32_t *ids, const float *rows,
                                const float *strength, float *out, std::size_t begin, std::size_t end) {
+    const int corners = C ? C : corner_count;
     for (std::size_t n = begin; n < end; ++n) {
         const T *entry = weights + (ids ? std::size_t(ids[n]) : n) * corners;
         float sum = 0;
@@ -66,10 +68,33 @@ DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *neighbour
     }
 }
 
-template <int L, class T>
-DENSECRF_INLINE void slice_lanes(int corners, const T *weights, const std::int32_t *ids, const float *rows,
-                                 const float *strength, float *out, std::size_t begin, std::size_t end) {
-    if constexpr (L == 1) return slice_one(corners, weights, ids, rows, strength, out, begin, end);
+template <int L, int C, class T>
+DENSECRF_INLINE void splat_points(int corner_count, const T *weights, float factor, const float *scale,
+                                  const float *values, float *rows, std::size_t begin, std::size_t end) {
+    const int corners = C ? C : corner_count;
+    for (std::size_t n = begin; n < end; ++n) {
+        const T *entry = weights + n * corners;
+        const float times = scale ? factor * scale[n] : factor;
+        if constexpr (L == 1) {
+            const float value = times * values[n - begin];
+            for (int c = 0; c < corners; ++c) rows[entry[c].index()] += entry[c].weight() * value;
+        } else {
+            const auto value = times * load<L>(values + (n - begin) * L);
+            for (int c = 0; c < corners; ++c) {
+                float *row = rows + std::size_t(entry[c].index()) * L;
+                store<L>(load<L>(row) + entry[c].weight() * value, row);
+            }
+        }
+    }
+}
+
+template <int L, int C, class T>
+DENSECRF_INLINE void slice_lanes(int corner_count, const T *weights, const std::int32_t *ids,
+                                 const float *rows, const float *strength, float *out, std::size_t begin,
+                                 std::size_t end) {
+    if constexpr (L == 1)
+        return slice_one<C>(corner_count, weights, ids, rows, strength, out, begin, end);
+    const int corners = C ? C : corner_count;
     const auto factor = load<L>(strength);
     for (std::size_t n = begin; n < end; ++n) {
         const T *entry = weights + (ids ? std::size_t(ids[n]) : n) * corners;
@@ -161,17 +186,41 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *neig
 #undef CALL
 }
 
-#define CALL(L) slice_lanes<L>(corners, weights, ids, rows, strength, out, begin, end)
+// The same for each number of corners that is common: of lattices over positions, or positions with grey levels
+// or colors.
+#define DENSECRF_FOR_CORNERS(L)      \
+    switch (corners) {               \
+        case 3: CALL(L, 3); break;   \
+        case 4: CALL(L, 4); break;   \
+        case 6: CALL(L, 6); break;   \
+        default: CALL(L, 0); break;  \
+    }
+
+#define CALL(L, C) splat_points<L, C>(corners, weights, factor, scale, values, rows, begin, end)
+DENSECRF_CLONES void splat_add(int lanes, int corners, const SplatWeight *weights, float factor,
+                               const float *scale, const float *values, float *rows, std::size_t begin,
+                               std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
+}
+
+DENSECRF_CLONES void splat_add(int lanes, int corners, const CompactSplatWeight *weights, float factor,
+                               const float *scale, const float *values, float *rows, std::size_t begin,
+                               std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
+}
+#undef CALL
+
+#define CALL(L, C) slice_lanes<L, C>(corners, weights, ids, rows, strength, out, begin, end)
 DENSECRF_CLONES void slice_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids,
                                const float *rows, const float *strength, float *out, std::size_t begin,
                                std::size_t end) {
-    DENSECRF_FOR_LANES(CALL);
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 
 DENSECRF_CLONES void slice_add(int lanes, int corners, const CompactSplatWeight *weights,
                                const std::int32_t *ids, const float *rows, const float *strength, float *out,
                                std::size_t begin, std::size_t end) {
-    DENSECRF_FOR_LANES(CALL);
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 #undef CALL
 
@@ -186,6 +235,22 @@ DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stri
                              float *max_probability, std::size_t begin, std::size_t end) {
     lanes == 4 ? softmax_lanes<4>(groups, labels, stride, rows, max_probability, begin, end)
                : softmax_lanes<8>(groups, labels, stride, rows, max_probability, begin, end);
+}
+
+DENSECRF_CLONES void count_over(int lanes, const float *rows, float limit, std::size_t *counts,
+                                std::size_t begin, std::size_t end) {
+    constexpr std::size_t piece = 1 << 16;
+    for (std::size_t first = begin; first < end; first += piece) {
+        const std::size_t last = std::min(end, first + piece);
+        std::int32_t over[8] = {};
+        if (lanes == 8)
+            for (std::size_t i = first; i < last; ++i)
+                for (int k = 0; k < 8; ++k) over[k] += rows[i * 8 + k] > limit;
+        else
+            for (std::size_t i = first; i < last; ++i)
+                for (int k = 0; k < lanes; ++k) over[k] += rows[i * lanes + k] > limit;
+        for (int k = 0; k < lanes; ++k) counts[k] += std::size_t(over[k]);
+    }
 }
 
 DENSECRF_CLONES void sigmoid(float *first, const float *second, std::size_t count, float *high, float *low) {

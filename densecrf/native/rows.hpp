@@ -16,6 +16,13 @@ void splat(int lanes, const std::int32_t *offsets, const SplatWeight *weights, c
 void splat(int lanes, const std::int32_t *offsets, const CompactSplatWeight *weights, const float *values,
            float *rows, std::size_t begin, std::size_t end);
 
+// rows[vertex] += factor x scale[i] x weight x values[i - begin], for the corners of points i in [begin, end);
+// without scale, if it is null. weights: points x corners.
+void splat_add(int lanes, int corners, const SplatWeight *weights, float factor, const float *scale,
+               const float *values, float *rows, std::size_t begin, std::size_t end);
+void splat_add(int lanes, int corners, const CompactSplatWeight *weights, float factor, const float *scale,
+               const float *values, float *rows, std::size_t begin, std::size_t end);
+
 // blurred[v + 1] = rows[v + 1] + (rows[up] + rows[down]) / 2; neighbours holds the two row numbers of each
 // vertex.
 void blur(int lanes, const float *rows, const std::int32_t *neighbours, float *blurred, std::size_t begin,
@@ -33,6 +40,10 @@ void slice_add(int lanes, int corners, const CompactSplatWeight *weights, const 
 // the highest probability of lane k.
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *max_probability,
              std::size_t begin, std::size_t end);
+
+// Adds to counts[k] how many of the rows [begin, end) have more than the limit in lane k.
+void count_over(int lanes, const float *rows, float limit, std::size_t *counts, std::size_t begin,
+                std::size_t end);
 
 // out[(i - begin) x lanes + k] = -planes[k][i]: turns `lanes` planes of energies (null: zeros) into rows of
 // logits, for points [begin, end). min_energy: what each point's energies are relative to (see

@@ -1,0 +1,87 @@
+// Steps that splat the new marginals of each run of points at once, so that they need not be stored between
+// steps; see mean_field.hpp.
+// SPDX-License-Identifier: MIT
+#include "mean_field.hpp"
+
+namespace densecrf {
+
+namespace {
+
+constexpr std::size_t max_row_bytes = std::size_t(1) << 27;  // of vertex rows, or ...
+constexpr std::size_t max_row_bytes_per_point = 64;          // ... if that is more
+
+}  // namespace
+
+// Whether the vertex rows of all groups may be held at a time.
+bool MeanField::uses_tiles() const {
+    if (!tiled_) return false;
+    std::size_t vertices = 0;
+    for (const PairwiseTerm &term : terms_) vertices += term.kernel->lattice().vertices();
+    const std::size_t bytes = 2 * vertices * lanes_ * groups_ * sizeof(float);
+    return bytes <= std::max(max_row_bytes, max_row_bytes_per_point * points_);
+}
+
+// Marginals are stored after the last step, and whenever lanes may be merged next.
+void MeanField::tiled_step(bool is_last) {
+    const bool is_first = steps_ == restart_step_;
+    const bool may_merge = is_first ? approximations_.merge_threshold > 0 && groups_ > 1
+                                    : !unlikely_lanes().empty();
+    const bool splats = !is_last && !may_merge;
+    if (!is_splatted_) splat_marginals();
+    tiled_->blur(threads_);
+    std::vector<StepFindings> parts(threads_);
+    for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
+    std::vector<std::vector<float>> logits(threads_);
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, std::size_t begin, std::size_t end) {
+        logits[worker].resize(groups_ * block_ * lanes_);
+        update_run(logits[worker].data(), splats, parts[worker], begin, end);
+    });
+    findings_.reset(findings_.max_probability.size());
+    for (const StepFindings &part : parts) findings_.add(part);
+    is_splatted_ = splats;
+}
+
+// Splats the stored marginals.
+void MeanField::splat_marginals() {
+    tiled_->allocate(int(lanes_), groups_, threads_);
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t, std::size_t begin, std::size_t end) {
+        for (std::size_t g = 0; g < groups_; ++g)
+            tiled_->splat(g, group(q_, g) + begin * lanes_, begin, end);
+    });
+}
+
+// The next marginals of points [begin, end). logits: room for their rows, block_ x lanes_ floats a group.
+void MeanField::update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin,
+                           std::size_t end) {
+    const std::size_t stride = block_ * lanes_, count = end - begin;
+    load_messages(logits, begin, end);
+    if (groups_ == 1) {
+        finish_logits(nullptr, logits, findings.max_probability.data(), begin, end);
+    } else {
+        if (!merged_.empty()) finish_merged_lane(nullptr, logits + (groups_ - 1) * stride, begin, end);
+        softmax(int(lanes_), int(groups_), int(lanes_used()), stride, logits,
+                findings.max_probability.data(), 0, count);
+    }
+    examine(logits, stride, findings, begin, end);
+    for (std::size_t g = 0; g < groups_; ++g) {
+        if (splats) tiled_->splat(g, logits + g * stride, begin, end);
+        if (!splats || needs_marginals_)
+            std::copy_n(logits + g * stride, count * lanes_, group(q_, g) + begin * lanes_);
+    }
+}
+
+// Negative energies and all messages of points [begin, end).
+void MeanField::load_messages(float *logits, std::size_t begin, std::size_t end) {
+    for (std::size_t g = 0; g < groups_; ++g) {
+        float *rows = logits + g * block_ * lanes_;
+        load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+        for (std::size_t m = 0; m < terms_.size(); ++m) {
+            const std::vector<float> strengths = lane_strengths(m, g);
+            terms_[m].kernel->lattice().slice(int(lanes_), nullptr, tiled_->rows(m, g), strengths.data(),
+                                              rows, begin, end);
+            subtract_self(m, strengths, nullptr, group(q_, g) + begin * lanes_, rows, begin, end);
+        }
+    }
+}
+
+}  // namespace densecrf
