@@ -82,6 +82,7 @@ void MeanField::finish(float *out) {
         for (std::vector<Buffer<float>> *buffers : {&vertex_rows_, &mixed_sources_}) buffers->clear();
         scratch_ = {};
         energies_ = {};
+        unary_rows_ = {};
         restart_marginals_ = {};
         active_ = {};
         tiled_ = {};

@@ -88,6 +88,7 @@ private:
     std::vector<const float *> group_energies(std::size_t g) const;
     bool has_merged_lane(std::size_t g) const { return !merged_.empty() && g + 1 == groups_; }
     std::size_t lanes_used() const { return lane_labels_.size() + !merged_.empty(); }
+    void load_unaries(std::size_t g, float *rows, std::size_t begin, std::size_t end) const;
     std::size_t width_for(std::size_t used) const;
     void allocate_lanes();
     void compute_constant_message();
@@ -126,6 +127,7 @@ private:
 
     // Steps that splat the new marginals tile by tile, as soon as they are known (mean_field_tiled.cpp).
     bool uses_tiles() const;
+    void store_unary_rows();
     void tiled_step(bool is_last);
     void splat_marginals();
     void update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin, std::size_t end);
@@ -162,6 +164,7 @@ private:
     Buffer<float> q_;                         // groups x N x lanes: the marginals between steps
     Buffer<float> min_energy_;                // N: the lowest energy at each point; empty for probabilities
     Buffer<float> energies_;                  // N for each of lane_labels_, if the unaries are probabilities
+    Buffer<float> unary_rows_;                // as q_: negative energies, for steps on tiles; else empty
     Buffer<float> constant_message_;          // N: the message of a probability of one everywhere; for pairs
     std::vector<Buffer<float>> vertex_rows_;  // of each kernel, for one group at a time
     std::vector<Buffer<float>> mixed_sources_;  // of each term with a matrix, laid out as q_

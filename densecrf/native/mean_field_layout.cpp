@@ -20,6 +20,14 @@ std::vector<const float *> MeanField::group_energies(std::size_t g) const {
     return energies;
 }
 
+// Negative energies of a group, in rows, for points [begin, end).
+void MeanField::load_unaries(std::size_t g, float *rows, std::size_t begin, std::size_t end) const {
+    if (unary_rows_.empty())
+        load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+    else
+        std::copy_n(unary_rows_.data() + (g * points_ + begin) * lanes_, (end - begin) * lanes_, rows);
+}
+
 // The number of floats that a pixel needs for so many lanes.
 std::size_t MeanField::width_for(std::size_t used) const {
     if (used == 2 && same_strengths_) return 1;
@@ -34,7 +42,11 @@ void MeanField::allocate_lanes() {
     q_.resize(width * points_);
     findings_.reset(std::max<std::size_t>(width, 2));
     is_splatted_ = false;
-    if (unaries_.are_probabilities()) {
+    unary_rows_ = {};
+    energies_ = {};
+    if (lanes_ > 1 && uses_tiles()) {
+        store_unary_rows();
+    } else if (unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t a = 0; a < lane_labels_.size(); ++a)
@@ -112,7 +124,7 @@ void MeanField::start_from_unaries() {
     for_each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t g = 0; g < groups_; ++g) {
             float *rows = group(q_, g) + begin * lanes_;
-            load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+            load_unaries(g, rows, begin, end);
             for (std::size_t i = begin; i < end && has_merged_lane(g); ++i)
                 rows[(i - begin) * lanes_ + lane_labels_.size() % lanes_] = -merged_.energy()[i];
         }

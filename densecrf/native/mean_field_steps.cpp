@@ -53,14 +53,13 @@ ActivePixels MeanField::update_range(std::size_t g, const std::vector<const floa
                                      bool collect_active, StepFindings &findings, std::size_t begin,
                                      std::size_t end) {
     ActivePixels active;
-    const std::vector<const float *> energies = group_energies(g);
     const bool with_merged = has_merged_lane(g);
     const std::size_t limit = max_active();  // for all points: if one thread exceeds it, all together do
     float *rows = group(q_, g);
     std::vector<float> logits(block_ * lanes_), unfinished;
     if (collect_active) active.reserve(std::min(limit, end - begin) + block_, lanes_);
     in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
-        load_logits(int(lanes_), energies.data(), unaries_.min_energy, logits.data(), i, stop);
+        load_unaries(g, logits.data(), i, stop);
         add_messages(g, sources, nullptr, logits.data(), i, stop);
         if (collect_active) unfinished = logits;
         if (groups_ == 1) {

@@ -21,6 +21,23 @@ bool MeanField::uses_tiles() const {
     return bytes <= std::max(max_row_bytes, max_row_bytes_per_point * points_);
 }
 
+// Energies are turned into rows once: the planes of all labels would be read in pieces too short.
+void MeanField::store_unary_rows() {
+    unary_rows_.resize(q_.size());
+    for_each_block(points_, [&](std::size_t begin, std::size_t end) {
+        float energies[8 * block_];
+        for (std::size_t g = 0; g < groups_; ++g) {
+            std::vector<const float *> planes(lanes_, nullptr);
+            for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k) {
+                label_energies(unaries_, lane_labels_[g * lanes_ + k], energies + k * block_, begin, end);
+                planes[k] = energies + k * block_;
+            }
+            load_logits(int(lanes_), planes.data(), nullptr, unary_rows_.data() + (g * points_ + begin) * lanes_,
+                        0, end - begin);
+        }
+    });
+}
+
 // Marginals are stored after the last step, and whenever lanes may be merged next.
 void MeanField::tiled_step(bool is_last) {
     const bool is_first = steps_ == restart_step_;
@@ -74,7 +91,7 @@ void MeanField::update_run(float *logits, bool splats, StepFindings &findings, s
 void MeanField::load_messages(float *logits, std::size_t begin, std::size_t end) {
     for (std::size_t g = 0; g < groups_; ++g) {
         float *rows = logits + g * block_ * lanes_;
-        load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+        load_unaries(g, rows, begin, end);
         for (std::size_t m = 0; m < terms_.size(); ++m) {
             const std::vector<float> strengths = lane_strengths(m, g);
             terms_[m].kernel->lattice().slice(int(lanes_), nullptr, tiled_->rows(m, g), strengths.data(),

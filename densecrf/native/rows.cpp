@@ -106,19 +106,30 @@ DENSECRF_INLINE void slice_lanes(int corner_count, const T *weights, const std::
     }
 }
 
+// One value of load_logits(), whose plane is not null.
+DENSECRF_INLINE float logit_at(const float *plane, const float *min_energy, std::size_t i) {
+    return -(min_energy ? relative_energy(plane[i], min_energy[i]) : plane[i]);
+}
+
 template <int L>
 DENSECRF_INLINE void load_lanes(const float *const *planes, const float *min_energy, float *out,
                                 std::size_t begin, std::size_t end) {
-    for (int k = 0; k < L; ++k) {
-        const float *plane = planes[k];
-        if (!plane)
-            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = 0;
-        else if (min_energy)
-            for (std::size_t i = begin; i < end; ++i)
-                out[(i - begin) * L + k] = -relative_energy(plane[i], min_energy[i]);
-        else
-            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -plane[i];
+    std::size_t first = begin;
+    if constexpr (L == 8) {  // squares of 8 x 8
+        for (; first + 8 <= end; first += 8) {
+            float values[8][8];
+            Lanes<8>::type square[8];
+            for (int k = 0; k < 8; ++k)
+                for (int i = 0; i < 8; ++i)
+                    values[k][i] = planes[k] ? logit_at(planes[k], min_energy, first + i) : 0.0f;
+            for (int k = 0; k < 8; ++k) square[k] = load<8>(values[k]);
+            transpose(square);
+            for (int i = 0; i < 8; ++i) store<8>(square[i], out + (first - begin + i) * 8);
+        }
     }
+    for (std::size_t i = first; i < end; ++i)
+        for (int k = 0; k < L; ++k)
+            out[(i - begin) * L + k] = planes[k] ? logit_at(planes[k], min_energy, i) : 0.0f;
 }
 
 template <int L>
