@@ -159,7 +159,7 @@ inline void transpose(Lanes<8>::type (&rows)[8]) {
 template <int L>
 DENSECRF_INLINE typename Lanes<L>::type load(const float *row) {
     typename Lanes<L>::type lanes;
-    std::memcpy(&lanes, row, sizeof lanes);
+    std::memcpy(static_cast<void *>(&lanes), row, sizeof lanes);
     return lanes;
 }
 

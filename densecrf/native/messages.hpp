@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernel.hpp"
@@ -25,12 +26,11 @@ struct MessageTask {
 // size, so that the result does not depend on the number of threads.
 class MessageSum {
 public:
-    MessageSum(const MessageTask &task, int threads)
-        : task_(task), threads_(threads), lanes_(task.labels == 1   ? 1
-                                                 : task.labels <= 4 ? 4
-                                                                    : int(max_lanes)),
-          blocks_((task.points + block - 1) / block), ones_(lanes_, 1.0f), rows_(task.kernels.size()),
-          source_(task.points * lanes_), dot_parts_(task.dot_with ? blocks_ * task.kernels.size() : 0, 0.0) {}
+    MessageSum(MessageTask task, int threads)
+        : task_(std::move(task)), threads_(threads), lanes_(lanes_for(task_.labels)),
+          blocks_((task_.points + block - 1) / block), ones_(lanes_, 1.0f), rows_(task_.kernels.size()),
+          source_(task_.points * lanes_),
+          dot_parts_(task_.dot_with ? blocks_ * task_.kernels.size() : 0, 0.0) {}
 
     // out: K x N, the sum over kernels of weight x F_m values. dot_products: for each kernel, the inner
     // product of F_m values, without its weight, with dot_with; not used if that is null.
@@ -54,6 +54,8 @@ public:
 
 private:
     static constexpr std::size_t block = 128, max_lanes = 8;
+
+    static int lanes_for(std::size_t labels) { return labels == 1 ? 1 : labels <= 4 ? 4 : int(max_lanes); }
 
     // The ratio by which a lattice's weights differ on its two sides, if the transpose has to exchange them.
     const float *ratio_of(std::size_t m) const {
@@ -122,7 +124,7 @@ private:
             }
     }
 
-    const MessageTask &task_;
+    MessageTask task_;
     int threads_, lanes_;
     std::size_t blocks_;
     std::vector<float> ones_;

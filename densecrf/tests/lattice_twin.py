@@ -1,5 +1,4 @@
-"""The permutohedral filter once more, point by point with a dictionary: slow, and written from the paper's
-geometry."""
+"""The permutohedral filter in plain Python, written from the geometry of the paper: slow, for comparison."""
 
 import numpy as np
 
@@ -26,7 +25,7 @@ def filter_points(features: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def elevate(feature: np.ndarray) -> np.ndarray:
-    """Onto the hyperplane of coordinates that sum to zero, by an orthogonal basis scaled for unit blur."""
+    """The feature in the hyperplane of coordinates that sum to zero; the basis is scaled to a unit blur."""
     d = len(feature)
     out = np.zeros(d + 1)
     for i, x in enumerate(feature):  # column i: i + 1 ones, then -(i + 1), then zeros
@@ -37,7 +36,7 @@ def elevate(feature: np.ndarray) -> np.ndarray:
 
 
 def simplex(x: np.ndarray) -> list[tuple[tuple[int, ...], float]]:
-    """The d + 1 lattice points around x with the weights whose mean they have at x."""
+    """The d + 1 lattice points around x, with the weights whose weighted mean is x."""
     d = len(x) - 1
     zero = np.round(x / (d + 1)) * (d + 1)
     excess = round(zero.sum() / (d + 1))
@@ -56,14 +55,10 @@ def simplex(x: np.ndarray) -> list[tuple[tuple[int, ...], float]]:
     points = []
     for k in range(
         d + 1
-    ):  # the vertex of remainder k: k everywhere, less d + 1 in the k largest offsets' complement
+    ):  # the vertex of remainder k: k everywhere, but k - (d + 1) in the last k of the order
         vertex = zero + k
         vertex[order[d + 1 - k :]] -= d + 1
         points.append(tuple(int(c) for c in vertex))
-    reordered = np.empty(
-        d + 1
-    )  # the vertex of remainder k carries the gap behind the (d + 1 - k)-th largest offset
-    reordered[0] = weights[0]
-    for k in range(1, d + 1):
-        reordered[k] = weights[d + 1 - k]
+    # the vertex of remainder k has the gap behind the (d + 1 - k)-th largest offset as its weight
+    reordered = [weights[0], *weights[:0:-1]]
     return list(zip(points, reordered, strict=True))

@@ -18,22 +18,22 @@ def test_two_pixels_two_labels_by_hand():
     p = np.array([[0.8, 0.4], [0.2, 0.6]])
     k = np.exp(-0.5)
     message = 2 * p @ np.array([[1, k], [k, 1]])
-    wanted = p * np.exp(message) / (p * np.exp(message)).sum(0)
+    expected = p * np.exp(message) / (p * np.exp(message)).sum(0)
     crf = DenseCRF([Features([[0.0], [1.0]], weight=2)], normalization="none", backend="exact")
-    np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), wanted, rtol=1e-6)
+    np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), expected, rtol=1e-6)
     row_sum = 1 + k  # all normalisations agree here: both rows of K have one sum
     message /= row_sum
-    wanted = p * np.exp(message) / (p * np.exp(message)).sum(0)
+    expected = p * np.exp(message) / (p * np.exp(message)).sum(0)
     for normalization in ("symmetric", "after", "before"):
         crf = DenseCRF([Features([[0.0], [1.0]], weight=2)], normalization=normalization, backend="exact")
-        np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), wanted, rtol=1e-6)
+        np.testing.assert_allclose(crf.infer(-np.log(p), iterations=1), expected, rtol=1e-6)
 
 
 def test_exact_filter_by_hand():
     features = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     a, b, c = np.exp(-0.5), np.exp(-2.0), np.exp(-2.5)
-    wanted = np.array([[1, a, b], [a, 1, c], [b, c, 1]]) @ np.array([[1.0], [10.0], [100.0]])
-    np.testing.assert_allclose(exact.gaussian_filter(features, np.array([[1.0], [10.0], [100.0]])), wanted)
+    expected = np.array([[1, a, b], [a, 1, c], [b, c, 1]]) @ np.array([[1.0], [10.0], [100.0]])
+    np.testing.assert_allclose(exact.gaussian_filter(features, np.array([[1.0], [10.0], [100.0]])), expected)
 
 
 def test_features_of_kernels_by_hand():
@@ -48,7 +48,7 @@ def test_features_of_kernels_by_hand():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[:3])
 @pytest.mark.parametrize("widths", [(20.0, 8.0), (60.0, 15.0)])
 def test_lattice_is_near_the_exact_twin(normalization, widths):
-    photo, probabilities, areas = scene()
+    photo, probabilities, areas = scene(30, 44)
     params = Params(
         appearance_xy_std=widths[0],
         appearance_rgb_std=widths[1],
@@ -56,9 +56,9 @@ def test_lattice_is_near_the_exact_twin(normalization, widths):
         normalization=normalization,
     )
     ours = refine(photo, probabilities, params=params)
-    wanted = refine(photo, probabilities, params=params, backend="exact")
-    assert np.abs(ours - wanted).mean() < 0.01
-    assert (ours.argmax(0) != wanted.argmax(0)).mean() < 0.01
+    expected = refine(photo, probabilities, params=params, backend="exact")
+    assert np.abs(ours - expected).mean() < 0.01
+    assert (ours.argmax(0) != expected.argmax(0)).mean() < 0.01
     assert (ours.argmax(0) != areas).mean() < 0.5 * (probabilities.argmax(0) != areas).mean()
 
 
@@ -112,7 +112,7 @@ def test_marginals_are_distributions(height, width, labels, normalization, seed)
     np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-5)
 
 
-def test_more_labels_do_not_disturb_the_others():
+def test_impossible_labels_do_not_change_the_others():
     photo, probabilities, _ = scene(labels=3)
     padded = np.concatenate([probabilities, np.zeros((298, *probabilities.shape[1:]))])
     marginals = refine(photo, padded)
@@ -131,7 +131,7 @@ def test_same_bits_with_any_number_of_threads(monkeypatch):
 def test_layouts_and_types_give_the_same():
     photo, probabilities, _ = scene()
     probabilities = np.round(probabilities * 256) / 256  # exact in half precision
-    wanted = refine(photo, probabilities)
+    expected = refine(photo, probabilities)
     read_only = probabilities.copy()
     read_only.flags.writeable = False
     for variant in (
@@ -141,23 +141,23 @@ def test_layouts_and_types_give_the_same():
         np.moveaxis(np.ascontiguousarray(np.moveaxis(probabilities, 0, -1)), -1, 0),
         read_only,
     ):
-        assert np.array_equal(refine(photo, variant), wanted)
+        assert np.array_equal(refine(photo, variant), expected)
     for variant in (
         photo.astype(np.float64),
         photo.astype(np.int16),
         np.asfortranarray(photo),
         photo[::-1][::-1],
     ):
-        assert np.array_equal(refine(variant, probabilities), wanted)
+        assert np.array_equal(refine(variant, probabilities), expected)
 
 
-def test_grey_photo_counts_its_levels_once():
+def test_a_grey_photo_has_one_channel():
     photo, probabilities, _ = scene()
     grey = photo[:, :, 0]
     assert np.array_equal(refine(grey, probabilities), refine(grey[:, :, None], probabilities))
 
 
-def test_interpreter_runs_on_during_inference():
+def test_other_threads_run_during_inference():
     photo, probabilities, _ = scene(300, 400, 8)
     worker = threading.Thread(
         target=refine, args=(photo, probabilities), kwargs={"iterations": 40, "threads": 1}
@@ -178,14 +178,14 @@ def _refine_in_child(queue):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 def test_works_after_fork():
     photo, probabilities, _ = scene(80, 110)
-    wanted = refine(photo, probabilities, threads=2)
+    expected = refine(photo, probabilities, threads=2)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_refine_in_child, args=(queue,))
     child.start()
-    found = queue.get(timeout=60)
+    result = queue.get(timeout=60)
     child.join()
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(result, expected)
 
 
 def test_empty_image():
@@ -269,7 +269,7 @@ def test_extreme_widths_give_a_finite_answer_or_a_clear_error():
         refine(photo, probabilities, params=Params(appearance_rgb_std=1e-9))
 
 
-def test_what_memory_cannot_hold_is_refused_at_once(monkeypatch):
+def test_images_too_large_for_memory_are_refused_at_once(monkeypatch):
     with pytest.raises(
         ValueError, match=r"got 900000000 points of 2 features, wanted points × \(features \+ 1\) under"
     ):

@@ -1,4 +1,4 @@
-"""The whole face of DenseCRF: kernels, compatibilities, energies, batches; lattice and exact alike."""
+"""The API of DenseCRF: kernels, compatibilities, energies, batches; by lattice and exactly."""
 
 import itertools
 
@@ -55,14 +55,14 @@ def test_one_step_and_energy_written_out(compatibility, include_self):
         mu, gain = -np.diag(compatibility), compatibility[:, None] * (q @ k)
     else:
         mu, gain = compatibility, -compatibility @ (q @ k)
-    wanted = np.exp(-u + gain) / np.exp(-u + gain).sum(0)
-    np.testing.assert_allclose(crf.infer(unary, iterations=1).reshape(3, 6), wanted, rtol=1e-4)
+    expected = np.exp(-u + gain) / np.exp(-u + gain).sum(0)
+    np.testing.assert_allclose(crf.infer(unary, iterations=1).reshape(3, 6), expected, rtol=1e-4)
     labels = np.array([[0, 1, 2], [2, 1, 1]])
     x = labels.ravel()
     energy = u[x, range(6)].sum() + 0.5 * sum(k[i, j] * mu[x[i], x[j]] for i in range(6) for j in range(6))
     assert crf.energy(labels, unary) == pytest.approx(energy, rel=1e-5)
-    expected = (q * u).sum() + 0.5 * np.einsum("ki,lj,kl,ij->", q, q, mu, k) + (q * np.log(q)).sum()
-    assert crf.kl_divergence(q.reshape(3, 2, 3), unary) == pytest.approx(expected, rel=1e-4)
+    divergence = (q * u).sum() + 0.5 * np.einsum("ki,lj,kl,ij->", q, q, mu, k) + (q * np.log(q)).sum()
+    assert crf.kl_divergence(q.reshape(3, 2, 3), unary) == pytest.approx(divergence, rel=1e-4)
 
 
 def test_mean_field_finds_what_enumeration_finds():
@@ -74,10 +74,9 @@ def test_mean_field_finds_what_enumeration_finds():
     energies = np.array([crf.energy(labels.reshape(2, 3), unary) for labels in labellings])
     weights = np.exp(-(energies - energies.min()))
     exact = np.stack([(weights[:, None] * (labellings == k)).sum(0) for k in range(3)]) / weights.sum()
-    found = crf.infer(unary, iterations=200, tolerance=1e-7)
-    assert (
-        np.abs(found.reshape(3, 6) - exact).max() < 0.05
-    )  # mean field is an approximation, small where pulls are weak
+    result = crf.infer(unary, iterations=200, tolerance=1e-7)
+    # Mean field is an approximation; the error is small for weak pairwise terms.
+    assert np.abs(result.reshape(3, 6) - exact).max() < 0.05
     assert np.array_equal(crf.map(unary).ravel(), exact.argmax(0))
 
 
@@ -124,9 +123,8 @@ def test_potts_in_three_ways():
         DenseCRF(kernels, compatibility=np.ones(3), convergence_tolerance=0).infer(unary), potts, atol=1e-5
     )
     np.testing.assert_allclose(DenseCRF(kernels, compatibility=-np.eye(3)).infer(unary), potts, atol=1e-4)
-    after = DenseCRF(
-        kernels, normalization="after", convergence_tolerance=0
-    )  # row sums are one, so a constant penalty cancels
+    # With row sums of one a constant penalty cancels.
+    after = DenseCRF(kernels, normalization="after", convergence_tolerance=0)
     np.testing.assert_allclose(
         DenseCRF(kernels, compatibility=1 - np.eye(3), normalization="after").infer(unary),
         after.infer(unary),
@@ -135,19 +133,19 @@ def test_potts_in_three_ways():
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "after", "before"])
-def test_own_message_left_out_is_near_exact(normalization):
+def test_without_own_message_the_lattice_is_near_the_exact_crf(normalization):
     photo, probabilities, _ = scene()
     unary = unary_from_probabilities(probabilities)
-    kernels = [Bilateral(photo, 10, 3, 4)]  # few pixels are alike, so that one's own belief counts
+    kernels = [Bilateral(photo, 10, 3, 4)]  # few pixels are alike, so that a pixel's own belief matters
     options = {"normalization": normalization, "include_self": False}
     ours = DenseCRF(kernels, **options).infer(unary)
-    wanted = DenseCRF(kernels, backend="exact", **options).infer(unary)
+    expected = DenseCRF(kernels, backend="exact", **options).infer(unary)
     kept = DenseCRF(kernels, normalization=normalization).infer(unary)
-    assert np.abs(ours - wanted).mean() < 0.02
-    assert np.abs(ours - wanted).mean() < np.abs(kept - wanted).mean()
+    assert np.abs(ours - expected).mean() < 0.02
+    assert np.abs(ours - expected).mean() < np.abs(kept - expected).mean()
 
 
-def test_batches_are_their_images_one_by_one():
+def test_a_batch_gives_the_same_as_its_images_one_by_one():
     scenes = [scene(17, 26, seed=seed) for seed in range(3)]
     photos, probabilities = np.stack([s[0] for s in scenes]), np.stack([s[1] for s in scenes])
     single = [refine(photo, p) for photo, p in zip(photos, probabilities, strict=True)]
@@ -179,42 +177,42 @@ def test_volumes_and_other_features():
 
 
 @pytest.mark.parametrize("parameters", [(50.0, 3.0), (121.0, 5.0)])
-def test_pooling_labels_changes_next_to_nothing(parameters):
+def test_merging_labels_changes_next_to_nothing(parameters):
     photo, probabilities, _ = scene(90, 130, labels=4, seed=5)
     rng = np.random.default_rng(1)
-    rare = 0.03 * rng.uniform(size=(17, 90, 130)) ** 3  # seventeen more labels that hold little, unevenly
+    rare = 0.03 * rng.uniform(size=(17, 90, 130)) ** 3  # seventeen more labels of low, uneven probability
     noisy = np.concatenate([probabilities * (1 - rare.sum(0)), rare])
     kernels = [Gaussian((90, 130), 3, 3), Bilateral(photo, *parameters, 4)]
     unary = unary_from_probabilities(noisy)
-    pooled = DenseCRF(kernels).infer(unary)
-    apart = DenseCRF(kernels, merge_threshold=0).infer(unary)
-    assert not np.array_equal(pooled, apart)  # it did pool
-    assert np.abs(pooled - apart).max() < 1e-3
-    assert np.abs(pooled - apart).mean() < 1e-6
-    assert np.array_equal(pooled.argmax(0), apart.argmax(0))
-    np.testing.assert_allclose(pooled.sum(0), 1, rtol=1e-4)
+    merged = DenseCRF(kernels).infer(unary)
+    separate = DenseCRF(kernels, merge_threshold=0).infer(unary)
+    assert not np.array_equal(merged, separate)  # labels were merged
+    assert np.abs(merged - separate).max() < 1e-3
+    assert np.abs(merged - separate).mean() < 1e-6
+    assert np.array_equal(merged.argmax(0), separate.argmax(0))
+    np.testing.assert_allclose(merged.sum(0), 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize("parameters", [(50.0, 3.0), (121.0, 5.0)])
 @pytest.mark.parametrize("labels", [2, 6])
-def test_pixels_at_rest_change_next_to_nothing(labels, parameters):
+def test_leaving_out_converged_pixels_changes_next_to_nothing(labels, parameters):
     photo, probabilities, _ = scene(120, 170, labels=labels, seed=3)
     kernels = [Gaussian((120, 170), 3, 3), Bilateral(photo, *parameters, 4)]
     unary = unary_from_probabilities(probabilities)
-    rested = DenseCRF(kernels).infer(unary)
-    moved = DenseCRF(kernels, convergence_tolerance=0).infer(unary)
-    assert not np.array_equal(rested, moved)  # some did rest
-    assert np.abs(rested - moved).max() < 1e-2
-    assert np.abs(rested - moved).mean() < 1e-5
-    np.testing.assert_allclose(rested.sum(0), 1, rtol=1e-4)
+    approximate = DenseCRF(kernels).infer(unary)
+    complete = DenseCRF(kernels, convergence_tolerance=0).infer(unary)
+    assert not np.array_equal(approximate, complete)  # pixels were left out
+    assert np.abs(approximate - complete).max() < 1e-2
+    assert np.abs(approximate - complete).mean() < 1e-5
+    np.testing.assert_allclose(approximate.sum(0), 1, rtol=1e-4)
     steps = []
-    DenseCRF(kernels).infer(unary, callback=lambda step, q: steps.append(q))  # asks for each step: none rests
-    np.testing.assert_array_equal(steps[-1], moved)
+    DenseCRF(kernels).infer(unary, callback=lambda step, q: steps.append(q))  # a callback needs every pixel
+    np.testing.assert_array_equal(steps[-1], complete)
 
 
-def test_pixels_at_rest_do_not_depend_on_threads(monkeypatch):
+def test_leaving_out_converged_pixels_does_not_depend_on_threads(monkeypatch):
     monkeypatch.setattr("densecrf.threads.processors", lambda: 8)
-    # All that moves lies in one of eight threads' ranges.
+    # All pixels that change are in the range of one of eight threads.
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, size=(450, 1000, 3), dtype=np.uint8)
     first = np.full((450, 1000), 0.999)
@@ -222,13 +220,14 @@ def test_pixels_at_rest_do_not_depend_on_threads(monkeypatch):
     unary = unary_from_probabilities(np.stack([first, 1 - first]))
     kernels = [Gaussian((450, 1000), 3, 1), Bilateral(photo, 20, 60, 1)]
     one, eight = (DenseCRF(kernels, threads=threads).infer(unary) for threads in (1, 8))
-    assert not np.array_equal(one, DenseCRF(kernels, convergence_tolerance=0).infer(unary))  # some did rest
+    complete = DenseCRF(kernels, convergence_tolerance=0).infer(unary)
+    assert not np.array_equal(one, complete)  # pixels were left out
     np.testing.assert_array_equal(one, eight)
 
 
 def test_the_accurate_backend_halves_the_error():
-    photo, probabilities, _ = scene(45, 60, labels=5, seed=2)
-    kernels = [Gaussian((45, 60), 3, 3), Bilateral(photo, 50, 3, 4)]
+    photo, probabilities, _ = scene(36, 48, labels=5, seed=2)
+    kernels = [Gaussian((36, 48), 3, 3), Bilateral(photo, 50, 3, 4)]
     unary = unary_from_probabilities(probabilities)
     exact = DenseCRF(kernels, backend="exact").infer(unary)
     error = {
@@ -238,13 +237,11 @@ def test_the_accurate_backend_halves_the_error():
     assert error["accurate"] < 0.75 * error["lattice"]
 
 
-def test_large_images_with_their_shorter_ties_agree_with_small_ones():
-    # Over 2^20 points the lattice keeps its ties in six bytes each; the same picture in two halves has long
-    # ones.
+def test_large_images_with_compact_splat_weights_agree_with_small_ones():
+    # Over 2^20 points the lattice stores its splat weights in six bytes each; half of the points have eight.
     rng = np.random.default_rng(0)
-    half = np.repeat(rng.normal(size=(5300, 3)), 100, axis=0).astype(
-        np.float32
-    )  # some hundred points at each place
+    positions = rng.normal(size=(5300, 3))
+    half = np.repeat(positions, 100, axis=0).astype(np.float32)  # a hundred points at each position
     far = half + np.float32([1000, 0, 0])
     probabilities = rng.dirichlet([0.5, 0.5, 0.5], size=len(half)).T
     unary = unary_from_probabilities(np.concatenate([probabilities, probabilities], axis=1))
@@ -254,18 +251,18 @@ def test_large_images_with_their_shorter_ties_agree_with_small_ones():
     np.testing.assert_allclose(both[:, : len(half)].mean(1), alone.mean(1), atol=1e-5)
 
 
-def test_a_pool_that_grows_is_dissolved():
-    # Four labels that hold little by their unaries but are pushed up by a start that says otherwise.
+def test_merged_labels_are_separated_if_their_probability_grows():
+    # Labels with low probability by their unaries, one of which the start makes almost certain.
     probabilities = scene(30, 43, labels=2)[1]
     rare = np.full((12, 30, 43), 0.01)
     unary = unary_from_probabilities(np.concatenate([probabilities * 0.88, rare]))
     kernels = [Gaussian((30, 43), 20, 40)]
     start = np.full(unary.shape, 1e-4, np.float32)
     start[5] = 1 - 13e-4
-    pooled = DenseCRF(kernels).infer(unary, start=start)
-    apart = DenseCRF(kernels, merge_threshold=0).infer(unary, start=start)
-    assert (apart.argmax(0) == 5).mean() > 0.9
-    np.testing.assert_allclose(pooled, apart, atol=1e-2)
+    merged = DenseCRF(kernels).infer(unary, start=start)
+    separate = DenseCRF(kernels, merge_threshold=0).infer(unary, start=start)
+    assert (separate.argmax(0) == 5).mean() > 0.9
+    np.testing.assert_allclose(merged, separate, atol=1e-2)
 
 
 def test_energies_by_hand():
@@ -288,7 +285,7 @@ def test_energies_by_hand():
         unary_from_labels(labels, 3, confidence=1.0, ignore=255)
 
 
-def test_scribbles_fill_the_areas_they_lie_in():
+def test_scribbles_fill_their_areas():
     photo, _, areas = scene(36, 52, labels=3)
     scribbles = np.full(areas.shape, 255)
     for label in range(3):
@@ -300,7 +297,7 @@ def test_scribbles_fill_the_areas_they_lie_in():
     assert (labels == areas).mean() > 0.97
 
 
-def test_no_kernels_return_the_softmax():
+def test_without_kernels_the_result_is_the_softmax():
     _, unary = tiny()
     p = np.exp(-unary) / np.exp(-unary).sum(0)
     np.testing.assert_allclose(DenseCRF([]).infer(unary), p, rtol=1e-5)
@@ -351,6 +348,6 @@ def test_any_number_of_labels(labels):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(make, message):
+def test_unusable_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

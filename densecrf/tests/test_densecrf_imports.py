@@ -5,7 +5,7 @@ from pathlib import Path
 
 import densecrf
 
-LADDER = [
+ORDER = [
     "validation",
     "params",
     "memory",
@@ -19,7 +19,7 @@ LADDER = [
     "refinement",
     "cli",
 ]  # a module imports only from those before it
-TORCH_LADDER = [  # densecrf.torch, which imports from all but cli
+TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli
     "triton_kernels",
     "fused",
     "tiles",
@@ -46,31 +46,31 @@ def test_importing_loads_numpy_and_nothing_heavier():
 
 def test_imports_go_one_way():
     folder = Path(densecrf.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *LADDER}
-    for name in LADDER:
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *ORDER}
+    for name in ORDER:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("densecrf"):
                 parts = node.module.split(".")
                 used = parts[1:2] or [alias.name for alias in node.names]
-                allowed = [*LADDER[: LADDER.index(name)], "_native"]
+                allowed = [*ORDER[: ORDER.index(name)], "_native"]
                 assert set(used) <= set(allowed), f"{name}.py imports {used}"
 
 
-def test_imports_of_the_torch_face_go_one_way():
+def test_imports_of_the_torch_package_go_one_way():
     folder = Path(densecrf.__file__).parent / "torch"
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *TORCH_LADDER}
-    for name in TORCH_LADDER:
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *TORCH_ORDER}
+    for name in TORCH_ORDER:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("densecrf"):
                 parts = node.module.split(".")
                 if parts[1:2] == ["torch"]:
                     used = parts[2:3] or [alias.name for alias in node.names]
-                    assert set(used) <= set(TORCH_LADDER[: TORCH_LADDER.index(name)]), (
+                    assert set(used) <= set(TORCH_ORDER[: TORCH_ORDER.index(name)]), (
                         f"torch/{name}.py imports {used}"
                     )
                 else:
                     used = parts[1:2] or [alias.name for alias in node.names]
-                    assert set(used) <= {*LADDER[:-1], "_native"}, f"torch/{name}.py imports {used}"
+                    assert set(used) <= {*ORDER[:-1], "_native"}, f"torch/{name}.py imports {used}"
 
 
 def test_no_other_module_imports_torch():

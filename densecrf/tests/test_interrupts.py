@@ -1,4 +1,4 @@
-"""Ctrl-C ends what runs in the native kernels, in the main thread of a program."""
+"""Ctrl-C ends native work in the main thread of a program, and a mean field is for one thread at a time."""
 
 import signal
 import subprocess
@@ -11,10 +11,10 @@ import pytest
 
 from densecrf import DenseCRF, Features, Gaussian, lattice
 
-PATIENCE = 120  # seconds; what is stopped here would take hours
+TIMEOUT = 120  # seconds; without the interrupt, the work would take hours
 
-# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
-HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+# A shell makes its background processes ignore Ctrl-C, and child processes inherit that.
+ENABLE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 RUN = """
 import numpy as np, densecrf
 crf = densecrf.DenseCRF([densecrf.Gaussian((240, 370), 3)], threads={threads}, convergence_tolerance=0)
@@ -24,7 +24,7 @@ crf.infer(unary, iterations=2**31 - 1)
 """
 BUILD = """
 import numpy as np, densecrf
-features = np.zeros((400_000, 128), np.float32)  # without a point's own message, some milliseconds for each
+features = np.zeros((400_000, 128), np.float32)  # excluding a point's own message takes milliseconds
 print("ready", flush=True)
 densecrf.DenseCRF([densecrf.Features(features)], include_self=False, threads={threads})
 """
@@ -34,32 +34,31 @@ densecrf.DenseCRF([densecrf.Features(features)], include_self=False, threads={th
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("program", [RUN, BUILD])
 def test_ctrl_c_ends_a_run_and_a_build(program, threads):
-    code = HEED + program.format(threads=threads)
+    code = ENABLE_CTRL_C + program.format(threads=threads)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         assert child.stdout.readline().strip() == b"ready"
-        time.sleep(1)  # so that it is well inside
+        time.sleep(1)  # until the native code runs
         child.send_signal(signal.SIGINT)
         try:
-            _, errors = child.communicate(timeout=PATIENCE)
+            _, errors = child.communicate(timeout=TIMEOUT)
         finally:
             child.kill()
     assert errors.strip().endswith(b"KeyboardInterrupt")
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
-def test_other_handlers_are_called_meanwhile_and_change_nothing():
+def test_other_signal_handlers_run_in_the_meantime_and_change_nothing():
     unary = np.random.default_rng(0).normal(size=(3, 24, 37))
     crf = DenseCRF([Gaussian((24, 37), 3)], convergence_tolerance=0)
-    wanted = crf.infer(unary, iterations=30)
+    expected = crf.infer(unary, iterations=30)
     calls = []
 
     def handler(number, frame):
         calls.append(number)
-        np.testing.assert_array_equal(
-            crf.infer(unary, iterations=30), wanted
-        )  # a handler may use the same kernels
+        found = crf.infer(unary, iterations=30)  # a handler may use the same kernels
+        np.testing.assert_array_equal(found, expected)
         if len(calls) == 3:
             raise InterruptedError("enough")
 
@@ -72,11 +71,11 @@ def test_other_handlers_are_called_meanwhile_and_change_nothing():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(calls) == 3
-    np.testing.assert_array_equal(crf.infer(unary, iterations=30), wanted)
+    np.testing.assert_array_equal(crf.infer(unary, iterations=30), expected)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
-def test_a_mean_field_that_was_stopped_says_so():
+def test_a_mean_field_that_was_stopped_refuses_further_calls():
     kernel = lattice.Kernel(Gaussian((24, 37), 3).features(), "symmetric", True)
     unary = np.random.default_rng(0).normal(size=(3, 24 * 37)).astype(np.float32)
     field = lattice.MeanField(
@@ -115,7 +114,9 @@ def test_one_mean_field_is_for_one_thread_at_a_time():
         except RuntimeError as error:
             refused.append(str(error))
 
-    shared, refused, barrier = field(), [], threading.Barrier(4)
+    shared = field()
+    refused = []
+    barrier = threading.Barrier(4)
     workers = [threading.Thread(target=attempt) for _ in range(4)]
     for worker in workers:
         worker.start()
@@ -130,11 +131,12 @@ def test_one_mean_field_is_for_one_thread_at_a_time():
         shared.run(1)
 
 
-def test_threads_beside_the_main_one_run_without_signals():
+def test_threads_other_than_the_main_one_do_not_check_signals():
     unary = np.random.default_rng(0).normal(size=(3, 500))
     crf = DenseCRF([Features(np.random.default_rng(1).normal(size=(500, 2)))])
-    wanted, found = crf.infer(unary), []
-    worker = threading.Thread(target=lambda: found.append(crf.infer(unary)))
+    expected = crf.infer(unary)
+    results = []
+    worker = threading.Thread(target=lambda: results.append(crf.infer(unary)))
     worker.start()
     worker.join()
-    np.testing.assert_array_equal(found[0], wanted)
+    np.testing.assert_array_equal(results[0], expected)

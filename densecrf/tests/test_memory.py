@@ -1,4 +1,4 @@
-"""What memory is free, what is refused, and what is given back."""
+"""How much memory is free, what is refused, and what is returned to the system."""
 
 import platform
 import subprocess
@@ -13,32 +13,32 @@ from pathlib import Path
 import numpy as np
 from densecrf import memory
 
-def held():
+def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 arrays = [np.ones(8000) for _ in range(4000)]
 kept = arrays[::40]
 arrays = None
-before = held()
+before = resident()
 memory.give_back()
 assert all((array == 1).all() for array in kept)
-print(before - held())
+print(before - resident())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep no freed memory")
-def test_holes_between_arrays_are_given_back():
+def test_holes_between_arrays_are_returned_to_the_system():
     done = subprocess.run([sys.executable, "-c", HOLES], check=True, capture_output=True, text=True)
     assert int(done.stdout) > 100_000  # kilobytes, of 256,000
 
 
-def test_more_than_there_is_is_refused_with_what_is_free(monkeypatch):
+def test_too_large_requests_are_refused_with_the_free_amount(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 2_000_000_000)
     memory.require(2_000_000_000, "a photo")
     with pytest.raises(MemoryError, match=r"a photo needs about 3\.0 GB, but 2\.0 GB are free"):
         memory.require(3_000_000_000, "a photo")
-    monkeypatch.setattr(memory, "available", lambda: None)  # a system that does not say
+    monkeypatch.setattr(memory, "available", lambda: None)  # a system that does not tell
     memory.require(10**15, "a photo")
 
 
@@ -64,19 +64,17 @@ def below(folder, files):
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
+    ("files", "expected"),
     [
         ({}, None),
         ({"proc/meminfo": MEMINFO}, 8_000_000 * 1024),
-        ({"proc/meminfo": "nothing that is known\n\n"}, None),
-        ({"proc/meminfo": MEMINFO} | below("", V2), 1_700_000_000),  # cached files can be had
+        ({"proc/meminfo": "an unknown format\n\n"}, None),
+        ({"proc/meminfo": MEMINFO} | below("", V2), 1_700_000_000),  # cached files count as free
         ({"proc/meminfo": MEMINFO} | below("", V2 | {"memory.max": "max\n"}), 8_000_000 * 1024),
         (below("", {k: v for k, v in V2.items() if k != "memory.stat"}), 500_000_000),
         (below("", V2 | {"memory.current": "4300000000"}), 0),  # over its limit: never negative
-        (
-            below("", V2 | {"memory.current": "1000000000"}),
-            3_000_000_000,
-        ),  # the two files are not of one moment
+        # the two files may be from different moments
+        (below("", V2 | {"memory.current": "1000000000"}), 3_000_000_000),
         ({"proc/meminfo": "MemAvailable: 1000 kB\n"} | below("", V2), 1_024_000),
         (below("memory/", V1), 1_700_000_000),
         (
@@ -87,7 +85,7 @@ def below(folder, files):
         ({"proc/self/cgroup": GROUPS} | below("docker/b/", V2), 1_700_000_000),
         ({"proc/self/cgroup": GROUPS} | below("docker/a/", V2), None),
         ({"proc/self/cgroup": GROUPS} | below("memory/docker/a/", V1), 1_700_000_000),
-        (  # a group within another that is tighter
+        (  # a group within another one with a lower limit
             {"proc/self/cgroup": GROUPS}
             | below("docker/b/", V2)
             | below("docker/", V2 | {"memory.max": "2000000000"}),
@@ -97,11 +95,11 @@ def below(folder, files):
         (below("", V2 | {"memory.max": "junk"}), None),
     ],
 )
-def test_what_can_still_be_had(tmp_path, files, wanted):
+def test_available_memory(tmp_path, files, expected):
     put(tmp_path, files)
-    assert memory.available(tmp_path) == wanted
+    assert memory.available(tmp_path) == expected
 
 
-def test_this_machine_says_a_number_or_nothing():
+def test_available_memory_of_this_machine():
     free = memory.available()
     assert free is None or free > 0

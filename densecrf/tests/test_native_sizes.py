@@ -1,5 +1,4 @@
-"""What the native kernels refuse: sizes that do not fit each other, and more threads or memory than there
-is."""
+"""What the native kernels refuse: sizes that do not fit, strengths, numbers of threads, too little memory."""
 
 import subprocess
 import sys
@@ -21,7 +20,9 @@ def field(labels=3, points=POINTS, kernels=None, strengths=None):
     unary = np.zeros((labels, points), np.float32)
     kernels = [kernel()] if kernels is None else kernels
     strengths = [np.ones(labels)] * len(kernels) if strengths is None else strengths
-    return lattice.MeanField(unary, kernels, strengths, pool=0.1, settled=1e-4, threads=2)
+    return lattice.MeanField(
+        unary, kernels, strengths, merge_threshold=0.1, convergence_tolerance=1e-4, threads=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,22 +46,54 @@ def test_sizes_that_do_not_fit_are_refused(call, message):
         call()
 
 
-def test_gradients_refuse_sizes_that_do_not_fit():
-    from densecrf import _native
-
-    native, values = kernel()._native, np.zeros((3, POINTS), np.float32)
-    for kernels, weights, given, beside in (
-        ([native], [1.0], values[:, 1:].copy(), None),
-        ([native], [], values, None),
-        ([native], [1.0], values, values[1:]),
+def test_messages_refuse_sizes_that_do_not_fit():
+    one = kernel()
+    values = np.zeros((3, POINTS), np.float32)
+    for weights, inputs, factors in (
+        ([1.0], values[:, 1:].copy(), None),
+        ([], values, None),
+        ([1.0], values, values[1:]),
     ):
         with pytest.raises(ValueError, match=r"^got "):
-            _native.messages(kernels, weights, given, beside, False, 1)
+            lattice.weighted_messages([one], weights, inputs, factors=factors, threads=1)
+
+
+@pytest.mark.parametrize("option", ["merge_threshold", "convergence_tolerance"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, np.nan])
+def test_thresholds_out_of_range_are_refused(option, value):
+    options = {"merge_threshold": 0.0, "convergence_tolerance": 0.0} | {option: value}
+    with pytest.raises(ValueError, match=f"got a {option.replace('_', ' ')} that is not from 0 to under 1"):
+        lattice.MeanField(np.zeros((2, POINTS)), [kernel()], [np.ones(2)], **options, threads=1)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 9])
+@pytest.mark.parametrize("floor", [0.0, 1e-10])
+def test_the_largest_allowed_strengths_give_finite_marginals(labels, floor):
+    unary = np.random.default_rng(0).uniform(size=(labels, POINTS))
+    for strength in (1e20, -1e20):
+        options = {"merge_threshold": 0.1, "convergence_tolerance": 1e-4, "threads": 2, "floor": floor}
+        mean_field = lattice.MeanField(unary, [kernel()], [np.full(labels, strength)], **options)
+        mean_field.run(5)
+        np.testing.assert_allclose(mean_field.finish().sum(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 9])
+@pytest.mark.parametrize("strength", [3e38, -3e38, np.inf, np.nan])
+def test_strengths_whose_sums_would_overflow_are_refused(labels, strength):
+    with pytest.raises(ValueError, match="over 1e20; wanted at most that"):
+        field(labels=labels, strengths=[np.full(labels, strength)])
 
 
 def test_no_more_threads_than_processors(monkeypatch):
     monkeypatch.setattr(counts, "processors", lambda: 6)
-    assert [counts.thread_count(asked) for asked in (None, 1, 6, 7, 10**9, np.int64(3))] == [6, 1, 6, 6, 6, 3]
+    assert [counts.thread_count(threads) for threads in (None, 1, 6, 7, 10**9, np.int64(3))] == [
+        6,
+        1,
+        6,
+        6,
+        6,
+        3,
+    ]
     photo, probabilities = np.zeros((24, 37, 3), np.uint8), np.full((2, 24, 37), 0.5)
     np.testing.assert_array_equal(
         refine(photo, probabilities, threads=10**9), refine(photo, probabilities, threads=1)
@@ -68,7 +101,7 @@ def test_no_more_threads_than_processors(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [0, -1, 2**31, 10**20])
-def test_impossible_numbers_of_threads_get_one_line(threads):
+def test_impossible_numbers_of_threads_are_refused_in_one_line(threads):
     with pytest.raises(
         ValueError, match=rf"^got {threads} threads, wanted at least 1 and at most 2147483647$"
     ):
@@ -78,7 +111,7 @@ def test_impossible_numbers_of_threads_get_one_line(threads):
 
 
 @pytest.mark.parametrize("value", [2.0, "2", [2]])
-def test_what_is_no_whole_number_gets_one_line(value):
+def test_values_that_are_not_whole_numbers_are_refused_in_one_line(value):
     crf = DenseCRF([Gaussian((4, 6), 3)])
     with pytest.raises(TypeError, match=r"^got iterations = .*, wanted a whole number$"):
         crf.infer(np.zeros((2, 4, 6)), iterations=value)
@@ -97,14 +130,14 @@ threads.processors = lambda: 8
 rng = np.random.default_rng(0)
 photo = rng.integers(0, 256, size=(120, 170, 3), dtype=np.uint8)
 unary = rng.normal(size=(9, 120, 170)).astype(np.float32)
-ends = []
+exit_codes = []
 for megabytes in range(1, 61, 2):
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (held + megabytes * 10**6,) * 2)
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 10**6,) * 2)
             crf = DenseCRF([Gaussian((120, 170), 3), Bilateral(photo, 50, 3)], threads=8)
             crf.infer(unary)
             code = 0
@@ -112,12 +145,12 @@ for megabytes in range(1, 61, 2):
             code = 10
         finally:
             os._exit(code)
-    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(sorted(set(ends)))
+    exit_codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(sorted(set(exit_codes)))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
-def test_too_little_memory_is_a_memory_error_and_never_the_end_of_the_process():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process in this way")
+def test_too_little_memory_is_a_memory_error_and_never_ends_the_process():
     done = subprocess.run([sys.executable, "-c", LOW_MEMORY], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[10]", "[0, 10]"), done.stderr

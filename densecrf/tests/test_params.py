@@ -11,7 +11,7 @@ WEIGHT, WIDTH = st.floats(0, 1e6), st.floats(1e-6, 1e6)
 
 
 @given(WEIGHT, WIDTH, WIDTH, WEIGHT, WIDTH, st.sampled_from(NORMALIZATIONS))
-def test_what_is_written_is_read(tmp_path_factory, w1, xy, rgb, w2, smooth, normalization):
+def test_written_parameters_are_read(tmp_path_factory, w1, xy, rgb, w2, smooth, normalization):
     params = Params(
         appearance_weight=w1,
         appearance_xy_std=xy,
@@ -25,7 +25,7 @@ def test_what_is_written_is_read(tmp_path_factory, w1, xy, rgb, w2, smooth, norm
     assert read_params(path) == params
 
 
-def test_fields_that_are_not_there_have_their_defaults(tmp_path):
+def test_missing_fields_have_their_defaults(tmp_path):
     path = tmp_path / "params.json"
     path.write_text('{"appearance_weight": 4, "normalization": "after"}')
     assert read_params(str(path)) == Params(appearance_weight=4, normalization="after")
@@ -43,7 +43,7 @@ def test_fields_that_are_not_there_have_their_defaults(tmp_path):
         ("w1 = 5", "Expecting value"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path, text, message):
+def test_unusable_files_are_refused(tmp_path, text, message):
     path = tmp_path / "params.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"params\.json: not a file of parameters: ") as caught:

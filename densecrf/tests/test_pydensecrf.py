@@ -1,4 +1,4 @@
-"""The drop-in against pydensecrf2 itself, script for script."""
+"""The drop-in for pydensecrf against pydensecrf2 itself, script for script."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ def energies(labels=5):
     return photo, -np.log(probabilities).reshape(labels, -1).astype(np.float32)
 
 
-def close(found, wanted):
-    difference = np.abs(np.array(found) - np.array(wanted))
+def assert_close(result, expected):
+    difference = np.abs(np.array(result) - np.array(expected))
     assert difference.max() < 1e-3
     assert difference.mean() < 1e-6
 
@@ -52,7 +52,7 @@ def test_a_usual_script(normalization, labels):
         )
         return crf.inference(5)
 
-    close(script(ours), script(theirs))
+    assert_close(script(ours), script(theirs))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_vector_and_matrix_compatibilities(compat):
         crf.addPairwiseBilateral(50, 13, photo, compat)
         return crf.inference(4)
 
-    close(script(ours), script(theirs))
+    assert_close(script(ours), script(theirs))
 
 
 def test_generic_features_and_stepping():
@@ -95,9 +95,9 @@ def test_generic_features_and_stepping():
             divergences.append(crf.klDivergence(q))
         return q, divergences
 
-    (q, found), (wanted_q, wanted) = script(ours), script(theirs)
-    close(q, wanted_q)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    (q, result), (expected_q, expected) = script(ours), script(theirs)
+    assert_close(q, expected_q)
+    np.testing.assert_allclose(result, expected, rtol=1e-3)
 
 
 def test_logistic_unary():
@@ -158,7 +158,7 @@ def test_helpers():
         assert utils.softmax_to_unary(probabilities).shape == (4, H * W)
 
 
-def test_what_pydensecrf_refuses_or_gets_wrong():
+def test_input_that_pydensecrf_refuses_or_gets_wrong():
     photo, unary = energies()
     crf = ours.DenseCRF2D(W, H, 5)
     crf.setUnaryEnergy(np.asfortranarray(unary.astype(np.float64)))  # float64, not contiguous
@@ -169,7 +169,7 @@ def test_what_pydensecrf_refuses_or_gets_wrong():
     with pytest.raises(ValueError, match="width and height are swapped"):
         ours.DenseCRF2D(H, W, 5).addPairwiseBilateral(50, 13, photo, 4)
     with pytest.raises(ValueError, match="larger standard deviations"):
-        crf.addPairwiseBilateral(50, 1e-6, photo, 4)  # a crash there
+        crf.addPairwiseBilateral(50, 1e-6, photo, 4)  # pydensecrf crashes
     with pytest.raises(ValueError, match="NaN"):
         crf.setUnaryEnergy(np.full((5, H * W), np.nan))
     with pytest.raises(ValueError, match="wanted at least 0"):

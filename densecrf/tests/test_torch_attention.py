@@ -22,17 +22,17 @@ def test_is_the_exact_filter(dimensions, columns, monkeypatch):
     rng = np.random.default_rng(dimensions)
     features = rng.normal(scale=2, size=(301, dimensions)) + 1000  # far from the origin
     values = rng.normal(size=(301, columns))
-    found = Attention(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
-    np.testing.assert_allclose(found, exact.gaussian_filter(features, values), rtol=1e-8, atol=1e-8)
+    result = Attention(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
+    np.testing.assert_allclose(result, exact.gaussian_filter(features, values), rtol=1e-8, atol=1e-8)
 
 
-def test_single_precision_in_and_out_double_within():
+def test_single_precision_is_computed_in_double():
     photo = scene(40, 56)[0]
     features = Bilateral(photo, 50, 3).features()
     values = np.random.default_rng(0).uniform(size=(40 * 56, 4)).astype(np.float32)
-    found = Attention(torch.from_numpy(features)).filter(torch.from_numpy(values.T))
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy().T, exact.gaussian_filter(features, values), rtol=1e-5)
+    result = Attention(torch.from_numpy(features)).filter(torch.from_numpy(values.T))
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy().T, exact.gaussian_filter(features, values), rtol=1e-5)
 
 
 def test_no_points_and_no_values():
@@ -44,8 +44,7 @@ def test_no_points_and_no_values():
     ("widths", "single", "half"), [((50, 60), 1e-5, 1e-3), ((50, 20), 1e-5, 1e-2), ((50, 3), 1e-3, None)]
 )
 def test_where_half_precision_fails(widths, single, half):
-    # The filter that is normalised after, its features rounded to a type: half precision serves very wide
-    # kernels only.
+    # The normalised filter with features rounded to a type: half precision works for very wide kernels only.
     photo, probabilities, _ = scene(40, 56)
     features = torch.from_numpy(Bilateral(photo, *widths).features()).double()
     features = features - features.mean(0)
@@ -54,9 +53,9 @@ def test_where_half_precision_fails(widths, single, half):
 
     def error(kind):
         rounded, offsets = features.to(kind).double(), halves.to(kind).double()
-        found = (rounded @ rounded.T - offsets.T).softmax(1) @ values
-        wanted = (features @ features.T - halves.T).softmax(1) @ values
-        return (found - wanted).abs().max().item()
+        result = (rounded @ rounded.T - offsets.T).softmax(1) @ values
+        expected = (features @ features.T - halves.T).softmax(1) @ values
+        return (result - expected).abs().max().item()
 
     assert error(torch.float32) < single
     if half is None:

@@ -30,20 +30,20 @@ def test_gradient_to_a_feature_by_hand():
         first, second = 1 - s + s / 2, s + (1 - s) / 2
         return ((1 - s) * (first + second / 2) + s * (second + first / 2)) / 1.5
 
-    found = Lattice(share * SPACING).filter(torch.ones(1, 1, dtype=torch.float64))
-    wanted = by_hand(share)
-    assert found.item() == pytest.approx(wanted.item())
-    (slope,) = torch.autograd.grad(found, share)
-    (wanted_slope,) = torch.autograd.grad(wanted, share)
-    assert slope.item() == pytest.approx(wanted_slope.item())
+    result = Lattice(share * SPACING).filter(torch.ones(1, 1, dtype=torch.float64))
+    expected = by_hand(share)
+    assert result.item() == pytest.approx(expected.item())
+    (slope,) = torch.autograd.grad(result, share)
+    (expected_slope,) = torch.autograd.grad(expected, share)
+    assert slope.item() == pytest.approx(expected_slope.item())
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 5, 8, 20])
 def test_agrees_with_the_slow_twin(dimensions):
     rng = np.random.default_rng(dimensions)
     features, values = rng.normal(scale=1.5, size=(60, dimensions)), rng.normal(size=(60, 3))
-    found = Lattice(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
-    np.testing.assert_allclose(found, filter_points(features, values), rtol=1e-9, atol=1e-9)
+    result = Lattice(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
+    np.testing.assert_allclose(result, filter_points(features, values), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("spread", [0.3, 3.0, 30.0])
@@ -54,11 +54,9 @@ def test_is_the_native_lattice(points, dimensions, spread):
     features = rng.normal(scale=spread, size=(points, dimensions)).astype(np.float32)
     values = rng.normal(size=(points, 4)).astype(np.float32)
     native, plain = densecrf.Lattice(features), Lattice(torch.from_numpy(features))
-    assert (
-        abs(plain.vertices - native.vertices) <= 1
-    )  # one more where a point lies on a face, but for rounding
-    found = plain.filter(torch.from_numpy(values.T)).numpy().T
-    np.testing.assert_allclose(found, native.filter(values), rtol=1e-3, atol=1e-3)
+    assert abs(plain.vertices - native.vertices) <= 1  # rounding decides for a point on a face
+    result = plain.filter(torch.from_numpy(values.T)).numpy().T
+    np.testing.assert_allclose(result, native.filter(values), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
@@ -76,22 +74,21 @@ def test_kernel_is_the_native_kernel(normalization, include_self):
     )
 
 
-def test_own_share_is_the_diagonal():
+def test_diagonal_by_filtering_the_identity():
     features = torch.from_numpy(np.random.default_rng(6).normal(size=(40, 3)))
     one = Lattice(features)
     torch.testing.assert_close(one.diagonal(), one.filter(torch.eye(40, dtype=torch.float64)).diagonal())
 
 
-def test_places_too_wide_for_a_key():
-    # 20 dimensions over many cells: keys of random units. The native lattice has a hash table of whole places
-    # there.
+def test_coordinates_too_wide_for_a_key():
+    # Keys of random units, for 20 dimensions over many cells. The native lattice hashes whole coordinates.
     rng = np.random.default_rng(7)
     features = rng.normal(scale=30, size=(50, 20)).astype(np.float32)
     features[25:] = features[:25] + rng.normal(scale=0.2, size=(25, 20)).astype(np.float32)
     values = rng.normal(size=(50, 2)).astype(np.float32)
-    found = Lattice(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
-    wanted = densecrf.Lattice(features).filter(values)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    result = Lattice(torch.from_numpy(features)).filter(torch.from_numpy(values.T)).numpy().T
+    expected = densecrf.Lattice(features).filter(values)
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_no_points_and_no_values():

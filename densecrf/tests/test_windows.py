@@ -7,7 +7,7 @@ from scenes import scene
 NARROW = Params(appearance_xy_std=6, appearance_rgb_std=8, smoothness_xy_std=2)
 
 
-def test_features_have_their_place_in_the_whole():
+def test_features_of_a_window_are_those_of_the_whole():
     photo, _, _ = scene()
     rows, columns = slice(7, 30), slice(11, 48)
     whole = Bilateral(photo, (9.0, 5.0), 8).features().reshape(36, 52, 5)[rows, columns].reshape(-1, 5)
@@ -17,7 +17,7 @@ def test_features_have_their_place_in_the_whole():
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "after"])
-def test_far_from_its_edges_a_window_is_as_the_whole(normalization):
+def test_far_from_its_edges_a_window_is_refined_as_the_whole(normalization):
     params = Params(**(vars(NARROW) | {"normalization": normalization}))
     photo, probabilities, _ = scene(120, 170)
     whole = refine(photo, probabilities, params=params)
@@ -25,12 +25,14 @@ def test_far_from_its_edges_a_window_is_as_the_whole(normalization):
     cut = photo[rows, columns], probabilities[:, rows, columns]
     placed = refine(*cut, params=params, origin=(21, 33))
     unplaced = refine(*cut, params=params)
-    wanted = whole[:, rows, columns][core]
-    assert np.abs(placed[core] - wanted).max() < 1e-3
-    assert np.abs(unplaced[core] - wanted).max() > 10 * np.abs(placed[core] - wanted).max()  # another lattice
+    expected = whole[:, rows, columns][core]
+    assert np.abs(placed[core] - expected).max() < 1e-3
+    assert (
+        np.abs(unplaced[core] - expected).max() > 10 * np.abs(placed[core] - expected).max()
+    )  # another lattice
 
 
-def test_a_batch_has_one_place():
+def test_a_batch_has_one_origin():
     photo, probabilities, _ = scene()
     one = refine(photo, probabilities, params=NARROW, origin=(3, 5))
     both = refine(np.stack([photo] * 2), np.stack([probabilities] * 2), params=NARROW, origin=(3, 5))
@@ -39,7 +41,7 @@ def test_a_batch_has_one_place():
 
 
 @pytest.mark.parametrize("origin", [(1,), (1, 2, 3), (np.nan, 0)])
-def test_a_place_that_is_none_is_refused(origin):
+def test_unusable_origins_are_refused(origin):
     photo, probabilities, _ = scene()
     with pytest.raises(ValueError, match="got origin"):
         refine(photo, probabilities, origin=origin)

@@ -1,14 +1,14 @@
 import numpy as np
 
 class Lattice:
-    def __init__(self, features: np.ndarray, rings: int, threads: int) -> None: ...
+    def __init__(self, features: np.ndarray, halo: int, threads: int) -> None: ...
     @property
     def vertices(self) -> int: ...
     def filter(self, values: np.ndarray, threads: int) -> np.ndarray: ...
 
 class Kernel:
     def __init__(
-        self, features: np.ndarray, normalization: str, include_self: bool, rings: int, threads: int
+        self, features: np.ndarray, normalization: str, include_self: bool, halo: int, threads: int
     ) -> None: ...
     def filter(self, values: np.ndarray, threads: int) -> np.ndarray: ...
 
@@ -19,8 +19,8 @@ class MeanField:
         floor: float,
         kernels: list[Kernel],
         strengths: list[list[float]],
-        pool: float,
-        settled: float,
+        merge_threshold: float,
+        convergence_tolerance: float,
         threads: int,
     ) -> None: ...
     def set_marginals(self, marginals: np.ndarray) -> None: ...
@@ -32,7 +32,7 @@ def messages(
     kernels: list[Kernel],
     weights: list[float],
     values: np.ndarray,
-    beside: np.ndarray | None,
+    dot_with: np.ndarray | None,
     transposed: bool,
     threads: int,
 ) -> tuple[np.ndarray, list[float]]: ...

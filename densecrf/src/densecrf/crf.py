@@ -209,9 +209,9 @@ class DenseCRF:
         batch = self._terms.batch
         fits = self._terms.points in (None, points) and batch in (None, count)
         if len(shape) < 2 or shape[0] < 1 or not fits:
-            wanted = "(K, …)" if batch is None else f"({batch}, K, …)"
+            expected = "(K, …)" if batch is None else f"({batch}, K, …)"
             raise ValueError(
-                f"got an array {array.shape}, wanted {wanted} with {self._terms.points} points "
+                f"got an array {array.shape}, wanted {expected} with {self._terms.points} points "
                 "and at least one label"
             )
         return array.reshape(count, shape[0], points), shape

@@ -1,5 +1,4 @@
-"""The same filter and mean field without approximation, O(N²) and plain: the twin that native code is held
-to."""
+"""The filter and the mean field without approximation: plain O(N²) references for the native kernels."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 TILE = 1024
+"""Number of points whose distances to all others are computed at a time."""
 
 
 def gaussian_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -20,10 +20,10 @@ def gaussian_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     Returns:
         (N, v) float64. Time is O(N²·(d + v)), memory O(N·1024).
     """
-    f, v = np.asarray(features, np.float64), np.asarray(values, np.float64)
-    f = (
-        f - f.mean(axis=0, keepdims=True) if len(f) else f
-    )  # distances from squares lose digits far from the origin
+    f = np.asarray(features, np.float64)
+    v = np.asarray(values, np.float64)
+    if len(f):  # distances computed from squares lose digits far from the origin
+        f = f - f.mean(axis=0, keepdims=True)
     squares = (f * f).sum(axis=1)
     out = np.empty(v.shape)
     for start in range(0, len(f), TILE):
@@ -34,13 +34,13 @@ def gaussian_filter(features: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 class Kernel:
-    """A Gaussian over features with normalisation, exact: the twin of ``lattice.Kernel``.
+    """The exact counterpart of ``lattice.Kernel``, a normalised Gaussian over features.
 
     Args:
         features: (N, d).
         normalization: see ``Params.normalization``.
         include_self: whether a pixel's own belief is part of its message.
-        gaussian: the filter; another one may stand in for comparison.
+        gaussian: the filter, ``gaussian_filter`` or another one to compare it with.
     """
 
     def __init__(
@@ -50,26 +50,29 @@ class Kernel:
         include_self: bool = True,
         gaussian: Callable[[np.ndarray, np.ndarray], np.ndarray] = gaussian_filter,
     ):
-        self._features, self._gaussian, self._own = features, gaussian, 0.0 if include_self else 1.0
+        self._features = features
+        self._gaussian = gaussian
+        self._self_weight = 0.0 if include_self else 1.0
         ones = np.ones((len(features), 1))
-        sums = gaussian(features, ones) - self._own
-        sums[sums < 1e-5] = np.inf  # a point with no other near it gets no message
+        sums = gaussian(features, ones) - self._self_weight
+        sums[sums < 1e-5] = np.inf  # a point without another one nearby gets no message
         self._before = {"symmetric": sums**-0.5, "before": 1 / sums}.get(normalization, ones)
         self._after = {"symmetric": sums**-0.5, "after": 1 / sums}.get(normalization, ones)
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """(N, v) to (N, v) float64, each column filtered and normalised."""
+        """Filter and normalise each column, (N, v) to (N, v) float64."""
         scaled = self._before * values
-        return self._after * (self._gaussian(self._features, scaled) - self._own * scaled)
+        return self._after * (self._gaussian(self._features, scaled) - self._self_weight * scaled)
 
 
 class MeanField:
-    """A mean field on exact kernels, step by step: the twin of ``lattice.MeanField``.
+    """The exact counterpart of ``lattice.MeanField``, with the same methods.
 
     Args:
         unary: (K, N) energies in nats.
-        kernels: the pairwise terms.
-        strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
+        kernels: kernels of the pairwise terms.
+        strengths: for each kernel, (K,) factors of a label's message in its own logit, or a matrix (K, K)
+            [to, from].
 
     Source: Krähenbühl and Koltun 2011, algorithm 1.
     """
@@ -80,7 +83,7 @@ class MeanField:
         self._marginals = _softmax(self._logits)
 
     def start_from(self, marginals: np.ndarray) -> None:
-        """Go on from these marginals (K, N) instead of the softmax of −unary."""
+        """Start from these marginals (K, N) instead of the softmax of −unary."""
         self._marginals = np.asarray(marginals, np.float64)
 
     def run(self, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Pairwise terms: a weight and, for each pixel, the features in which alike pixels lie close."""
+"""Pairwise kernels: a weight, and features in which similar pixels are close to each other."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from densecrf import _native, memory
 from densecrf.unary import real_array
 from densecrf.validation import positive_numbers
 
-MOST_CORNERS = 2**31 - 1
-"""Of simplexes, points × (dimensions + 1), that a lattice can number."""
-BYTES_A_CORNER = 40
-"""About what features and lattice take for each; measured 30 on photographs with faint noise."""
+MAX_CORNERS = 2**31 - 1
+"""Maximum number of simplex corners in a lattice, points × (dimensions + 1)."""
+BYTES_PER_CORNER = 40
+"""Memory for features and lattice, as an estimate; measured: 30 on photographs with faint noise."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The smoothness kernel: w·exp(−|p_i − p_j|² / 2σ²) over positions p.
+    """The smoothness kernel w·exp(−|p_i − p_j|² / 2σ²) over positions p.
 
     Args:
         shape: (H, W), or more axes for volumes.
-        xy_std: σ in pixels, one for all axes or one for each in the order of ``shape``.
+        xy_std: σ in pixels, one number for all axes or one for each, in the order of ``shape``.
         weight: w, dimensionless.
-        origin: position of the first point, in pixels, in the order of ``shape``; None for zeros. A window
-            with its place in a larger picture has the same lattice as the whole.
+        origin: position of the first point in pixels, in the order of ``shape``; None for zeros. With its
+            position in a larger image, a window has the same lattice as the whole image.
 
     Source: DeepLab, section 3.3, second kernel of equation 3.
     """
@@ -41,11 +41,20 @@ class Gaussian:
     @property
     def stds(self) -> tuple[float, ...]:
         """The standard deviation along each axis in pixels, in the order of ``shape``."""
-        wanted = f"one number, or one for each axis of shape {tuple(self.shape)}"
-        return positive_numbers("xy_std", self.xy_std, len(self.shape), wanted)
+        expected = f"one number, or one for each axis of shape {tuple(self.shape)}"
+        return positive_numbers("xy_std", self.xy_std, len(self.shape), expected)
 
     def features(self) -> np.ndarray:
-        """(N, axes) float32: positions divided by their standard deviations, the last axis (x) first."""
+        """Positions divided by their standard deviations.
+
+        Returns:
+            (N, axes) float32, the last axis (x) first.
+
+        Raises:
+            TypeError: for standard deviations that are not numbers.
+            ValueError: for an unusable standard deviation or origin, or too many points.
+            MemoryError: if the lattice would not fit.
+        """
         stds = self.stds
         origin = _checked_origin(self.origin, len(self.shape))
         require_room(math.prod(self.shape), len(self.shape))
@@ -56,15 +65,15 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Bilateral:
-    """The appearance kernel: w·exp(−|p_i − p_j|² / 2σα² − |I_i − I_j|² / 2σβ²) over positions p and colours
-    I.
+    """The appearance kernel w·exp(−|p_i − p_j|² / 2σα² − |I_i − I_j|² / 2σβ²) of positions p and colours I.
 
     Args:
-        image: (H, W, C) or (H, W), or a batch (B, H, W, C); any real type, finite; in its own units.
-        xy_std: σα in pixels, for both axes or (σ_y, σ_x).
-        channel_std: σβ in the image's units (0–255 levels for uint8), for all channels or one for each.
+        image: (H, W, C) or (H, W), or a batch (B, H, W, C); any real type, finite values in any unit.
+        xy_std: σα in pixels, one number for both axes or (σ_y, σ_x).
+        channel_std: σβ in the unit of the image (0–255 levels for uint8), one number for all channels or one
+            for each.
         weight: w, dimensionless.
-        origin: (y, x) of the first pixel in a larger picture; None for (0, 0). See ``Gaussian``.
+        origin: (y, x) of the first pixel in a larger image; None for (0, 0). See ``Gaussian``.
 
     Source: DeepLab, section 3.3, first kernel of equation 3.
     """
@@ -76,8 +85,16 @@ class Bilateral:
     origin: tuple[int, ...] | None = None
 
     def features(self) -> np.ndarray:
-        """(H·W, 2 + C) float32, or (B, H·W, 2 + C): x, y and the channels, each divided by its standard
-        deviation."""
+        """Positions and channels, each divided by its standard deviation.
+
+        Returns:
+            (H·W, 2 + C) float32 in the order x, y, channels; (B, H·W, 2 + C) for a batch.
+
+        Raises:
+            TypeError: for standard deviations that are not numbers.
+            ValueError: for an unusable image, standard deviation or origin, or too many pixels.
+            MemoryError: if the lattice would not fit.
+        """
         image = np.asarray(self.image)
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(
@@ -92,8 +109,8 @@ class Bilateral:
             )
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
-        wanted = f"one number, or one for each of {channels} channels"
-        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, wanted), np.float32)
+        expected = f"one number, or one for each of {channels} channels"
+        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, expected), np.float32)
         require_room(height * width, 2 + channels)
         stds_y_x = positive_numbers("xy_std", self.xy_std, 2, "one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
@@ -107,11 +124,11 @@ class Bilateral:
 
 @dataclass(frozen=True)
 class Features:
-    """A kernel over any features: w·exp(−|f_i − f_j|² / 2); for volumes, video, depth, many channels.
+    """The kernel w·exp(−|f_i − f_j|² / 2) over any features: volumes, video, depth, many channels.
 
     Args:
-        values: (N, d) real, finite, each column already divided by its standard deviation; or a batch (B, N,
-            d).
+        values: (N, d) real, finite, each column already divided by its standard deviation; (B, N, d) for a
+            batch.
         weight: w, dimensionless.
     """
 
@@ -119,7 +136,7 @@ class Features:
     weight: float = 1.0
 
     def features(self) -> np.ndarray:
-        """(N, d) or (B, N, d) float32."""
+        """The features as (N, d) or (B, N, d) float32; ValueError for another shape or type."""
         array = real_array("features", self.values)
         if array.ndim not in (2, 3):
             raise ValueError(f"got features {array.shape}, wanted (N, d) or (B, N, d)")
@@ -127,11 +144,17 @@ class Features:
 
 
 def _fill_positions(out: np.ndarray, stds: tuple[float, ...], origin: tuple[int, ...]) -> None:
-    """Puts a grid's positions into (…, axes), the last axis (x) first, divided by ``stds``, in the axes'
-    order."""
+    """Write the positions of a grid, divided by ``stds``.
+
+    Args:
+        out: (…, axes) float32, to be filled with the last axis (x) first.
+        stds: standard deviation along each axis, in the order of the axes.
+        origin: position of the first point along each axis.
+    """
     for axis, (std, first) in enumerate(zip(stds, origin, strict=True)):
         positions = ((first + np.arange(out.shape[axis])) / std).astype(np.float32)
-        out[..., len(stds) - 1 - axis] = positions.reshape(-1, *[1] * (len(stds) - 1 - axis))
+        later_axes = len(stds) - 1 - axis
+        out[..., later_axes] = positions.reshape(-1, *[1] * later_axes)
 
 
 def _checked_origin(origin: tuple[int, ...] | None, axes: int) -> tuple[int, ...]:
@@ -143,11 +166,20 @@ def _checked_origin(origin: tuple[int, ...] | None, axes: int) -> tuple[int, ...
 
 
 def require_room(points: int, dimensions: int) -> None:
-    """ValueError or MemoryError if a lattice over so many points and dimensions cannot be numbered or
-    held."""
+    """Refuse a lattice that is too large.
+
+    Args:
+        points: N.
+        dimensions: number of features of a point.
+
+    Raises:
+        ValueError: if its corners cannot be numbered.
+        MemoryError: if it would not fit into the free memory.
+    """
     corners = points * (dimensions + 1)
-    if corners > MOST_CORNERS:
+    if corners > MAX_CORNERS:
         raise ValueError(
-            f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; use tiles"
+            f"got {points} points of {dimensions} features, wanted points × (features + 1) under 2³¹; "
+            "use tiles"
         )
-    memory.require(corners * BYTES_A_CORNER, f"a kernel over {points} points of {dimensions} features")
+    memory.require(corners * BYTES_PER_CORNER, f"a kernel over {points} points of {dimensions} features")

@@ -1,5 +1,4 @@
-"""The permutohedral lattice, the only door to the native kernels: arguments are checked here, work is done
-there."""
+"""The permutohedral lattice and inference on it: checks of arguments around the native kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
-from densecrf.kernels import BYTES_A_CORNER, require_room
+from densecrf.kernels import BYTES_PER_CORNER, require_room
 from densecrf.params import NORMALIZATIONS
 from densecrf.threads import thread_count
 from densecrf.unary import real_array
@@ -18,22 +17,23 @@ MAX_DIMENSIONS = 128
 
 
 class Lattice:
-    """A Gaussian filter over N points, built once from their features and applied to any number of value
-    columns.
+    """A Gaussian filter over N points, built once and applied to any number of value columns.
 
     It approximates ``Σ_j exp(−|f_i − f_j|² / 2) v_j`` (``exact.gaussian_filter``) up to a nearly constant
     factor, in time linear in N. Two runs give the same bits, whatever the number of threads.
 
     Args:
         features: (N, d) real, finite, already divided by their standard deviations; d from 1 to 128.
-        rings: 0, or 1 for a ring of untouched vertices around the touched ones, without which the blur drops
-            what would pass through them: about half the error for some six times the vertices (not added
-            where features are so many or so wide that places outgrow 64 bits).
-        threads: how many to use; by default as many as this process may run on.
+        rings: 0, or 1 for a halo of untouched vertices around the touched ones. Without a halo the blur
+            loses what would pass through such vertices; with it, the error is about half, for some six times
+            the vertices. (No halo is added where d or the range of features is so large that the coordinates
+            of a vertex do not fit into 64 bits.)
+        threads: maximum number of threads; by default as many as this process may run on.
 
     Raises:
-        ValueError: for another shape, rings, values that are not finite, or a range too wide for the
-            lattice's keys.
+        TypeError: for a number of threads that is not an integer.
+        ValueError: for another shape or number of rings, values that are not finite, or a range too wide for
+            the lattice.
         MemoryError: if the lattice does not fit.
 
     Source: Adams, Baek, Davis 2010, "Fast High-Dimensional Filtering Using the Permutohedral Lattice".
@@ -47,7 +47,7 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
-        """How many lattice vertices the points touch; time and memory of a filtering grow with it."""
+        """Number of lattice vertices; time and memory of a filtering grow with it."""
         return self._native.vertices
 
     def filter(self, values: ArrayLike) -> np.ndarray:
@@ -70,14 +70,19 @@ class Lattice:
 
 
 class Kernel:
-    """A Gaussian over points with normalisation: what one pairwise term does to beliefs, by a lattice of its
-    own.
+    """The normalised Gaussian of one pairwise term, on a lattice of its own.
 
     Args:
-        features: see ``Lattice``, as are rings and the errors.
+        features: (N, d), see ``Lattice``.
         normalization: see ``Params.normalization``.
         include_self: whether a pixel's own belief is part of its message.
-        threads: how many to use; by default as many as this process may run on.
+        rings: see ``Lattice``.
+        threads: maximum number of threads; by default as many as this process may run on.
+
+    Raises:
+        TypeError: see ``Lattice``.
+        ValueError: for an unknown normalization; see also ``Lattice``.
+        MemoryError: if the lattice does not fit.
     """
 
     def __init__(
@@ -98,7 +103,13 @@ class Kernel:
         self._native = _native.Kernel(array, normalization, include_self, rings, self._threads)
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """(N, v) to (N, v) float32, each column filtered and normalised.
+        """Filter and normalise each column.
+
+        Args:
+            values: (N, v).
+
+        Returns:
+            (N, v) float32.
 
         Raises:
             ValueError: for another number of rows.
@@ -107,21 +118,22 @@ class Kernel:
 
 
 class MeanField:
-    """A mean field on lattices, step by step; by one thread at a time, others get a RuntimeError.
+    """Mean-field inference on lattices, step by step, by one thread at a time.
 
-    Ctrl-C ends a run in the middle of a step; what is then left is of no use, and says so.
+    A call while another thread uses the object raises a RuntimeError. So does a call after Ctrl-C has ended a
+    run in the middle of a step, as the marginals are then incomplete, and a call after ``finish``.
 
     Args:
-        unary: (K, N) energies in nats, finite; or probabilities, if there is a floor.
-        kernels: the pairwise terms.
-        strengths: for each, (K,) by how much a label's message raises its own logit, or (K, K) [to, from].
+        unary: (K, N) energies in nats, finite; probabilities if ``floor`` is above 0.
+        kernels: kernels of the pairwise terms.
+        strengths: for each kernel, (K,) factors of a label's message in its own logit, or a matrix (K, K)
+            [to, from].
         merge_threshold: labels whose probability is nowhere higher than this share one message; 0 keeps all
-            apart.
-        convergence_tolerance: pixels none of whose probabilities moves by more than this in a step rest for
-            two or three;
-            0: none do.
-        threads: how many to use.
-        floor: probabilities count as at least this; 0 for energies.
+            labels separate.
+        convergence_tolerance: pixels whose probabilities change by at most this in a step skip the next two
+            or three steps; with 0, no pixel does.
+        threads: number of threads.
+        floor: lower limit of probabilities; 0 for energies.
 
     Raises:
         ValueError: for probabilities that are negative, NaN or infinite; for kernels or strengths whose sizes
@@ -139,16 +151,25 @@ class MeanField:
         threads: int,
         floor: float = 0.0,
     ):
-        planes = np.ascontiguousarray(unary, np.float32)
-        pulls = [np.asarray(strength, np.float32).ravel().tolist() for strength in strengths]
-        terms = [kernel._native for kernel in kernels]
         self._native = _native.MeanField(
-            planes, floor, terms, pulls, merge_threshold, convergence_tolerance, threads
+            unaries=np.ascontiguousarray(unary, np.float32),
+            floor=floor,
+            kernels=[kernel._native for kernel in kernels],
+            strengths=[np.asarray(strength, np.float32).ravel().tolist() for strength in strengths],
+            merge_threshold=merge_threshold,
+            convergence_tolerance=convergence_tolerance,
+            threads=threads,
         )
 
     def start_from(self, marginals: np.ndarray) -> None:
-        """Go on from these marginals (K, N) instead of the softmax of −unary; ValueError for another
-        shape."""
+        """Start from other marginals than the softmax of −unary.
+
+        Args:
+            marginals: (K, N).
+
+        Raises:
+            ValueError: for another shape.
+        """
         self._native.set_marginals(np.ascontiguousarray(marginals, np.float32))
 
     def run(self, steps: int) -> None:
@@ -160,7 +181,7 @@ class MeanField:
         return self._native.marginals()
 
     def finish(self) -> np.ndarray:
-        """The same, as the last thing asked: memory that only further steps need is given up before."""
+        """The marginals, (K, N) float32, by the last call: what only further steps need is freed first."""
         return self._native.finish()
 
 
@@ -196,6 +217,7 @@ def weighted_messages(
 
 
 def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
+    """The features as contiguous float32; errors as in ``Lattice``."""
     if rings not in (0, 1):
         raise ValueError(f"got rings = {rings}, wanted 0 or 1")
     array = np.ascontiguousarray(real_array("features", features))
@@ -203,5 +225,7 @@ def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
         raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
     require_room(*array.shape)
     if rings:  # on photographs, six times as many vertices
-        memory.require(6 * array.size * BYTES_A_CORNER, f"a lattice with a ring over {array.shape[0]} points")
+        memory.require(
+            6 * array.size * BYTES_PER_CORNER, f"a lattice with a halo over {array.shape[0]} points"
+        )
     return array

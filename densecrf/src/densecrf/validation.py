@@ -68,14 +68,14 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
-def positive_numbers(name: str, value: Any, count: int, wanted: str) -> tuple[float, ...]:
+def positive_numbers(name: str, value: Any, count: int, expected: str) -> tuple[float, ...]:
     """One finite number above 0 for each of several axes or channels.
 
     Args:
         name: name of the argument, for messages.
         value: one number for all, or a tuple, list or array of ``count`` numbers.
         count: how many numbers to return.
-        wanted: what would have been right, for messages.
+        expected: what would be right, for messages.
 
     Raises:
         TypeError: if it is neither a number nor a sequence of numbers.
@@ -86,7 +86,7 @@ def positive_numbers(name: str, value: Any, count: int, wanted: str) -> tuple[fl
         return (float(positive_number(name, value)),) * count
     numbers = tuple(value)
     if len(numbers) != count:
-        raise ValueError(f"got {name} = {value}, wanted {wanted}")
+        raise ValueError(f"got {name} = {value}, wanted {expected}")
     return tuple(float(positive_number(name, number)) for number in numbers)
 
 

@@ -173,7 +173,7 @@ def _gaussian(
 
 
 def stride_of(columns: int) -> int:
-    """Number of elements from row to row of the vertices; rows of many labels start at multiples of 32 bytes."""
+    """Distance between the rows of vertices in elements; rows of many labels start at multiples of 32 bytes."""
     return columns if columns < 8 else -(-columns // 8) * 8
 
 

@@ -1,5 +1,4 @@
-"""Labels that share a lane: never at the price of a wrong answer, however unsure the scores and strong the
-weights."""
+"""Merged labels change no result much, however uncertain the scores and however strong the weights are."""
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from scenes import scene
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
 
-def unsure(labels, highest=0.1, height=24, width=37):
-    """A photo, probabilities that are nowhere above ``highest``, the right label a little more probable, and
-    areas."""
+def uncertain_scene(labels, highest=0.1, height=24, width=37):
+    """A photo, probabilities of at most ``highest`` that slightly favour the right label, and the labels."""
     photo, _, areas = scene(height, width, labels=labels)
     rng = np.random.default_rng(0)
     scores = 0.3 * (areas == np.arange(labels)[:, None, None]) + rng.normal(
@@ -26,21 +24,21 @@ def unsure(labels, highest=0.1, height=24, width=37):
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("labels", [16, 21])
-def test_scores_unsure_everywhere_are_refined_as_by_the_exact_crf(labels, normalization):
-    photo, probabilities, areas = unsure(labels)
+def test_uncertain_scores_are_refined_as_by_the_exact_crf(labels, normalization):
+    photo, probabilities, areas = uncertain_scene(labels)
     params = Params(appearance_xy_std=20, appearance_rgb_std=15, normalization=normalization)
     ours = refine(photo, probabilities, params=params)
-    wanted = refine(photo, probabilities, params=params, backend="exact")
+    expected = refine(photo, probabilities, params=params, backend="exact")
     assert (probabilities.argmax(0) != areas).mean() > 0.01
-    assert (wanted.argmax(0) == areas).mean() > 0.99
-    assert (ours.argmax(0) != wanted.argmax(0)).mean() < 1e-3
-    assert np.abs(ours - wanted).max() < 0.01
+    assert (expected.argmax(0) == areas).mean() > 0.99
+    assert (ours.argmax(0) != expected.argmax(0)).mean() < 1e-3
+    assert np.abs(ours - expected).max() < 0.01
     np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("weight", [1.0, 60.0, 1000.0, 1e6])
-def test_scores_that_say_nothing_stay_so(weight, normalization):
+def test_uniform_scores_stay_uniform(weight, normalization):
     params = Params(appearance_weight=weight, smoothness_weight=weight, normalization=normalization)
     marginals = refine(np.zeros((24, 37, 3)), np.full((21, 24, 37), 1 / 21), params=params)
     np.testing.assert_allclose(marginals, 1 / 21, rtol=1e-4)
@@ -50,9 +48,8 @@ def test_scores_that_say_nothing_stay_so(weight, normalization):
 @pytest.mark.parametrize("weight", [20.0, 100.0])
 def test_strong_weights_give_what_the_exact_crf_gives(weight, normalization):
     photo, probabilities, _ = scene(24, 37, labels=3)
-    known = np.where(
-        np.arange(37) < 15, 0.02, 1.0
-    )  # on the left, fourteen more labels hold nearly everything
+    # On the left, fourteen more labels have nearly all of the probability.
+    known = np.where(np.arange(37) < 15, 0.02, 1.0)
     rest = np.broadcast_to((1 - known) / 14, (14, 24, 37))
     params = Params(
         appearance_weight=weight,
@@ -63,16 +60,16 @@ def test_strong_weights_give_what_the_exact_crf_gives(weight, normalization):
     )
     scores = np.concatenate([probabilities * known, rest])
     ours = refine(photo, scores, params=params)
-    wanted = refine(photo, scores, params=params, backend="exact")
+    expected = refine(photo, scores, params=params, backend="exact")
     np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-5)
-    assert (ours.argmax(0) != wanted.argmax(0)).mean() < 0.01
-    assert np.abs(ours - wanted).mean() < 2e-3
+    assert (ours.argmax(0) != expected.argmax(0)).mean() < 0.01
+    assert np.abs(ours - expected).mean() < 2e-3
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 10])
 @pytest.mark.parametrize("sharpness", [0.5, 2.0, 3.5, 5.0])
-def test_pooling_is_never_far_from_all_labels_apart(sharpness, iterations):
-    # From maps on which a pool holds nearly everything to such on which it holds next to nothing.
+def test_merged_labels_are_near_separate_labels(sharpness, iterations):
+    # From maps where merged labels have nearly all of the probability to maps where they have almost none.
     photo, _, areas = scene(36, 52, labels=4)
     rng = np.random.default_rng(1)
     noise = rng.normal(scale=0.6, size=(21, 9, 13)).repeat(4, 1).repeat(4, 2)
@@ -81,22 +78,24 @@ def test_pooling_is_never_far_from_all_labels_apart(sharpness, iterations):
     start = rng.dirichlet(np.full(21, 0.05), size=(36, 52)).transpose(2, 0, 1)
     for weight, normalization in ((1.0, "symmetric"), (8.0, "after"), (60.0, "before"), (0.1, "none")):
         kernels = [Gaussian((36, 52), 3, 0.4 * weight), Bilateral(photo, 20, 10, 0.6 * weight)]
-        pooled = DenseCRF(kernels, normalization=normalization)
-        apart = DenseCRF(kernels, normalization=normalization, merge_threshold=0)
+        merged = DenseCRF(kernels, normalization=normalization)
+        separate = DenseCRF(kernels, normalization=normalization, merge_threshold=0)
         for options in ({}, {"callback": lambda step, q: None}, {"start": start}):
-            ours = pooled.infer(unary, iterations=iterations, **options)
-            wanted = apart.infer(unary, iterations=iterations, **options)
-            np.testing.assert_allclose(ours, wanted, atol=0.01)
+            ours = merged.infer(unary, iterations=iterations, **options)
+            expected = separate.infer(unary, iterations=iterations, **options)
+            np.testing.assert_allclose(ours, expected, atol=0.01)
             np.testing.assert_allclose(ours.sum(0), 1, rtol=1e-4)
 
 
-def test_weights_that_push_labels_apart_are_no_exception():
+def test_merged_labels_with_negative_weights():
     rng = np.random.default_rng(0)
     unary = rng.normal(scale=0.3, size=(12, 24, 37)) + 2.0 * (np.arange(12) > 2)[:, None, None]
-    crf, apart = (DenseCRF([Gaussian((24, 37), 3, weight=-30.0)], merge_threshold=pool) for pool in (0.1, 0))
+    kernels = [Gaussian((24, 37), 3, weight=-30.0)]
+    merged = DenseCRF(kernels, merge_threshold=0.1)
+    separate = DenseCRF(kernels, merge_threshold=0)
     for iterations in (1, 2, 5):
-        ours, wanted = (one.infer(unary, iterations=iterations) for one in (crf, apart))
-        np.testing.assert_allclose(ours, wanted, atol=0.01)
+        expected = separate.infer(unary, iterations=iterations)
+        np.testing.assert_allclose(merged.infer(unary, iterations=iterations), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("labels", [1, 2, 3, 5, 21])
@@ -108,10 +107,10 @@ def test_large_energies_lose_no_digits(labels, scale):
     kernels = [Gaussian((24, 37), 3, 3.0)]
     for iterations in (0, 3):
         for far in (1e6, -1e6):  # sums of quarters are exact there
-            found = DenseCRF(kernels).infer(near + np.float32(far), iterations=iterations)
-            wanted = DenseCRF(kernels).infer(near, iterations=iterations)
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
-            np.testing.assert_allclose(found.sum(0), 1, rtol=1e-5)
+            result = DenseCRF(kernels).infer(near + np.float32(far), iterations=iterations)
+            expected = DenseCRF(kernels).infer(near, iterations=iterations)
+            np.testing.assert_allclose(result, expected, atol=1e-6)
+            np.testing.assert_allclose(result.sum(0), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("labels", [2, 3, 21])
@@ -125,7 +124,7 @@ def test_the_largest_energies_give_distributions(labels):
 
 
 @pytest.mark.parametrize("labels", [2, 3, 21])
-def test_weights_beyond_what_can_be_added_up_are_refused(labels):
+def test_weights_that_would_overflow_are_refused(labels):
     unary = np.random.default_rng(0).uniform(size=(labels, 24, 37))
     for weight in (1e20, -1e20):
         marginals = DenseCRF([Gaussian((24, 37), 3, weight)], normalization="none").infer(unary)
