@@ -130,16 +130,16 @@ DENSECRF_INLINE typename Lanes<L>::type larger(const typename Lanes<L>::type &a,
     return Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], b.lane[k]); });
 }
 
-template <int L>
+template <int L, int top_half = L / 2>
 DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
-    for (int half = L / 2; half > 0; half /= 2)
+    for (int half = top_half; half > 0; half /= 2)
         a = Lanes<L>::type::each([&](int k) { return a.lane[k] + a.lane[k ^ half]; });
     return a;
 }
 
-template <int L>
+template <int L, int top_half = L / 2>
 DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
-    for (int half = L / 2; half > 0; half /= 2)
+    for (int half = top_half; half > 0; half /= 2)
         a = Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], a.lane[k ^ half]); });
     return a;
 }

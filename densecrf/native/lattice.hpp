@@ -96,8 +96,9 @@ public:
             std::visit([&](const auto &weights) { splat_all(weights.by_vertex); }, *weights_);
         } else {
             clear(rows.data(), lanes, threads);
-            tiles_.for_each_run(threads, [&](std::size_t, std::size_t begin, std::size_t end) {
-                splat(lanes, values + begin * lanes, rows.data(), begin, end);
+            tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next) {
+                prefetch(next.begin, next.end);
+                splat(lanes, values + std::size_t(run.begin) * lanes, rows.data(), run.begin, run.end);
             });
         }
         blur(lanes, rows, scratch, threads, transposed, false);
@@ -145,14 +146,29 @@ public:
         if (pass.from != rows.data()) rows.swap(scratch);
     }
 
-    // out[n - begin] += strength x filtered value of point ids[n] (or n, where ids is null), lane by lane,
-    // for n in [begin, end).
-    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
-               std::size_t begin, std::size_t end) const {
+    // out[n - begin] = base[n - begin] + strength x filtered value of point ids[n] (or n, where ids is null),
+    // lane by lane, for n in [begin, end). base may be out.
+    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength,
+               const float *base, float *out, std::size_t begin, std::size_t end) const {
         std::visit(
             [&](const auto &weights) {
-                slice_add(lanes, weights.corners, weights.by_point.data(), ids, rows, strength, out, begin,
-                          end);
+                slice_add(lanes, weights.corners, weights.by_point.data(), ids, rows, strength, base, out,
+                          begin, end);
+            },
+            *weights_);
+    }
+
+    // The same, added to what is there.
+    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
+               std::size_t begin, std::size_t end) const {
+        slice(lanes, ids, rows, strength, out, out, begin, end);
+    }
+
+    // Fetches what slice() and splat() read of points [begin, end) into the cache.
+    void prefetch(std::size_t begin, std::size_t end) const {
+        std::visit(
+            [&](const auto &weights) {
+                prefetch_range(weights.by_point.data() + begin * corners_, (end - begin) * corners_);
             },
             *weights_);
     }

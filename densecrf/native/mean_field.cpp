@@ -13,7 +13,7 @@ constexpr float max_strength = 1e20f;  // sums of messages over all points of an
 // The limit of what merging may change in a step. It falls, as unlikely labels may still lose much in the
 // first steps.
 float max_merge_error(std::int64_t step, bool is_last) {
-    return is_last || step > 1 ? 0.25f : step == 1 ? 0.5f : 1.0f;
+    return is_last || step > 2 ? 0.25f : step > 0 ? 0.5f : 1.0f;
 }
 
 }  // namespace
@@ -108,7 +108,7 @@ void MeanField::take_steps(int iterations) {
         const std::int64_t skipped = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         merge_error_limit_ = max_merge_error(steps_, left == 1);
         tiled ? tiled_step(left == 1) : full_step(collect_active);
-        if (findings_.merge_errors > merge_point_limit()) {
+        if (findings_.merge_errors > merge_error_point_limit()) {
             left += steps_;
             restart_without_merging();
             left -= steps_;

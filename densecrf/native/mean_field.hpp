@@ -56,17 +56,18 @@ public:
     void finish(float *out);
 
 private:
+    static constexpr float max_held_ = 0.1f;  // probability x message of a label that is merged nevertheless
     static constexpr std::size_t block_ = 256;  // pixels that pass through several loops while in the cache
 
     // What a step finds out about marginals, of all points or of some.
     struct StepFindings {
-        std::vector<float> max_probability;       // of each lane
-        std::vector<std::size_t> over_threshold;  // for each lane, the points above the merge threshold
-        std::size_t merge_errors = 0;             // points that merging may have changed too much
+        std::vector<float> max_probability;  // of each lane
+        std::vector<std::size_t> held;       // for each lane, the points that merging it would change too much
+        std::size_t merge_errors = 0;        // points that merging may have changed too much
 
         void reset(std::size_t lanes) {
             max_probability.assign(lanes, 0.0f);
-            over_threshold.assign(lanes, 0);
+            held.assign(lanes, 0);
             merge_errors = 0;
         }
         void add(const StepFindings &part);
@@ -85,7 +86,6 @@ private:
         return q_.data() + (a / lanes_) * points_ * lanes_ + a % lanes_;
     }
     const float *lane_energy(std::size_t a) const;
-    std::vector<const float *> group_energies(std::size_t g) const;
     bool has_merged_lane(std::size_t g) const { return !merged_.empty() && g + 1 == groups_; }
     std::size_t lanes_used() const { return lane_labels_.size() + !merged_.empty(); }
     void load_unaries(std::size_t g, float *rows, std::size_t begin, std::size_t end) const;
@@ -100,6 +100,7 @@ private:
     bool merge_unlikely_labels();
     std::vector<std::int32_t> unlikely_lanes() const;
     std::size_t merge_point_limit() const;
+    std::size_t merge_error_point_limit() const;
     void merge_lanes(const std::vector<std::int32_t> &lanes);
 
     // Steps (mean_field_steps.cpp).
@@ -121,8 +122,7 @@ private:
     void finish_logits(const std::int32_t *ids, float *logits, float *max_probability, std::size_t begin,
                        std::size_t end);
     void normalize();
-    void examine(const float *rows, std::size_t stride, StepFindings &findings, std::size_t begin,
-                 std::size_t end) const;
+    bool counts_held() const;
     std::size_t merge_errors(const float *rows, std::size_t begin, std::size_t end) const;
 
     // Steps that splat the new marginals tile by tile, as soon as they are known (mean_field_tiled.cpp).
@@ -130,6 +130,7 @@ private:
     void store_unary_rows();
     void tiled_step(bool is_last);
     void splat_marginals();
+    void prefetch(PointTiles::Run run) const;
     void update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin, std::size_t end);
     void load_messages(float *logits, std::size_t begin, std::size_t end);
 
@@ -163,7 +164,7 @@ private:
 
     Buffer<float> q_;                         // groups x N x lanes: the marginals between steps
     Buffer<float> min_energy_;                // N: the lowest energy at each point; empty for probabilities
-    Buffer<float> energies_;                  // N for each of lane_labels_, if the unaries are probabilities
+    Buffer<float> energies_;                  // N for each label of a pair, if the unaries are probabilities
     Buffer<float> unary_rows_;                // as q_: negative energies, for steps on tiles; else empty
     Buffer<float> constant_message_;          // N: the message of a probability of one everywhere; for pairs
     std::vector<Buffer<float>> vertex_rows_;  // of each kernel, for one group at a time

@@ -12,20 +12,24 @@ const float *MeanField::lane_energy(std::size_t a) const {
     return unaries_.are_probabilities() ? energies_.data() + a * points_ : unaries_.plane(lane_labels_[a]);
 }
 
-// The energies of each lane of a group; null for lanes without a label of their own.
-std::vector<const float *> MeanField::group_energies(std::size_t g) const {
-    std::vector<const float *> energies(lanes_, nullptr);
-    for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k)
-        energies[k] = lane_energy(g * lanes_ + k);
-    return energies;
-}
-
-// Negative energies of a group, in rows, for points [begin, end).
+// Negative energies of a group, in rows, for points [begin, end), at most block_.
 void MeanField::load_unaries(std::size_t g, float *rows, std::size_t begin, std::size_t end) const {
-    if (unary_rows_.empty())
-        load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
-    else
+    if (lanes_ == 1) {
+        const float *first = lane_energy(0);
+        load_logits(1, &first, unaries_.min_energy, rows, begin, end);
+        return;
+    }
+    if (!unary_rows_.empty()) {
         std::copy_n(unary_rows_.data() + (g * points_ + begin) * lanes_, (end - begin) * lanes_, rows);
+        return;
+    }
+    float energies[8 * block_];
+    const float *planes[8] = {};
+    for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k) {
+        label_energies(unaries_, lane_labels_[g * lanes_ + k], energies + k * block_, begin, end);
+        planes[k] = energies + k * block_;
+    }
+    load_logits(int(lanes_), planes, nullptr, rows, 0, end - begin);
 }
 
 // The number of floats that a pixel needs for so many lanes.
@@ -46,7 +50,7 @@ void MeanField::allocate_lanes() {
     energies_ = {};
     if (lanes_ > 1 && uses_tiles()) {
         store_unary_rows();
-    } else if (unaries_.are_probabilities()) {
+    } else if (lanes_ == 1 && unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t a = 0; a < lane_labels_.size(); ++a)
@@ -163,15 +167,23 @@ std::size_t MeanField::merge_point_limit() const {
     return std::min<std::size_t>(48, std::size_t(3e-4 * double(points_)));
 }
 
-// The lanes that are unlikely by the last step, or, before the first one, by what it starts from; empty if
+// The number of points that merging may change too much in a step; in small images none.
+std::size_t MeanField::merge_error_point_limit() const { return 4 * std::size_t(3e-4 * double(points_)); }
+
+// The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups, those
+// whose probability x message is large at few points. (A label with a probability here and there, but no
+// message from around, fades or stays a speckle; one that will have an object has a message there.) Empty if
 // merging them saves no lanes or leaves no other label.
 std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     std::vector<std::int32_t> unlikely;
     if (approximations_.merge_threshold <= 0) return unlikely;
-    for (std::size_t a = 0; a < lane_labels_.size(); ++a)
-        if (steps_ > restart_step_ ? findings_.over_threshold[a] <= merge_point_limit()
-                                   : findings_.max_probability[a] <= approximations_.merge_threshold)
+    const std::int64_t taken = steps_ - restart_step_;
+    const bool is_early = taken > 0 && taken <= 3;  // a restart after that would cost too much
+    for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
+        const bool is_held = !is_early || groups_ == 1 || findings_.held[a] > merge_point_limit();
+        if (!is_held || findings_.max_probability[a] <= approximations_.merge_threshold)
             unlikely.push_back(std::int32_t(a));
+    }
     const bool saves = width_for(lane_labels_.size() - unlikely.size() + 1) < groups_ * lanes_;
     if (unlikely.size() == lane_labels_.size() || !saves) unlikely.clear();
     return unlikely;

@@ -9,10 +9,13 @@ namespace densecrf {
 void MeanField::StepFindings::add(const StepFindings &part) {
     for (std::size_t a = 0; a < max_probability.size(); ++a) {
         max_probability[a] = std::max(max_probability[a], part.max_probability[a]);
-        over_threshold[a] += part.over_threshold[a];
+        held[a] += part.held[a];
     }
     merge_errors += part.merge_errors;
 }
+
+// Whether a step counts what merging lanes would change: where that may save a group.
+bool MeanField::counts_held() const { return approximations_.merge_threshold > 0 && groups_ > 1; }
 
 // collect_active: whether to collect the pixels that have not converged.
 void MeanField::full_step(bool collect_active) {
@@ -64,7 +67,7 @@ ActivePixels MeanField::update_range(std::size_t g, const std::vector<const floa
         if (collect_active) unfinished = logits;
         if (groups_ == 1) {
             finish_logits(nullptr, logits.data(), findings.max_probability.data(), i, stop);
-            examine(logits.data(), 0, findings, i, stop);
+            findings.merge_errors += merge_errors(logits.data(), i, stop);
         } else if (with_merged) {
             finish_merged_lane(nullptr, logits.data(), i, stop);
         }
@@ -202,27 +205,28 @@ void MeanField::finish_logits(const std::int32_t *ids, float *logits, float *max
 // Turns the logits of all groups into probabilities, in place.
 void MeanField::normalize() {
     std::mutex mutex;
+    const bool with_held = counts_held();
     findings_.reset(findings_.max_probability.size());
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         StepFindings part;
         part.reset(findings_.max_probability.size());
-        softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
-                part.max_probability.data(), begin, end);
-        examine(q_.data() + begin * lanes_, points_ * lanes_, part, begin, end);
+        std::vector<float> unaries(block_ * lanes_), logits(with_held ? groups_ * block_ * lanes_ : 0);
+        in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
+            const std::size_t stride = block_ * lanes_;
+            for (std::size_t g = 0; g < groups_ && with_held; ++g)
+                std::copy_n(group(q_, g) + i * lanes_, (stop - i) * lanes_, logits.data() + g * stride);
+            softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
+                    part.max_probability.data(), i, stop);
+            for (std::size_t g = 0; g < groups_ && with_held; ++g) {
+                load_unaries(g, unaries.data(), i, stop);
+                count_held(int(lanes_), group(q_, g) + i * lanes_, logits.data() + g * stride, unaries.data(),
+                           max_held_, part.held.data() + g * lanes_, stop - i);
+            }
+            part.merge_errors += merge_errors(group(q_, groups_ - 1) + i * lanes_, i, stop);
+        });
         const std::lock_guard<std::mutex> lock(mutex);
         findings_.add(part);
     });
-}
-
-// Counts the points of [begin, end) that are above the merge threshold, or changed too much by merging. rows:
-// the probabilities of the first group; those of the next ones follow after `stride` floats each.
-void MeanField::examine(const float *rows, std::size_t stride, StepFindings &findings, std::size_t begin,
-                        std::size_t end) const {
-    if (approximations_.merge_threshold <= 0) return;
-    for (std::size_t g = 0; g < groups_; ++g)
-        count_over(int(lanes_), rows + g * stride, approximations_.merge_threshold,
-                   findings.over_threshold.data() + g * lanes_, 0, end - begin);
-    findings.merge_errors += merge_errors(rows + (groups_ - 1) * stride, begin, end);
 }
 
 // The number of points in [begin, end) that merging may have changed too much. rows: their probabilities in

@@ -2,6 +2,8 @@
 // steps; see mean_field.hpp.
 // SPDX-License-Identifier: MIT
 #include "mean_field.hpp"
+#include <cstdio>
+#include <cstdlib>
 
 namespace densecrf {
 
@@ -23,19 +25,12 @@ bool MeanField::uses_tiles() const {
 
 // Energies are turned into rows once: the planes of all labels would be read in pieces too short.
 void MeanField::store_unary_rows() {
-    unary_rows_.resize(q_.size());
+    Buffer<float> rows(q_.size());
     for_each_block(points_, [&](std::size_t begin, std::size_t end) {
-        float energies[8 * block_];
-        for (std::size_t g = 0; g < groups_; ++g) {
-            std::vector<const float *> planes(lanes_, nullptr);
-            for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k) {
-                label_energies(unaries_, lane_labels_[g * lanes_ + k], energies + k * block_, begin, end);
-                planes[k] = energies + k * block_;
-            }
-            load_logits(int(lanes_), planes.data(), nullptr, unary_rows_.data() + (g * points_ + begin) * lanes_,
-                        0, end - begin);
-        }
+        for (std::size_t g = 0; g < groups_; ++g)
+            load_unaries(g, rows.data() + (g * points_ + begin) * lanes_, begin, end);
     });
+    unary_rows_.swap(rows);
 }
 
 // Marginals are stored after the last step, and whenever lanes may be merged next.
@@ -49,37 +44,57 @@ void MeanField::tiled_step(bool is_last) {
     std::vector<StepFindings> parts(threads_);
     for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
     std::vector<std::vector<float>> logits(threads_);
-    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, std::size_t begin, std::size_t end) {
-        logits[worker].resize(groups_ * block_ * lanes_);
-        update_run(logits[worker].data(), splats, parts[worker], begin, end);
+    using Run = PointTiles::Run;
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run next) {
+        logits[worker].resize(2 * groups_ * block_ * lanes_);
+        prefetch(next);
+        update_run(logits[worker].data(), splats, parts[worker], run.begin, run.end);
     });
     findings_.reset(findings_.max_probability.size());
     for (const StepFindings &part : parts) findings_.add(part);
     is_splatted_ = splats;
+    if (getenv("DBG")) { fprintf(stderr, "step %d lanes %zu x %zu errors %zu over:", int(steps_), lanes_, groups_, findings_.merge_errors); for (auto x : findings_.held) fprintf(stderr, " %zu", x); fprintf(stderr, "\n"); }
 }
 
 // Splats the stored marginals.
 void MeanField::splat_marginals() {
     tiled_->allocate(int(lanes_), groups_, threads_);
-    tiled_->tiles().for_each_run(threads_, [&](std::size_t, std::size_t begin, std::size_t end) {
+    using Run = PointTiles::Run;
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t, Run run, Run next) {
+        tiled_->prefetch(next);
         for (std::size_t g = 0; g < groups_; ++g)
-            tiled_->splat(g, group(q_, g) + begin * lanes_, begin, end);
+            tiled_->splat(g, group(q_, g) + run.begin * lanes_, run.begin, run.end);
     });
 }
 
-// The next marginals of points [begin, end). logits: room for their rows, block_ x lanes_ floats a group.
+// Fetches into the cache what a step reads of a run's points.
+void MeanField::prefetch(PointTiles::Run run) const {
+    tiled_->prefetch(run);
+    merged_.prefetch(run.begin, run.end);
+    for (std::size_t g = 0; g < groups_ && !unary_rows_.empty(); ++g)
+        prefetch_range(unary_rows_.data() + (g * points_ + run.begin) * lanes_, (run.end - run.begin) * lanes_);
+}
+
+// The next marginals of points [begin, end). logits: room for their rows, block_ x lanes_ floats a group, and
+// for as many again.
 void MeanField::update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin,
                            std::size_t end) {
     const std::size_t stride = block_ * lanes_, count = end - begin;
+    float *const unfinished = logits + groups_ * stride;
     load_messages(logits, begin, end);
     if (groups_ == 1) {
         finish_logits(nullptr, logits, findings.max_probability.data(), begin, end);
     } else {
         if (!merged_.empty()) finish_merged_lane(nullptr, logits + (groups_ - 1) * stride, begin, end);
+        if (counts_held()) std::copy_n(logits, groups_ * stride, unfinished);
         softmax(int(lanes_), int(groups_), int(lanes_used()), stride, logits,
                 findings.max_probability.data(), 0, count);
+        for (std::size_t g = 0; g < groups_ && counts_held(); ++g)
+            count_held(int(lanes_), logits + g * stride, unfinished + g * stride,
+                       unary_rows_.data() + (g * points_ + begin) * lanes_, max_held_,
+                       findings.held.data() + g * lanes_, count);
     }
-    examine(logits, stride, findings, begin, end);
+    findings.merge_errors += merge_errors(logits + (groups_ - 1) * stride, begin, end);
     for (std::size_t g = 0; g < groups_; ++g) {
         if (splats) tiled_->splat(g, logits + g * stride, begin, end);
         if (!splats || needs_marginals_)
@@ -91,13 +106,18 @@ void MeanField::update_run(float *logits, bool splats, StepFindings &findings, s
 void MeanField::load_messages(float *logits, std::size_t begin, std::size_t end) {
     for (std::size_t g = 0; g < groups_; ++g) {
         float *rows = logits + g * block_ * lanes_;
-        load_unaries(g, rows, begin, end);
-        for (std::size_t m = 0; m < terms_.size(); ++m) {
+        const float *base = rows;
+        if (!unary_rows_.empty())
+            base = unary_rows_.data() + (g * points_ + begin) * lanes_;
+        else
+            load_unaries(g, rows, begin, end);
+        for (std::size_t m = 0; m < terms_.size(); ++m, base = rows) {
             const std::vector<float> strengths = lane_strengths(m, g);
             terms_[m].kernel->lattice().slice(int(lanes_), nullptr, tiled_->rows(m, g), strengths.data(),
-                                              rows, begin, end);
+                                              base, rows, begin, end);
             subtract_self(m, strengths, nullptr, group(q_, g) + begin * lanes_, rows, begin, end);
         }
+        if (terms_.empty() && base != rows) std::copy_n(base, (end - begin) * lanes_, rows);
     }
 }
 

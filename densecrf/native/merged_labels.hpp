@@ -13,8 +13,8 @@
 namespace densecrf {
 
 // Each merged label takes a share of the message M to the merged label, in proportion to its likelihood. The
-// logit of the merged label is the log of the sum of exp(-energy + M x share); for small M two cumulants, its
-// first two terms in M, are enough.
+// logit of the merged label is the log of the sum of exp(-energy + M x share); for small M its first three
+// terms in M are enough.
 class MergedLabels {
 public:
     bool empty() const { return labels_.empty(); }
@@ -23,17 +23,24 @@ public:
     // Merges further labels.
     void add(const std::vector<std::int32_t> &labels, const Unaries &unaries, int threads) {
         labels_.insert(labels_.end(), labels.begin(), labels.end());
-        for (Buffer<float> *array : {&energy_, &mean_share_, &share_variance_, &message_})
+        for (Buffer<float> *array : {&energy_, &mean_share_, &share_variance_, &share_skew_, &message_})
             array->resize(unaries.points);
         std::fill(message_.begin(), message_.end(), 0.0f);
         parallel_for(threads, unaries.points, [&](std::size_t begin, std::size_t end) {
             merged_moments(unaries, labels_.data(), labels_.size(), energy_.data(), mean_share_.data(),
-                           share_variance_.data(), begin, end);
+                           share_variance_.data(), share_skew_.data(), begin, end);
         });
     }
 
     // N: minus the log of the sum of the labels' likelihoods.
     const float *energy() const { return energy_.data(); }
+
+    // Fetches into the cache what messages_to_logits() reads and writes of points [begin, end).
+    void prefetch(std::size_t begin, std::size_t end) const {
+        if (empty()) return;
+        for (const Buffer<float> *array : {&energy_, &mean_share_, &share_variance_, &share_skew_, &message_})
+            prefetch_range(array->data() + begin, end - begin);
+    }
 
     // Stores the messages to points ids[n] (or n, where ids is null) for n in [begin, end), of which the
     // first is messages[0], and replaces them by the merged logits.
@@ -71,11 +78,12 @@ private:
     static constexpr float max_message = 30;  // the range of fast_exp() is -87 to 87
 
     MergedView view() const {
-        return {labels_.data(), labels_.size(), energy_.data(), mean_share_.data(), share_variance_.data()};
+        return {labels_.data(), labels_.size(), energy_.data(), mean_share_.data(), share_variance_.data(),
+                share_skew_.data()};
     }
 
     std::vector<std::int32_t> labels_;
-    Buffer<float> energy_, mean_share_, share_variance_, message_;  // N each
+    Buffer<float> energy_, mean_share_, share_variance_, share_skew_, message_;  // N each
 };
 
 }  // namespace densecrf

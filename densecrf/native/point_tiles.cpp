@@ -43,8 +43,8 @@ std::vector<TiledRun> find_runs(const Simplexes &s, int shift) {
             const Tile tile = tile_of(s, p, shift);
             if (runs.empty() || runs.back().tile != tile ||
                 runs.back().run.end - runs.back().run.begin == PointTiles::max_run)
-                runs.push_back({2 * (tile.first & 1) + (tile.second & 1), tile, {std::int32_t(p), 0}});
-            runs.back().run.end = std::int32_t(p + 1);
+                runs.push_back({2 * (tile.first & 1) + (tile.second & 1), tile, {std::uint32_t(p), 0}});
+            runs.back().run.end = std::uint32_t(p + 1);
         }
     });
     if (runs.size() > most) runs.clear();

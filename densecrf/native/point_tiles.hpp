@@ -18,10 +18,10 @@ namespace densecrf {
 // fixed order: the result is the same for any number of threads. In an image, the first features of which are
 // positions, a tile is a patch of about one standard deviation each way.
 struct PointTiles {
-    static constexpr std::int32_t max_run = 256;
+    static constexpr std::uint32_t max_run = 256;
 
     struct Run {
-        std::int32_t begin, end;  // successive points of one tile, at most max_run
+        std::uint32_t begin, end;  // successive points of one tile, at most max_run
     };
 
     std::vector<Run> runs;               // tile by tile
@@ -30,8 +30,8 @@ struct PointTiles {
 
     bool empty() const { return runs.empty(); }
 
-    // Calls work(worker, begin, end) for each run of points; worker is below `threads` and tells apart those
-    // that work at a time.
+    // Calls work(worker, run, next run) for each run of points; worker is below `threads` and tells apart
+    // those that work at a time. The next run is what this worker probably takes next.
     template <class Work>
     void for_each_run(int threads, const Work &work) const {
         for (int color = 0; color < 4; ++color) {
@@ -40,7 +40,7 @@ struct PointTiles {
                 for (std::int32_t tile; (tile = next.fetch_add(1)) < colors[color + 1];)
                     for (std::int32_t r = tiles[tile]; r < tiles[tile + 1]; ++r) {
                         if (r % 16 == 0) Team::check();
-                        work(worker, std::size_t(runs[r].begin), std::size_t(runs[r].end));
+                        work(worker, runs[r], runs[std::min<std::size_t>(r + 1, runs.size() - 1)]);
                     }
             };
             parallel_for(threads, std::size_t(threads), take_tiles, 1);

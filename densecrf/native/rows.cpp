@@ -34,13 +34,14 @@ DENSECRF_INLINE void blur_one(const float *rows, const std::int32_t *neighbours,
 // C: the number of corners where it is known when compiled, else 0.
 template <int C, class T>
 DENSECRF_INLINE void slice_one(int corner_count, const T *weights, const std::int32_t *ids, const float *rows,
-                               const float *strength, float *out, std::size_t begin, std::size_t end) {
+                               const float *strength, const float *base, float *out, std::size_t begin,
+                               std::size_t end) {
     const int corners = C ? C : corner_count;
     for (std::size_t n = begin; n < end; ++n) {
         const T *entry = weights + (ids ? std::size_t(ids[n]) : n) * corners;
         float sum = 0;
         for (int c = 0; c < corners; ++c) sum += entry[c].weight() * rows[entry[c].index()];
-        out[n - begin] += *strength * sum;
+        out[n - begin] = base[n - begin] + *strength * sum;
     }
 }
 
@@ -90,10 +91,10 @@ DENSECRF_INLINE void splat_points(int corner_count, const T *weights, float fact
 
 template <int L, int C, class T>
 DENSECRF_INLINE void slice_lanes(int corner_count, const T *weights, const std::int32_t *ids,
-                                 const float *rows, const float *strength, float *out, std::size_t begin,
-                                 std::size_t end) {
+                                 const float *rows, const float *strength, const float *base, float *out,
+                                 std::size_t begin, std::size_t end) {
     if constexpr (L == 1)
-        return slice_one<C>(corner_count, weights, ids, rows, strength, out, begin, end);
+        return slice_one<C>(corner_count, weights, ids, rows, strength, base, out, begin, end);
     const int corners = C ? C : corner_count;
     const auto factor = load<L>(strength);
     for (std::size_t n = begin; n < end; ++n) {
@@ -101,8 +102,7 @@ DENSECRF_INLINE void slice_lanes(int corner_count, const T *weights, const std::
         typename Lanes<L>::type sum{};
         for (int c = 0; c < corners; ++c)
             sum += entry[c].weight() * load<L>(rows + std::size_t(entry[c].index()) * L);
-        float *row = out + (n - begin) * L;
-        store<L>(load<L>(row) + factor * sum, row);
+        store<L>(load<L>(base + (n - begin) * L) + factor * sum, out + (n - begin) * L);
     }
 }
 
@@ -168,6 +168,30 @@ DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, f
     }
 }
 
+// softmax_lanes<8>() of a single group, two rows at a time.
+DENSECRF_INLINE void softmax_pairs(int labels, float *rows, float *max_probability, std::size_t begin,
+                                   std::size_t end) {
+    using Rows = typename Lanes<16>::type;
+    float used[16], offset[16], highest[16];
+    for (int k = 0; k < 16; ++k) {
+        used[k] = k % 8 < labels ? 1.0f : 0.0f;
+        offset[k] = used[k] > 0 ? 0.0f : -1e30f;
+        highest[k] = max_probability[k % 8];
+    }
+    const Rows mask = load<16>(used), unused_offset = load<16>(offset);
+    Rows most = load<16>(highest);
+    for (std::size_t i = begin; i + 2 <= end; i += 2) {
+        const Rows logits = load<16>(rows + i * 8) + unused_offset;
+        const Rows power = fast_exp_nonpositive<16>(logits - max_of<16, 4>(logits)) * mask;
+        const Rows probabilities = power / sum_of<16, 4>(power);
+        store<16>(probabilities, rows + i * 8);
+        most = larger<16>(most, probabilities);
+    }
+    store<16>(most, highest);
+    for (int k = 0; k < 8; ++k) max_probability[k] = std::max(highest[k], highest[k + 8]);
+    if ((end - begin) % 2) softmax_lanes<8>(1, labels, 0, rows, max_probability, end - 1, end);
+}
+
 }  // namespace
 
 // A switch with one call for each number of lanes that rows have.
@@ -221,16 +245,16 @@ DENSECRF_CLONES void splat_add(int lanes, int corners, const CompactSplatWeight 
 }
 #undef CALL
 
-#define CALL(L, C) slice_lanes<L, C>(corners, weights, ids, rows, strength, out, begin, end)
+#define CALL(L, C) slice_lanes<L, C>(corners, weights, ids, rows, strength, base, out, begin, end)
 DENSECRF_CLONES void slice_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids,
-                               const float *rows, const float *strength, float *out, std::size_t begin,
-                               std::size_t end) {
+                               const float *rows, const float *strength, const float *base, float *out,
+                               std::size_t begin, std::size_t end) {
     DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 
 DENSECRF_CLONES void slice_add(int lanes, int corners, const CompactSplatWeight *weights,
-                               const std::int32_t *ids, const float *rows, const float *strength, float *out,
-                               std::size_t begin, std::size_t end) {
+                               const std::int32_t *ids, const float *rows, const float *strength,
+                               const float *base, float *out, std::size_t begin, std::size_t end) {
     DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 #undef CALL
@@ -244,24 +268,32 @@ DENSECRF_CLONES void load_logits(int lanes, const float *const *planes, const fl
 
 DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows,
                              float *max_probability, std::size_t begin, std::size_t end) {
-    lanes == 4 ? softmax_lanes<4>(groups, labels, stride, rows, max_probability, begin, end)
-               : softmax_lanes<8>(groups, labels, stride, rows, max_probability, begin, end);
+    if (lanes == 4)
+        softmax_lanes<4>(groups, labels, stride, rows, max_probability, begin, end);
+    else if (groups == 1)
+        softmax_pairs(labels, rows, max_probability, begin, end);
+    else
+        softmax_lanes<8>(groups, labels, stride, rows, max_probability, begin, end);
 }
 
-DENSECRF_CLONES void count_over(int lanes, const float *rows, float limit, std::size_t *counts,
-                                std::size_t begin, std::size_t end) {
-    constexpr std::size_t piece = 1 << 16;
-    for (std::size_t first = begin; first < end; first += piece) {
-        const std::size_t last = std::min(end, first + piece);
-        std::int32_t over[8] = {};
-        if (lanes == 8)
-            for (std::size_t i = first; i < last; ++i)
-                for (int k = 0; k < 8; ++k) over[k] += rows[i * 8 + k] > limit;
-        else
-            for (std::size_t i = first; i < last; ++i)
-                for (int k = 0; k < lanes; ++k) over[k] += rows[i * lanes + k] > limit;
-        for (int k = 0; k < lanes; ++k) counts[k] += std::size_t(over[k]);
+DENSECRF_CLONES void count_held(int lanes, const float *probabilities, const float *logits,
+                                const float *unary_logits, float limit, std::size_t *counts,
+                                std::size_t count) {
+    std::int32_t over[8] = {};
+    if (lanes == 8) {
+        for (std::size_t i = 0; i < count; ++i)
+            for (int k = 0; k < 8; ++k) {
+                const std::size_t n = i * 8 + k;
+                over[k] += probabilities[n] * (logits[n] - unary_logits[n]) > limit;
+            }
+    } else {
+        for (std::size_t i = 0; i < count; ++i)
+            for (int k = 0; k < lanes; ++k) {
+                const std::size_t n = i * lanes + k;
+                over[k] += probabilities[n] * (logits[n] - unary_logits[n]) > limit;
+            }
     }
+    for (int k = 0; k < lanes; ++k) counts[k] += std::size_t(over[k]);
 }
 
 DENSECRF_CLONES void sigmoid(float *first, const float *second, std::size_t count, float *high, float *low) {

@@ -28,12 +28,14 @@ void splat_add(int lanes, int corners, const CompactSplatWeight *weights, float 
 void blur(int lanes, const float *rows, const std::int32_t *neighbours, float *blurred, std::size_t begin,
           std::size_t end);
 
-// out[n - begin] += strength x sum over the corners of point i of weight x rows[vertex], lane by lane, for n
-// in [begin, end), where i is ids[n], or n if ids is null. weights: points x corners.
+// out[n - begin] = base[n - begin] + strength x sum over the corners of point i of weight x rows[vertex], lane
+// by lane, for n in [begin, end), where i is ids[n], or n if ids is null. weights: points x corners. base may
+// be out.
 void slice_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids, const float *rows,
-               const float *strength, float *out, std::size_t begin, std::size_t end);
+               const float *strength, const float *base, float *out, std::size_t begin, std::size_t end);
 void slice_add(int lanes, int corners, const CompactSplatWeight *weights, const std::int32_t *ids,
-               const float *rows, const float *strength, float *out, std::size_t begin, std::size_t end);
+               const float *rows, const float *strength, const float *base, float *out, std::size_t begin,
+               std::size_t end);
 
 // Turns logits into probabilities in place, for rows of 4 or 8 lanes. The row of pixel i in group g is at
 // rows + g x stride + i x lanes. Lanes from number `labels` on become zero. max_probability[k] is raised to
@@ -41,9 +43,10 @@ void slice_add(int lanes, int corners, const CompactSplatWeight *weights, const 
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *max_probability,
              std::size_t begin, std::size_t end);
 
-// Adds to counts[k] how many of the rows [begin, end) have more than the limit in lane k.
-void count_over(int lanes, const float *rows, float limit, std::size_t *counts, std::size_t begin,
-                std::size_t end);
+// Adds to counts[k] in how many of `count` rows a label's probability x message is over the limit in lane k. The
+// message is what was added to the unary logit.
+void count_held(int lanes, const float *probabilities, const float *logits, const float *unary_logits,
+                float limit, std::size_t *counts, std::size_t count);
 
 // out[(i - begin) x lanes + k] = -planes[k][i]: turns `lanes` planes of energies (null: zeros) into rows of
 // logits, for points [begin, end). min_energy: what each point's energies are relative to (see

@@ -27,6 +27,11 @@ public:
             lattices_[m]->splat(lanes_, values, next_[m * groups_ + group].data(), begin, end);
     }
 
+    // Fetches into the cache what a step reads of a run's points, beside rows.
+    void prefetch(PointTiles::Run run) const {
+        for (const Lattice *lattice : lattices_) lattice->prefetch(run.begin, run.end);
+    }
+
     // Turns what was splatted into what is sliced from, and starts with zeros to be splatted to.
     void blur(int threads);
 
