@@ -2,8 +2,6 @@
 // steps; see mean_field.hpp.
 // SPDX-License-Identifier: MIT
 #include "mean_field.hpp"
-#include <cstdio>
-#include <cstdlib>
 
 namespace densecrf {
 
@@ -53,7 +51,6 @@ void MeanField::tiled_step(bool is_last) {
     findings_.reset(findings_.max_probability.size());
     for (const StepFindings &part : parts) findings_.add(part);
     is_splatted_ = splats;
-    if (getenv("DBG")) { fprintf(stderr, "step %d lanes %zu x %zu errors %zu over:", int(steps_), lanes_, groups_, findings_.merge_errors); for (auto x : findings_.held) fprintf(stderr, " %zu", x); fprintf(stderr, "\n"); }
 }
 
 // Splats the stored marginals.

@@ -3,12 +3,13 @@
 #include "point_tiles.hpp"
 
 #include <algorithm>
+#include <map>
 #include <tuple>
 
 namespace densecrf {
 namespace {
 
-constexpr std::size_t wanted_run = 24;     // points, on average; shorter runs cost more than they save
+constexpr std::size_t wanted_run = 40;     // points, on average; shorter runs cost more than they save
 constexpr int max_shift = 7;               // of up to 2^7 x 2^7 of the smallest tiles one is made
 constexpr std::size_t small = 1 << 13;     // points that one thread may take alone
 constexpr std::size_t wanted_tiles = 12;   // for more points than that
@@ -32,6 +33,13 @@ struct TiledRun {
     std::int32_t color;
     Tile tile;
     PointTiles::Run run;
+    std::size_t tile_size = 0;  // points
+
+    // In the order of work: color by color, and large tiles first, so that threads finish together.
+    bool operator<(const TiledRun &other) const {
+        return std::tie(color, other.tile_size, tile, run.begin) <
+               std::tie(other.color, tile_size, other.tile, other.run.begin);
+    }
 };
 
 // Gives up, with an empty result, where runs are too short.
@@ -43,7 +51,7 @@ std::vector<TiledRun> find_runs(const Simplexes &s, int shift) {
             const Tile tile = tile_of(s, p, shift);
             if (runs.empty() || runs.back().tile != tile ||
                 runs.back().run.end - runs.back().run.begin == PointTiles::max_run)
-                runs.push_back({2 * (tile.first & 1) + (tile.second & 1), tile, {std::uint32_t(p), 0}});
+                runs.push_back({2 * (tile.first & 1) + (tile.second & 1), tile, {std::uint32_t(p), 0}, 0});
             runs.back().run.end = std::uint32_t(p + 1);
         }
     });
@@ -57,9 +65,10 @@ PointTiles make_point_tiles(const Simplexes &s) {
     PointTiles result;
     std::vector<TiledRun> runs;
     for (int shift = 0; shift <= max_shift && runs.empty() && s.points > 0; ++shift) runs = find_runs(s, shift);
-    std::sort(runs.begin(), runs.end(), [](const TiledRun &a, const TiledRun &b) {
-        return std::tie(a.color, a.tile, a.run.begin) < std::tie(b.color, b.tile, b.run.begin);
-    });
+    std::map<Tile, std::size_t> sizes;
+    for (const TiledRun &run : runs) sizes[run.tile] += run.run.end - run.run.begin;
+    for (TiledRun &run : runs) run.tile_size = sizes[run.tile];
+    std::sort(runs.begin(), runs.end());
     result.colors.fill(0);
     for (std::size_t n = 0; n < runs.size(); ++n) {
         if (n == 0 || runs[n].tile != runs[n - 1].tile) {

@@ -32,15 +32,28 @@ DENSECRF_INLINE void likelihoods(const Unaries &u, std::size_t k, std::size_t fi
                                : fast_exp_nonpositive(shift[i] - relative_energy(plane[i], min_energy[i]));
 }
 
+// No NaN, which compares with nothing. A sum of integers vectorises, a maximum of floats does not.
 DENSECRF_INLINE bool are_valid(const float *probabilities, std::size_t count) {
-    float lowest = 0, highest = 0;
-    std::int32_t any_nan = 0;  // comparisons with NaN leave `lowest` and `highest` unchanged
+    std::int32_t invalid = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        lowest = std::min(lowest, probabilities[i]);
-        highest = std::max(highest, probabilities[i]);
-        any_nan |= probabilities[i] != probabilities[i];
+        invalid += !(probabilities[i] >= 0);
+        invalid += !(probabilities[i] <= std::numeric_limits<float>::max());
     }
-    return lowest >= 0 && highest <= std::numeric_limits<float>::max() && !any_nan;
+    return !invalid;
+}
+
+// The largest product of two values at one place, or 0. Several maxima side by side vectorise, one does not.
+DENSECRF_INLINE float max_product(const float *a, const float *b, std::size_t count) {
+    constexpr std::size_t width = 16;
+    float highest[width] = {};
+    std::size_t i = 0;
+    for (; i + width <= count; i += width)
+        for (std::size_t j = 0; j < width; ++j) {
+            const float product = a[i + j] * b[i + j];
+            highest[j] = product > highest[j] ? product : highest[j];
+        }
+    for (; i < count; ++i) highest[0] = std::max(highest[0], a[i] * b[i]);
+    return *std::max_element(highest, highest + width);
 }
 
 template <bool Probabilities>
@@ -57,9 +70,7 @@ DENSECRF_INLINE bool scan(const Unaries &u, float *max_probability, std::size_t 
         for (std::size_t i = 0; i < count; ++i) sum[i] = 1 / sum[i];
         for (std::size_t k = 0; k < u.labels; ++k) {
             likelihoods<Probabilities>(u, k, first, no_shift, count, value);
-            float highest = 0;
-            for (std::size_t i = 0; i < count; ++i) highest = std::max(highest, value[i] * sum[i]);
-            max_probability[k] = std::max(max_probability[k], highest);
+            max_probability[k] = std::max(max_probability[k], max_product(value, sum, count));
         }
     }
     return valid;
@@ -219,9 +230,9 @@ DENSECRF_CLONES bool scan_unaries(const Unaries &u, float *max_probability, std:
 
 DENSECRF_CLONES void label_energies(const Unaries &u, std::size_t label, float *out, std::size_t begin,
                                     std::size_t end) {
-    const float *plane = u.plane(label) + begin;
+    const float *plane = u.plane(label) + begin, floor = u.floor;  // a copy, as `out` might overwrite u.floor
     if (u.are_probabilities())
-        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -fast_log(std::max(plane[i], u.floor));
+        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -fast_log(std::max(plane[i], floor));
     else
         for (std::size_t i = 0; i < end - begin; ++i)
             out[i] = relative_energy(plane[i], u.min_energy[begin + i]);
