@@ -98,19 +98,21 @@ public:
             clear(rows.data(), lanes, threads);
             tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next) {
                 prefetch(next.begin, next.end);
-                splat(lanes, values + std::size_t(run.begin) * lanes, rows.data(), run.begin, run.end);
+                splat(lanes, nullptr, values + std::size_t(run.begin) * lanes, rows.data(), run.begin, run.end);
             });
         }
         blur(lanes, rows, scratch, threads, transposed, false);
     }
 
-    // Adds the values of points [begin, end), the first at `values`, to the rows of their vertices.
-    void splat(int lanes, const float *values, float *rows, std::size_t begin, std::size_t end) const {
+    // Adds the values of points ids[n] (or n, where ids is null) for n in [begin, end), the first at `values`, to
+    // the rows of their vertices.
+    void splat(int lanes, const std::int32_t *ids, const float *values, float *rows, std::size_t begin,
+               std::size_t end) const {
         std::visit(
             [&](const auto &weights) {
                 const float *ratio = weights.ratio.empty() ? nullptr : weights.ratio.data();
-                splat_add(lanes, weights.corners, weights.by_point.data(), weights.splat_over_slice, ratio,
-                          values, rows, begin, end);
+                splat_add(lanes, weights.corners, weights.by_point.data(), ids, weights.splat_over_slice,
+                          ratio, values, rows, begin, end);
             },
             *weights_);
     }

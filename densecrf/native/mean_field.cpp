@@ -39,7 +39,7 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
     }
     const auto is_matrix = [&](const PairwiseTerm &term) { return term.is_matrix(labels_); };
     if (std::none_of(terms_.begin(), terms_.end(), is_matrix)) tiled_ = TiledRows::make(terms_);
-    for (const PairwiseTerm &term : terms_) needs_marginals_ |= term.kernel->self_weights() != nullptr;
+    for (const PairwiseTerm &term : terms_) has_self_weights_ |= term.kernel->self_weights() != nullptr;
     choose_lanes();
     start_from_unaries();
     if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
@@ -103,11 +103,10 @@ void MeanField::take_steps(int iterations) {
     if (iterations > 0) merge_unlikely_labels();
     for (std::int64_t left = iterations; left > 0;) {
         const bool tiled = uses_tiles();
-        const bool may_skip = approximations_.convergence_tolerance > 0 && groups_ == 1 && !tiled;
-        const bool collect_active = may_skip && steps_ >= 2 && steps_ >= steps_before && left > 2;
+        const bool collect_active = may_skip() && steps_ >= 2 && steps_ >= steps_before && left > 2;
         const std::int64_t skipped = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         merge_error_limit_ = max_merge_error(steps_, left == 1);
-        tiled ? tiled_step(left == 1) : full_step(collect_active);
+        tiled ? tiled_step(left == 1, collect_active) : full_step(collect_active);
         if (findings_.merge_errors > merge_error_point_limit()) {
             left += steps_;
             restart_without_merging();
@@ -117,19 +116,31 @@ void MeanField::take_steps(int iterations) {
         --left;
         ++steps_;
         const bool lanes_changed = left > 0 && merge_unlikely_labels();  // not after the last step
-        if (!collect_active || lanes_changed || active_.too_many) continue;
+        if (!collect_active || lanes_changed || too_many_active()) continue;
         active_steps(skipped);
         left -= skipped;
     }
 }
 
+// Whether steps may be taken by some of the pixels.
+bool MeanField::may_skip() const { return approximations_.convergence_tolerance > 0 && groups_ == 1; }
+
+// Whether the pixels that have not converged cannot take steps of their own.
+bool MeanField::too_many_active() const {
+    return uses_tiles() ? !is_splatted_ || findings_.active > max_active() : active_.too_many;
+}
+
 // Takes `count` steps of the active pixels alone.
 void MeanField::active_steps(std::int64_t count) {
+    steps_ += count;
+    if (uses_tiles()) {
+        for (std::int64_t step = 0; step < count; ++step) tiled_active_step();
+        return;
+    }
     active_.weights.clear();
     for (const PairwiseTerm &term : terms_)
         active_.weights.push_back(term.kernel->lattice().select(active_.points, threads_));
     for (std::int64_t step = 0; step < count; ++step) active_step();
-    steps_ += count;
     parallel_for(threads_, active_.points.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t n = begin; n < end; ++n)
             std::copy_n(active_.now.data() + n * lanes_, lanes_, q_.data() + active_.points[n] * lanes_);

@@ -64,11 +64,12 @@ private:
         std::vector<float> max_probability;  // of each lane
         std::vector<std::size_t> held;       // for each lane, the points that merging it would change too much
         std::size_t merge_errors = 0;        // points that merging may have changed too much
+        std::size_t active = 0;              // points that have not converged
 
         void reset(std::size_t lanes) {
             max_probability.assign(lanes, 0.0f);
             held.assign(lanes, 0);
-            merge_errors = 0;
+            merge_errors = active = 0;
         }
         void add(const StepFindings &part);
     };
@@ -128,16 +129,22 @@ private:
     // Steps that splat the new marginals tile by tile, as soon as they are known (mean_field_tiled.cpp).
     bool uses_tiles() const;
     void store_unary_rows();
-    void tiled_step(bool is_last);
+    void tiled_step(bool is_last, bool collect_active);
+    void tiled_active_step();
+    void update_active_run(float *rows, PointTiles::Run run);
+    bool may_skip() const;
     void splat_marginals();
     void prefetch(PointTiles::Run run) const;
-    void update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin, std::size_t end);
+    void update_run(float *logits, bool splats, bool collect_active, StepFindings &findings,
+                    std::size_t begin, std::size_t end);
+    void collect_active_run(const float *rows, StepFindings &findings, std::size_t begin, std::size_t end);
     void load_messages(float *logits, std::size_t begin, std::size_t end);
 
     void check_terms() const;
     void take_steps(int iterations);
     void active_steps(std::int64_t count);
     std::size_t max_active() const;
+    bool too_many_active() const;
     void write_marginals(float *out) const;
 
     Unaries unaries_;
@@ -172,8 +179,9 @@ private:
     Buffer<float> scratch_;
     ActivePixels active_;
     std::unique_ptr<TiledRows> tiled_;  // null where terms do not allow it
-    bool is_splatted_ = false;          // the marginals are in tiled_, and in q_ only if ...
-    bool needs_marginals_ = false;      // ... steps subtract a point's own message
+    bool is_splatted_ = false;          // the marginals are in tiled_, and in q_ only where steps need them
+    bool has_self_weights_ = false;     // steps subtract a point's own message
+    Buffer<std::uint8_t> is_active_;    // N: for steps on tiles, whether a point has not converged
 };
 
 }  // namespace densecrf

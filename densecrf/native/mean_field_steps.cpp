@@ -12,6 +12,7 @@ void MeanField::StepFindings::add(const StepFindings &part) {
         held[a] += part.held[a];
     }
     merge_errors += part.merge_errors;
+    active += part.active;
 }
 
 // Whether a step counts what merging lanes would change: where that may save a group.

@@ -32,13 +32,14 @@ void MeanField::store_unary_rows() {
 }
 
 // Marginals are stored after the last step, and whenever lanes may be merged next.
-void MeanField::tiled_step(bool is_last) {
+void MeanField::tiled_step(bool is_last, bool collect_active) {
     const bool is_first = steps_ == restart_step_;
     const bool may_merge = is_first ? approximations_.merge_threshold > 0 && groups_ > 1
                                     : !unlikely_lanes().empty();
     const bool splats = !is_last && !may_merge;
     if (!is_splatted_) splat_marginals();
-    tiled_->blur(threads_);
+    tiled_->blur(false, threads_);
+    if (collect_active) is_active_.resize(points_);
     std::vector<StepFindings> parts(threads_);
     for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
     std::vector<std::vector<float>> logits(threads_);
@@ -46,7 +47,7 @@ void MeanField::tiled_step(bool is_last) {
     tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run next) {
         logits[worker].resize(2 * groups_ * block_ * lanes_);
         prefetch(next);
-        update_run(logits[worker].data(), splats, parts[worker], run.begin, run.end);
+        update_run(logits[worker].data(), splats, collect_active, parts[worker], run.begin, run.end);
     });
     findings_.reset(findings_.max_probability.size());
     for (const StepFindings &part : parts) findings_.add(part);
@@ -60,7 +61,7 @@ void MeanField::splat_marginals() {
     tiled_->tiles().for_each_run(threads_, [&](std::size_t, Run run, Run next) {
         tiled_->prefetch(next);
         for (std::size_t g = 0; g < groups_; ++g)
-            tiled_->splat(g, group(q_, g) + run.begin * lanes_, run.begin, run.end);
+            tiled_->splat(g, nullptr, group(q_, g) + run.begin * lanes_, run.begin, run.end);
     });
 }
 
@@ -74,8 +75,8 @@ void MeanField::prefetch(PointTiles::Run run) const {
 
 // The next marginals of points [begin, end). logits: room for their rows, block_ x lanes_ floats a group, and
 // for as many again.
-void MeanField::update_run(float *logits, bool splats, StepFindings &findings, std::size_t begin,
-                           std::size_t end) {
+void MeanField::update_run(float *logits, bool splats, bool collect_active, StepFindings &findings,
+                           std::size_t begin, std::size_t end) {
     const std::size_t stride = block_ * lanes_, count = end - begin;
     float *const unfinished = logits + groups_ * stride;
     load_messages(logits, begin, end);
@@ -92,11 +93,67 @@ void MeanField::update_run(float *logits, bool splats, StepFindings &findings, s
                        findings.held.data() + g * lanes_, count);
     }
     findings.merge_errors += merge_errors(logits + (groups_ - 1) * stride, begin, end);
+    if (collect_active) collect_active_run(logits, findings, begin, end);
     for (std::size_t g = 0; g < groups_; ++g) {
-        if (splats) tiled_->splat(g, logits + g * stride, begin, end);
-        if (!splats || needs_marginals_)
+        if (splats) tiled_->splat(g, nullptr, logits + g * stride, begin, end);
+        if (!splats || has_self_weights_ || may_skip())
             std::copy_n(logits + g * stride, count * lanes_, group(q_, g) + begin * lanes_);
     }
+}
+
+// Marks those of the points [begin, end) of which a probability has changed by more than the tolerance. rows:
+// their new marginals.
+void MeanField::collect_active_run(const float *rows, StepFindings &findings, std::size_t begin,
+                                   std::size_t end) {
+    const float *before = q_.data() + begin * lanes_;
+    for (std::size_t i = begin; i < end; ++i) {
+        float change = 0;
+        for (std::size_t k = (i - begin) * lanes_; k < (i + 1 - begin) * lanes_; ++k)
+            change = std::max(change, std::fabs(rows[k] - before[k]));
+        is_active_[i] = change > approximations_.convergence_tolerance;
+        findings.active += is_active_[i];
+    }
+}
+
+// One step of the points that have not converged: what their marginals change by is added to what is splatted.
+void MeanField::tiled_active_step() {
+    tiled_->blur(true, threads_);
+    std::vector<std::vector<float>> rows(threads_);
+    using Run = PointTiles::Run;
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run) {
+        rows[worker].resize(block_ * lanes_);
+        update_active_run(rows[worker].data(), run);
+    });
+}
+
+// tiled_active_step() for a run. rows: room for those of its points.
+void MeanField::update_active_run(float *rows, PointTiles::Run run) {
+    std::int32_t ids[block_];
+    std::size_t count = 0;
+    for (std::uint32_t i = run.begin; i < run.end; ++i) {
+        ids[count] = std::int32_t(i);
+        count += is_active_[i];
+    }
+    if (count == 0) return;
+    for (std::size_t n = 0; n < count; ++n) load_unaries(0, rows + n * lanes_, ids[n], ids[n] + 1);
+    for (std::size_t m = 0; m < terms_.size(); ++m) {
+        const std::vector<float> strengths = lane_strengths(m, 0);
+        terms_[m].kernel->lattice().slice(int(lanes_), ids, tiled_->rows(m, 0), strengths.data(), rows, 0,
+                                          count);
+        for (std::size_t n = 0; n < count && has_self_weights_; ++n)
+            subtract_self(m, strengths, nullptr, q_.data() + ids[n] * lanes_, rows + n * lanes_, ids[n],
+                          ids[n] + 1);
+    }
+    float unused[8] = {};  // the maxima are not over all points
+    finish_logits(ids, rows, unused, 0, count);
+    for (std::size_t n = 0; n < count; ++n)
+        for (std::size_t k = 0; k < lanes_; ++k) {
+            float &marginal = q_[ids[n] * lanes_ + k], &next = rows[n * lanes_ + k];
+            const float change = next - marginal;
+            marginal = next;
+            next = change;
+        }
+    tiled_->splat(0, ids, rows, 0, count);
 }
 
 // Negative energies and all messages of points [begin, end).

@@ -70,12 +70,14 @@ DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *neighbour
 }
 
 template <int L, int C, class T>
-DENSECRF_INLINE void splat_points(int corner_count, const T *weights, float factor, const float *scale,
-                                  const float *values, float *rows, std::size_t begin, std::size_t end) {
+DENSECRF_INLINE void splat_points(int corner_count, const T *weights, const std::int32_t *ids, float factor,
+                                  const float *scale, const float *values, float *rows, std::size_t begin,
+                                  std::size_t end) {
     const int corners = C ? C : corner_count;
     for (std::size_t n = begin; n < end; ++n) {
-        const T *entry = weights + n * corners;
-        const float times = scale ? factor * scale[n] : factor;
+        const std::size_t point = ids ? std::size_t(ids[n]) : n;
+        const T *entry = weights + point * corners;
+        const float times = scale ? factor * scale[point] : factor;
         if constexpr (L == 1) {
             const float value = times * values[n - begin];
             for (int c = 0; c < corners; ++c) rows[entry[c].index()] += entry[c].weight() * value;
@@ -231,16 +233,16 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *neig
         default: CALL(L, 0); break;  \
     }
 
-#define CALL(L, C) splat_points<L, C>(corners, weights, factor, scale, values, rows, begin, end)
-DENSECRF_CLONES void splat_add(int lanes, int corners, const SplatWeight *weights, float factor,
-                               const float *scale, const float *values, float *rows, std::size_t begin,
-                               std::size_t end) {
+#define CALL(L, C) splat_points<L, C>(corners, weights, ids, factor, scale, values, rows, begin, end)
+DENSECRF_CLONES void splat_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids,
+                               float factor, const float *scale, const float *values, float *rows,
+                               std::size_t begin, std::size_t end) {
     DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 
-DENSECRF_CLONES void splat_add(int lanes, int corners, const CompactSplatWeight *weights, float factor,
-                               const float *scale, const float *values, float *rows, std::size_t begin,
-                               std::size_t end) {
+DENSECRF_CLONES void splat_add(int lanes, int corners, const CompactSplatWeight *weights,
+                               const std::int32_t *ids, float factor, const float *scale, const float *values,
+                               float *rows, std::size_t begin, std::size_t end) {
     DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 #undef CALL

@@ -16,12 +16,13 @@ void splat(int lanes, const std::int32_t *offsets, const SplatWeight *weights, c
 void splat(int lanes, const std::int32_t *offsets, const CompactSplatWeight *weights, const float *values,
            float *rows, std::size_t begin, std::size_t end);
 
-// rows[vertex] += factor x scale[i] x weight x values[i - begin], for the corners of points i in [begin, end);
-// without scale, if it is null. weights: points x corners.
-void splat_add(int lanes, int corners, const SplatWeight *weights, float factor, const float *scale,
-               const float *values, float *rows, std::size_t begin, std::size_t end);
-void splat_add(int lanes, int corners, const CompactSplatWeight *weights, float factor, const float *scale,
-               const float *values, float *rows, std::size_t begin, std::size_t end);
+// rows[vertex] += factor x scale[i] x weight x values[n - begin], for n in [begin, end) and the corners of point
+// i = ids[n], or n if ids is null; without scale, if it is null. weights: points x corners.
+void splat_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids, float factor,
+               const float *scale, const float *values, float *rows, std::size_t begin, std::size_t end);
+void splat_add(int lanes, int corners, const CompactSplatWeight *weights, const std::int32_t *ids,
+               float factor, const float *scale, const float *values, float *rows, std::size_t begin,
+               std::size_t end);
 
 // blurred[v + 1] = rows[v + 1] + (rows[up] + rows[down]) / 2; neighbours holds the two row numbers of each
 // vertex.

@@ -60,10 +60,21 @@ void TiledRows::allocate(int lanes, std::size_t groups, int threads) {
         });
 }
 
-void TiledRows::blur(int threads) {
+void TiledRows::blur(bool keeps, int threads) {
     for (std::size_t n = 0; n < next_.size(); ++n) {
-        lattices_[n / groups_]->blur(lanes_, next_[n], current_[n], threads, false, true);
-        next_[n].swap(current_[n]);
+        Buffer<float> &current = current_[n], &next = next_[n];
+        const Lattice &lattice = *lattices_[n / groups_];
+        if (!keeps) {
+            lattice.blur(lanes_, next, current, threads, false, true);
+            next.swap(current);
+            continue;
+        }
+        parallel_for(threads, next.size(), [&](std::size_t begin, std::size_t end) {
+            std::copy(next.begin() + begin, next.begin() + end, current.begin() + begin);
+        });
+        scratch_.resize(next.size());
+        std::fill_n(scratch_.begin(), lanes_, 0.0f);
+        lattice.blur(lanes_, current, scratch_, threads, false, false);
     }
 }
 

@@ -21,10 +21,12 @@ public:
     void allocate(int lanes, std::size_t groups, int threads);
     bool has_size(int lanes, std::size_t groups) const { return lanes == lanes_ && groups == groups_; }
 
-    // Adds a group's marginals, rows of points [begin, end) the first of which is at `values`.
-    void splat(std::size_t group, const float *values, std::size_t begin, std::size_t end) {
+    // Adds a group's marginals, or what they have changed by: rows of points ids[n] (or n, where ids is null) for
+    // n in [begin, end), the first of which is at `values`.
+    void splat(std::size_t group, const std::int32_t *ids, const float *values, std::size_t begin,
+               std::size_t end) {
         for (std::size_t m = 0; m < lattices_.size(); ++m)
-            lattices_[m]->splat(lanes_, values, next_[m * groups_ + group].data(), begin, end);
+            lattices_[m]->splat(lanes_, ids, values, next_[m * groups_ + group].data(), begin, end);
     }
 
     // Fetches into the cache what a step reads of a run's points, beside rows.
@@ -32,8 +34,8 @@ public:
         for (const Lattice *lattice : lattices_) lattice->prefetch(run.begin, run.end);
     }
 
-    // Turns what was splatted into what is sliced from, and starts with zeros to be splatted to.
-    void blur(int threads);
+    // Makes what was splatted ready to be sliced from. Next splats add to it if it is kept, else to zeros.
+    void blur(bool keeps, int threads);
 
     // Of term m and a group, to be sliced from.
     const float *rows(std::size_t m, std::size_t group) const {
@@ -50,6 +52,7 @@ private:
     int lanes_ = 0;
     std::size_t groups_ = 0;
     std::vector<Buffer<float>> current_, next_;  // terms x groups
+    Buffer<float> scratch_;
 };
 
 }  // namespace densecrf
