@@ -13,7 +13,7 @@ constexpr float max_strength = 1e20f;  // sums of messages over all points of an
 // The limit of what merging may change in a step. It falls, as unlikely labels may still lose much in the
 // first steps.
 float max_merge_error(std::int64_t step, bool is_last) {
-    return is_last || step > 2 ? 0.25f : step > 0 ? 0.5f : 1.0f;
+    return is_last || step > 1 ? 0.25f : step == 1 ? 0.5f : 1.0f;
 }
 
 }  // namespace

@@ -168,7 +168,7 @@ std::size_t MeanField::merge_point_limit() const {
 }
 
 // The number of points that merging may change too much in a step; in small images none.
-std::size_t MeanField::merge_error_point_limit() const { return 4 * std::size_t(3e-4 * double(points_)); }
+std::size_t MeanField::merge_error_point_limit() const { return 5 * std::size_t(3e-4 * double(points_)); }
 
 // The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups, those
 // whose probability x message is large at few points. (A label with a probability here and there, but no
@@ -178,9 +178,10 @@ std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     std::vector<std::int32_t> unlikely;
     if (approximations_.merge_threshold <= 0) return unlikely;
     const std::int64_t taken = steps_ - restart_step_;
-    const bool is_early = taken > 0 && taken <= 3;  // a restart after that would cost too much
+    // A restart would cost too much later.
+    const bool is_early = taken > 0 && taken <= 3 && groups_ > 1 && merge_point_limit() > 0;
     for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
-        const bool is_held = !is_early || groups_ == 1 || findings_.held[a] > merge_point_limit();
+        const bool is_held = !is_early || findings_.held[a] > merge_point_limit();
         if (!is_held || findings_.max_probability[a] <= approximations_.merge_threshold)
             unlikely.push_back(std::int32_t(a));
     }

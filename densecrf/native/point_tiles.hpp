@@ -43,7 +43,8 @@ struct PointTiles {
                         work(worker, runs[r], runs[std::min<std::size_t>(r + 1, runs.size() - 1)]);
                     }
             };
-            parallel_for(threads, std::size_t(threads), take_tiles, 1);
+            const bool is_small = !runs.empty() && tiles.size() <= 2;
+            parallel_for(is_small ? 1 : threads, is_small ? 1 : std::size_t(threads), take_tiles, 1);
         }
     }
 };
