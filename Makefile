@@ -1,10 +1,10 @@
-# Everything a newcomer needs: `make demo` and `make test`. Each sets up .venv by itself; a second call costs nothing.
+# `make demo` and `make test` are all that a newcomer needs. Each installs into .venv first, if it is not there yet.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VOC ?= ../shared/data/voc
 
-# One torch for everybody: an open pin would bring gigabytes of CUDA packages.
+# One version of torch: an open pin would download gigabytes of CUDA packages.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -37,13 +37,15 @@ $(VENV)/.documented: $(VENV)/.installed
 demo: $(VENV)/.installed ## segment the photos in examples/photos, with pictures in demo/
 	$(BIN)/deeplab segment examples/photos --out demo --compare
 
-pictures: demo ## the pictures of README and docs that show the shipped weights' work
+pictures: demo ## pictures in README and docs that are made with the included weights
 	$(BIN)/python -c "from PIL import Image; [Image.open(f'demo/{n}_compare.png').convert('RGB').save(f'docs/images/{n}.jpg', quality=88) for n in ('cameraman', 'astronaut')]"
 	$(BIN)/python -m pip install -q matplotlib
 	$(BIN)/python deeplab/experiments/figures.py --out docs/images
 
-test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+# Tests run in one process per core, each with one thread for torch.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && echo 8 || echo $$n)
+test: $(VENV)/.tested ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.checked
 	$(BIN)/ruff check .
@@ -78,24 +80,24 @@ train-gpu: $(VENV)/.installed ## LargeFOV and MSc-LargeFOV in about six minutes,
 evaluate: $(VENV)/.installed ## the table in results/, from VOC photos in $(VOC)
 	$(BIN)/deeplab evaluate --data $(VOC) --split val --out results/voc-val80.json
 
-# densecrf alone, on every Python that is there: make test-pythons PYTHONS="python3.10 python3.13"
+# Tests densecrf on every installed Python version: make test-pythons PYTHONS="python3.10 python3.13"
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 test-pythons:
 	@for python in $(PYTHONS); do \
-	  command -v $$python >/dev/null || { echo "$$python: not there, passed over"; continue; }; \
+	  command -v $$python >/dev/null || { echo "$$python: not installed, skipped"; continue; }; \
 	  venv=.venv-test/$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  $$python -m venv $$venv && $$venv/bin/python -m pip install -q './densecrf[test]' && \
 	  $$venv/bin/python -m pytest -q densecrf || exit 1; \
 	done
 
-# The page's routes and files against each minor version of Gradio that deeplab/pyproject.toml allows: raise both together.
+# Tests the web page with each minor version of Gradio that deeplab/pyproject.toml allows; change both together.
 GRADIOS ?= 6.31
 test-gradio: $(VENV)/.tested
 	@for version in $(GRADIOS); do \
 	  place=.venv-test/gradio-$$version; \
 	  $(BIN)/python -m pip install -q --upgrade --target $$place "gradio==$$version.*" && \
 	  PYTHONPATH=$$place $(BIN)/python -c 'import gradio; print("Gradio", gradio.__version__)' && \
-	  PYTHONPATH=$$place $(BIN)/python -m pytest -q deeplab/tests/test_page_gate.py deeplab/tests/test_app.py || exit 1; \
+	  PYTHONPATH=$$place $(BIN)/python -m pytest -q deeplab/tests/serving/test_route_filter.py deeplab/tests/serving/test_page.py || exit 1; \
 	done
 
 # The kernels under AddressSanitizer with UBSan, then under ThreadSanitizer.
@@ -103,7 +105,7 @@ NATIVE := $(filter-out %/bindings.cpp,$(wildcard densecrf/native/*.cpp)) densecr
 SANITIZE := $(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -Wno-psabi -DDENSECRF_PLAIN -Idensecrf/native $(NATIVE) -pthread
 sanitize:
 	@mkdir -p densecrf/build
-	$(SANITIZE) -fsanitize=address,undefined -fno-sanitize-recover=all -o densecrf/build/exercise-asan
+	$(SANITIZE) -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -o densecrf/build/exercise-asan
 	densecrf/build/exercise-asan
 	$(SANITIZE) -fsanitize=thread -o densecrf/build/exercise-tsan
 	densecrf/build/exercise-tsan

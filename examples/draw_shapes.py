@@ -1,5 +1,4 @@
-"""Draw a small data set of bright shapes on dark ground, as photos and masks in folders: something to train
-on at once.
+"""Draw a small data set to train on: photos of bright shapes on dark ground, with masks.
 
 python examples/draw_shapes.py shapes
 deeplab check-data shapes
@@ -18,11 +17,14 @@ COLOURS = ((230, 90, 60), (70, 150, 235))
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """A photo with one to three shapes, and its class ids.
+    """Draw a photo with one to three shapes, and its mask.
 
     Args:
-        rng: decides everything.
-        size: (H, W) in pixels.
+        rng: Source of all random choices.
+        size: Height and width in pixels.
+
+    Returns:
+        Photo and class ids.
     """
     height, width = size
     ground = rng.integers(20, 90, size=3)
@@ -47,7 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--photos", type=int, default=24, help="for training; a quarter as many for validation"
+        "--photos",
+        type=int,
+        default=24,
+        help="number of training photos; a quarter as many are for validation",
     )
     options = parser.parse_args()
     rng = np.random.default_rng(0)

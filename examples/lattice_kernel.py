@@ -1,14 +1,14 @@
 """The lattice's kernel and the exact Gaussian
 ===========================================
 
-The permutohedral lattice filters in time linear in the number of points, and pays for it with a kernel that
-is not quite a Gaussian. Here is what it is, and what that does to a CRF.
+The permutohedral lattice filters in time linear in the number of points, but its kernel is not quite a
+Gaussian. This example shows the kernel and its effect on a CRF.
 """
 
 # %%
-# A single bright point on a plane, filtered: the answer is the kernel itself. In two dimensions the lattice
-# is made of triangles; three blurs along its directions make a bell. It is a little wider in some directions
-# than in others, and it depends on where in its triangle the point lies.
+# Filtering a single bright point on a plane gives the kernel itself. In two dimensions the lattice consists
+# of triangles, and three blurs along its axes make a bell. The bell is a little wider in some directions than
+# in others, and it depends on the position of the point within its triangle.
 
 import sys
 from pathlib import Path
@@ -21,8 +21,8 @@ import densecrf
 from densecrf.exact import gaussian_filter
 
 EXAMPLES = Path(sys.argv[0]).parent
-WIDTH = 41  # places along an axis
-STEP = 0.2  # standard deviations between two of them
+WIDTH = 41  # positions along an axis
+STEP = 0.2  # standard deviations between two positions
 
 y, x = np.mgrid[:WIDTH, :WIDTH] * STEP
 features = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
@@ -30,34 +30,39 @@ lattice = densecrf.Lattice(features)
 
 
 def kernel_at(row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes of one point, (WIDTH, WIDTH): exactly, and by the lattice scaled to fit it best."""
+    """The exact kernel at one point, and the lattice's with the best-fitting scale, both (WIDTH, WIDTH).
+
+    Args:
+        row: row of the point.
+        column: column of the point.
+    """
     point = np.zeros((WIDTH, WIDTH), np.float32)
     point[row, column] = 1
-    true = gaussian_filter(features, point.reshape(-1, 1)).reshape(WIDTH, WIDTH)
-    found = lattice.filter(point.ravel()).reshape(WIDTH, WIDTH)
-    return true, found * (true * found).sum() / (found * found).sum()
+    exact = gaussian_filter(features, point.reshape(-1, 1)).reshape(WIDTH, WIDTH)
+    approximate = lattice.filter(point.ravel()).reshape(WIDTH, WIDTH)
+    return exact, approximate * (exact * approximate).sum() / (approximate * approximate).sum()
 
 
 middle = WIDTH // 2
-true, found = kernel_at(middle, middle)
+exact, approximate = kernel_at(middle, middle)
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 extent = (-middle * STEP, middle * STEP, middle * STEP, -middle * STEP)
 for panel, title, picture in zip(
-    axes, ("exact", "lattice", "lattice − exact"), (true, found, found - true), strict=True
+    axes, ("exact", "lattice", "lattice − exact"), (exact, approximate, approximate - exact), strict=True
 ):
-    most = 1.0 if panel is not axes[2] else 0.2
-    shown = panel.imshow(picture, cmap="RdBu_r", vmin=-most, vmax=most, extent=extent)
+    limit = 1.0 if panel is not axes[2] else 0.2
+    shown = panel.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
     panel.set(title=title, xlabel="standard deviations")
     figure.colorbar(shown, ax=panel, shrink=0.8)
 plt.show()
-print(f"largest difference {np.abs(found - true).max():.2f} of a kernel that is 1 in its middle")
+print(f"largest difference {np.abs(approximate - exact).max():.2f} of a kernel with the maximum 1")
 
 # %%
-# Cut through the middle, for points in different places of the lattice's triangles.
+# Sections through the kernel for points at different positions within the triangles of the lattice.
 
 figure, panel = plt.subplots(figsize=(7, 3.4), layout="constrained")
 offsets = (np.arange(WIDTH) - middle) * STEP
-panel.plot(offsets, true[middle], "k", linewidth=3, alpha=0.35, label="exact")
+panel.plot(offsets, exact[middle], "k", linewidth=3, alpha=0.35, label="exact")
 for shift in range(6):
     _, shifted = kernel_at(middle, middle + shift)
     panel.plot(
@@ -71,10 +76,10 @@ panel.legend(loc="upper left", fontsize="small")
 plt.show()
 
 # %%
-# In a CRF the features are five: a place and a colour. There the points touch few of the lattice's vertices,
-# and what the blur would pass through vertices that no point touches is lost. ``backend="accurate"`` adds
-# these vertices. A small photo with scores that are nobody's, patches of noise, shows the error: the
-# difference in probability from the exact CRF, which takes some hundred times as long already at this size.
+# A CRF has five features, the position and the colour. Its points touch few of the lattice's vertices, and
+# the blur loses what would pass through vertices that no point touches. ``backend="accurate"`` adds these
+# vertices. A small photo with patches of noise for scores shows the error, which is the difference in
+# probability from the exact CRF. Even at this size the exact CRF takes some hundred times as long.
 
 photo = Image.open(EXAMPLES / "photos" / "astronaut.jpg").convert("RGB").crop((150, 0, 310, 120))
 image = np.asarray(photo.resize((52, 39), Image.Resampling.BICUBIC))
@@ -97,8 +102,8 @@ for panel, name in zip(axes[2:], ("lattice", "accurate"), strict=True):
     error = np.abs(marginals[name] - marginals["exact"]).max(axis=0)
     shown = panel.imshow(error, cmap="magma", vmin=0, vmax=0.3)
     panel.set_title(f"error of {name}")
-    unlike = (marginals[name].argmax(0) != marginals["exact"].argmax(0)).mean()
-    print(f"{name:9s} mean error {error.mean():.4f}, {unlike:.2%} of the labels differ")
+    differing = (marginals[name].argmax(0) != marginals["exact"].argmax(0)).mean()
+    print(f"{name:9s} mean error {error.mean():.4f}, {differing:.2%} of the labels differ")
 for panel in axes:
     panel.axis("off")
 figure.colorbar(shown, ax=axes[3], shrink=0.8)

@@ -1,13 +1,13 @@
-"""From a few strokes to an outline
-================================
+"""From scribbles to an outline
+============================
 
-``densecrf`` takes scores from anywhere. Here they come from nobody's network: a few strokes on a photo say
-where the cat is and where it is not, and the CRF finds the outline.
+``densecrf`` needs no network. Here a few scribbles on a photo mark the cat and the background, and the CRF
+finds the outline.
 """
 
 # %%
-# The strokes as a map of labels: 0 is not the cat, 1 is, 255 is not known. :func:`densecrf.unary_from_labels`
-# makes energies of it.
+# The scribbles become a label map: 0 for the background, 1 for the cat, 255 for unlabelled pixels.
+# :func:`densecrf.unary_from_labels` computes their energies.
 
 import sys
 from pathlib import Path
@@ -19,23 +19,23 @@ from PIL import Image, ImageDraw
 import densecrf
 
 PHOTO = Path(sys.argv[0]).parent / "photos" / "cat.jpg"
-GROUND, CAT, UNKNOWN = 0, 1, 255
+BACKGROUND, CAT, UNLABELLED = 0, 1, 255
 
 photo = np.asarray(Image.open(PHOTO).convert("RGB"))
-strokes = Image.new("L", (photo.shape[1], photo.shape[0]), UNKNOWN)
-pen = ImageDraw.Draw(strokes)
+scribbles = Image.new("L", (photo.shape[1], photo.shape[0]), UNLABELLED)
+pen = ImageDraw.Draw(scribbles)
 pen.line([(120, 120), (180, 200), (260, 250), (230, 120), (150, 90)], fill=CAT, width=9)
-pen.line([(10, 20), (60, 10), (40, 60), (10, 110)], fill=GROUND, width=9)
+pen.line([(10, 20), (60, 10), (40, 60), (10, 110)], fill=BACKGROUND, width=9)
 for stroke in ([(420, 20), (440, 120)], [(395, 160), (440, 175)], [(400, 225), (440, 285)]):
-    pen.line(stroke, fill=GROUND, width=9)
-labels = np.asarray(strokes)
-print(f"{(labels != UNKNOWN).mean():.1%} of the pixels are known")
+    pen.line(stroke, fill=BACKGROUND, width=9)
+labels = np.asarray(scribbles)
+print(f"{(labels != UNLABELLED).mean():.1%} of the pixels are labelled")
 
 # %%
-# Nothing is known between the strokes, so the pairwise terms have to carry labels far: wide kernels, and more
-# steps than the usual ten. ``callback`` shows how it goes on.
+# Labels have to travel far from the scribbles, so the kernels are wide and there are more steps than the
+# usual ten. ``callback`` receives the marginals after each step.
 
-unary = densecrf.unary_from_labels(labels, 2, confidence=0.98, ignore=UNKNOWN)
+unary = densecrf.unary_from_labels(labels, 2, confidence=0.98, ignore=UNLABELLED)
 crf = densecrf.DenseCRF(
     [
         densecrf.Gaussian(labels.shape, xy_std=3, weight=2),
@@ -45,21 +45,32 @@ crf = densecrf.DenseCRF(
 steps = {}
 
 
-def keep(step: int, marginals: np.ndarray) -> None:
-    """Remember the probability of the cat after a step."""
+def save_step(step: int, marginals: np.ndarray) -> None:
+    """Save the probability of the cat after a step.
+
+    Args:
+        step: number of the step.
+        marginals: (2, H, W).
+    """
     steps[step] = marginals[CAT]
 
 
-marginals = crf.infer(unary, iterations=30, callback=keep)
+marginals = crf.infer(unary, iterations=30, callback=save_step)
 
 # %%
-# The strokes, two of the steps, and the end.
+# The scribbles, the results of two steps, and the final result.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 6.2), layout="constrained")
 painted = photo.copy()
-painted[labels == CAT], painted[labels == GROUND] = (60, 220, 90), (230, 60, 60)
+painted[labels == CAT] = (60, 220, 90)
+painted[labels == BACKGROUND] = (230, 60, 60)
 cut = np.where(marginals[CAT][..., None] > 0.5, photo, 255).astype(np.uint8)
-pictures = {"strokes": painted, "after 1 step": steps[1], "after 5 steps": steps[5], "cut out after 30": cut}
+pictures = {
+    "scribbles": painted,
+    "after 1 step": steps[1],
+    "after 5 steps": steps[5],
+    "cut out after 30": cut,
+}
 for panel, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
     panel.imshow(picture, cmap="magma", vmin=0, vmax=1)
     panel.set_title(title)

@@ -1,12 +1,12 @@
-"""A photo, the network, and the CRF
-=================================
+"""Segment a photo
+===============
 
-The weights that come with the package label a photo; first by the network alone, then with the CRF behind it.
+The weights that come with the package label a photo, first by the network alone, then with the CRF.
 """
 
 # %%
-# The network looks at the photo and gives each pixel a probability for each class. Its scores come at every
-# eighth pixel and are interpolated in between, so the outlines are soft and cut corners.
+# The network gives each pixel a probability for each class. It computes scores at every eighth pixel and
+# interpolates between them, so the outlines are soft.
 
 import sys
 from pathlib import Path
@@ -23,8 +23,8 @@ for name, share in coarse.shares().items():
     print(f"{name:12s} {share:6.1%} of the pixels")
 
 # %%
-# The CRF sees the raw photo and the network's probabilities. It moves the outlines to where the photo has
-# edges. The network need not run again for it; other parameters can be tried on the same scores.
+# The CRF takes the photo and the network's probabilities and moves the outlines to the edges in the photo.
+# The network need not run again, so other parameters can be tried on the same probabilities.
 
 fine = model.refine(coarse)
 changed = (fine.labels != coarse.labels).mean()
@@ -43,8 +43,8 @@ for panel, title, picture in zip(
 plt.show()
 
 # %%
-# How sure the two are: the probability of the winning class. The network doubts a broad band around every
-# object, the CRF a narrow one.
+# The probability of the most probable class shows how certain the labels are. The network is uncertain in a
+# broad band around every object, the CRF in a narrow one.
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for panel, title, result in zip(axes, ("network", "network + CRF"), (coarse, fine), strict=True):

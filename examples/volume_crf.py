@@ -1,7 +1,7 @@
 """A CRF over a volume
 ===================
 
-Noisy scores of a ball in a scan whose slices lie further apart than its pixels.
+Noisy scores of a ball in a scan whose slices are further apart than its pixels.
 
 ``python examples/volume_crf.py --picture volume.png``
 """
@@ -15,23 +15,33 @@ import densecrf
 from densecrf.torch import DenseCRF
 
 SPACING = (2.5, 1.0, 1.0)
-"""Of slices, rows and columns, in millimetres."""
+"""Distances between slices, rows and columns in millimetres."""
 
 
 def scan(size: tuple[int, int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A volume (1, 1, D, H, W) in levels, class scores (1, 2, D, H, W), and true labels (1, D, H, W)."""
+    """A volume (1, 1, D, H, W) in levels, class scores (1, 2, D, H, W), and true labels (1, D, H, W).
+
+    Args:
+        size: (D, H, W).
+        seed: seed of the noise.
+    """
     rng = torch.Generator().manual_seed(seed)
-    places = torch.meshgrid(
+    positions = torch.meshgrid(
         *(torch.arange(n) * step - n * step / 2 for n, step in zip(size, SPACING, strict=True)), indexing="ij"
     )
-    labels = (sum(place**2 for place in places).sqrt() < 0.3 * size[1]).long()
+    labels = (sum(axis**2 for axis in positions).sqrt() < 0.3 * size[1]).long()
     volume = 80.0 + 45 * labels + 10 * torch.randn(size, generator=rng)
     scores = torch.stack([1 - labels, labels]) + torch.randn(2, *size, generator=rng)
     return volume[None, None], scores[None], labels[None]
 
 
 def draw(path: Path, volumes: dict[str, torch.Tensor]) -> None:
-    """Write a cut along a slice and one across all slices, of each volume (D, H, W)."""
+    """Draw two sections of each volume, one within a slice and one across all slices.
+
+    Args:
+        path: PNG to write.
+        volumes: (D, H, W) by name.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.6), layout="constrained")
@@ -48,10 +58,10 @@ def draw(path: Path, volumes: dict[str, torch.Tensor]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Print and return the shares of voxels that are wrong before the CRF and after."""
+    """Print and return the shares of wrong voxels before and after the CRF."""
     parser = argparse.ArgumentParser(description="A CRF over a volume.")
     parser.add_argument("--size", type=int, nargs=3, default=(16, 48, 56), metavar=("D", "H", "W"))
-    parser.add_argument("--picture", type=Path, help="PNG to draw two cuts in; needs matplotlib")
+    parser.add_argument("--picture", type=Path, help="PNG to draw two sections in; needs matplotlib")
     options = parser.parse_args(arguments)
     volume, scores, labels = scan(tuple(options.size))
     params = densecrf.Params(
@@ -61,11 +71,11 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         smoothness_weight=2,
         smoothness_xy_std=2,
     )
-    crf = DenseCRF(params, spacing=SPACING)  # widths are in millimetres now
+    crf = DenseCRF(params, spacing=SPACING)  # widths are in millimetres
     with torch.no_grad():
         refined = crf(volume, scores)
-    before, after = (float((found.argmax(1) != labels).float().mean()) for found in (scores, refined))
-    print(f"voxels that are wrong: {before:.2%} before, {after:.2%} after")
+    before, after = (float((result.argmax(1) != labels).float().mean()) for result in (scores, refined))
+    print(f"wrong voxels: {before:.2%} before, {after:.2%} after")
     if options.picture:
         draw(
             options.picture,

@@ -1,4 +1,4 @@
-"""The CRF's sections of ``gpu.py``: parity with the CPU, the lattice, the exact mode, gradients."""
+"""Used by gpu.py: the sections about the CRF: parity with the CPU, lattice, exact mode, gradients."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from densecrf.torch.kernel import grid_kernel
 LABELS = 21
 STEPS = 10
 SAMPLE = 256
-"""Points at which the exact filter is compared with float64 sums over all points."""
+"""Number of points at which the exact filter is compared with float64 sums over all points."""
 TILE_SIZES = ((64, 64, 4), (128, 64, 8), (128, 128, 8))
-"""Points summed for, points summed over, warps."""
-WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+"""Number of points summed for, number of points summed over, warps."""
+METHODS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "kernels": nullcontext,
     "plain PyTorch": fused.plain_pytorch,
 }
 
 
 def parity(record: Record) -> None:
-    """Marginals and gradients against plain PyTorch on the CPU."""
+    """Compare marginals and gradients with plain PyTorch on the CPU."""
     labels = 5 if record.small else LABELS
     for backend, full in (("torch", (97, 129)), ("exact", (65, 97))):
         height, width = (33, 45) if record.small else full
@@ -45,22 +45,22 @@ def parity(record: Record) -> None:
 def _compare(
     device: torch.device, params: densecrf.Params, backend: str, size: tuple[int, int, int]
 ) -> dict[str, float]:
-    wanted, slope, weights = _outcome(torch.device("cpu"), params, backend, size)
-    found, my_slope, my_weights = _outcome(device, params, backend, size)
-    off = (found - wanted).abs()
+    expected, logit_gradient, weight_gradient = _outcome(torch.device("cpu"), params, backend, size)
+    marginals, logit_gradient_here, weight_gradient_here = _outcome(device, params, backend, size)
+    difference = (marginals - expected).abs()
     return {
-        "largest difference of marginals": float(off.max()),
-        "share of marginals off by more than 1e-3": float((off > 1e-3).float().mean()),
-        "labels that differ": int((found.argmax(1) != wanted.argmax(1)).sum()),
-        "gradient to logits, difference of largest": _relative(my_slope, slope),
-        "gradient to weights, difference of largest": _relative(my_weights, weights),
+        "largest difference of marginals": float(difference.max()),
+        "share of marginals off by more than 1e-3": float((difference > 1e-3).float().mean()),
+        "labels that differ": int((marginals.argmax(1) != expected.argmax(1)).sum()),
+        "gradient to logits, difference of largest": _relative(logit_gradient_here, logit_gradient),
+        "gradient to weights, difference of largest": _relative(weight_gradient_here, weight_gradient),
     }
 
 
 def _outcome(
     device: torch.device, params: densecrf.Params, backend: str, size: tuple[int, int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Marginals after ten steps, and gradients of five to logits and weights."""
+    """Marginals after ten steps, and gradients after five with respect to logits and weights."""
     image, logits = scenes(1, *size, device)
     with torch.no_grad():
         marginals = DenseCRF(params, backend=backend, marginals=True).to(device)(image, logits)
@@ -72,18 +72,19 @@ def _outcome(
     return marginals.cpu(), scores.grad.cpu(), crf.weights.grad.cpu()
 
 
-def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def _relative(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest expected value."""
+    return float((values - expected).abs().max() / expected.abs().max())
 
 
 def lattice(record: Record) -> None:
-    """Ten steps by the lattice: whole, its parts, and as a CUDA graph."""
+    """Time ten steps with the lattice: as a whole, in parts, and as a CUDA graph."""
     height, width = (33, 45) if record.small else (375, 500)
     labels, section = (5 if record.small else LABELS), "lattice"
     for name, params in SETTINGS.items():
         image, logits = scenes(1, height, width, labels, record.device)
-        for way, context in WAYS.items():
-            title = f"{name}, {width}×{height}, {labels} labels, {STEPS} iterations, {way}"
+        for method, context in METHODS.items():
+            title = f"{name}, {width}×{height}, {labels} labels, {STEPS} iterations, {method}"
             grid_kernel.cache_clear()
             with context(), torch.no_grad():
                 crf = DenseCRF(params, backend="torch", iterations=STEPS).to(record.device)
@@ -91,7 +92,7 @@ def lattice(record: Record) -> None:
                 features = appearance_features(image[0], params)
                 record.time(section, f"{title}: building the appearance lattice", partial(Kernel, features))
                 record.attempt(section, f"{title}: parts", partial(_parts, record, features, params, logits))
-                if record.device.type == "cuda" and way == "kernels":
+                if record.device.type == "cuda" and method == "kernels":
                     graph = f"{title}: steps alone, as a graph"
                     record.attempt(section, graph, partial(_graph, record, features, params, logits))
         grid_kernel.cache_clear()
@@ -106,7 +107,7 @@ def _rows(
 ) -> tuple[FusedMessages, Kernel]:
     """The messages of both kernels, and the appearance kernel."""
     height, width = logits.shape[2:]
-    places = torch.stack(
+    positions = torch.stack(
         [
             grid.flatten()
             for grid in torch.meshgrid(*grid_axes(height, width, params, logits.device), indexing="ij")[::-1]
@@ -115,55 +116,55 @@ def _rows(
     )
     appearance = Kernel(features)
     weights = torch.tensor([params.appearance_weight, params.smoothness_weight], device=features.device)
-    return FusedMessages([appearance, Kernel(places)], weights), appearance
+    return FusedMessages([appearance, Kernel(positions)], weights), appearance
 
 
 def _parts(
     record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor
 ) -> dict[str, Any]:
-    """Milliseconds of a step and of the appearance filter's parts, with the bytes that these must move at
-    least."""
+    """Milliseconds of a step and of the parts of the appearance filter, and the bytes these must move."""
     rows, appearance = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
-    one: Lattice = appearance.gaussian  # type: ignore[assignment]
-    found, weights, points, labels = one.graph, one.weights, *start.shape
-    collected = found.splat_and_blur(start, weights)
-    axes = len(found.up)
-    row = 4 * collected.shape[1]
-    pieces = len(found.segments) - 1
-    best = {
+    appearance_lattice: Lattice = appearance.gaussian  # type: ignore[assignment]
+    vertices, weights = appearance_lattice.graph, appearance_lattice.weights
+    points, labels = start.shape
+    collected = vertices.splat_and_blur(start, weights)
+    axes = len(vertices.up)
+    row = 4 * collected.shape[1]  # bytes of one vertex
+    pieces = len(vertices.segments) - 1
+    work = {
         "a step of both kernels": lambda: rows.step(start, start, None),
         "softmax": lambda: start.softmax(dim=1),
-        "splat and blurs": lambda: found.splat_and_blur(start, weights),
-        "slice": lambda: found.slice(collected, weights, labels, start),
+        "splat and blurs": lambda: vertices.splat_and_blur(start, weights),
+        "slice": lambda: vertices.slice(collected, weights, labels, start),
     }
-    if found.tables:
-        kernels, tables = found.tables.kernels, found.tables
-        best["splat"] = lambda: kernels.splat(
+    if vertices.tables:
+        kernels, tables = vertices.tables.kernels, vertices.tables
+        work["splat"] = lambda: kernels.splat(
             start, weights, tables.order, tables.segments, tables.segments_of_vertex
         )
-        best["one blur"] = lambda: kernels.blur(collected, tables.up[0], tables.down[0])
-    least = {
+        work["one blur"] = lambda: kernels.blur(collected, tables.up[0], tables.down[0])
+    min_bytes = {
         "splat": 4 * points * labels
         + 8 * points * axes
         + row * pieces
-        + row * (pieces + len(found)) * (pieces > len(found)),
-        "one blur": 2 * row * len(found) + 8 * len(found),
-        "slice": row * len(found) + 8 * points * axes + 8 * points * labels,
+        + row * (pieces + len(vertices)) * (pieces > len(vertices)),
+        "one blur": 2 * row * len(vertices) + 8 * len(vertices),
+        "slice": row * len(vertices) + 8 * points * axes + 8 * points * labels,
     }
     return {
-        "vertices": len(found),
+        "vertices": len(vertices),
         "pieces": pieces,
-        "launches of a filter": (1 if found.segments_of_vertex is None else 2) + axes + 1,
-        "ms": {name: round(min(record.milliseconds(work, 20)), 4) for name, work in best.items()},
-        "least MB moved": {name: round(count / 1e6, 1) for name, count in least.items()},
+        "launches of a filter": (1 if vertices.segments_of_vertex is None else 2) + axes + 1,
+        "ms": {name: round(min(record.milliseconds(each, 20)), 4) for name, each in work.items()},
+        "least MB moved": {name: round(count / 1e6, 1) for name, count in min_bytes.items()},
     }
 
 
 def _graph(
     record: Record, features: torch.Tensor, params: densecrf.Params, logits: torch.Tensor
 ) -> dict[str, Any]:
-    """One step captured as a CUDA graph and replayed, beside the same steps launched one by one."""
+    """Time a step captured as a CUDA graph and replayed, and the same steps launched one by one."""
     rows, _ = _rows(features, params, logits)
     start = logits[0].flatten(1).t().contiguous()
     state = start.clone()
@@ -174,14 +175,14 @@ def _graph(
             current = rows.step(current, start, None)
         return current
 
-    wanted = steps()
+    expected = steps()
     torch.cuda.synchronize()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         state.copy_(rows.step(state, start, None))
     torch.cuda.synchronize()
-    capture = 1000 * (time.perf_counter() - begun)
+    capture = 1000 * (time.perf_counter() - started)
 
     def replay() -> None:
         state.copy_(start)
@@ -189,17 +190,17 @@ def _graph(
             graph.replay()
 
     replay()
-    off = float((state - wanted).abs().max())
+    difference = float((state - expected).abs().max())
     return {
         "median ms": round(statistics.median(record.milliseconds(replay)), 3),
         "launched one by one, ms": round(min(record.milliseconds(steps)), 3),
         "capture, ms": round(capture, 3),
-        "largest difference": off,
+        "largest difference": difference,
     }
 
 
 def exact(record: Record) -> None:
-    """Ten steps in the exact mode, its accuracy against float64, and tile sizes."""
+    """Time ten steps in the exact mode and tile sizes, and compare with float64."""
     height, width = (33, 45) if record.small else (375, 500)
     labels, section = (5 if record.small else LABELS), "exact"
     for name, params in SETTINGS.items():
@@ -224,7 +225,7 @@ def exact(record: Record) -> None:
 
 
 def exact_plain(record: Record) -> None:
-    """The exact mode's twin, attention in plain PyTorch."""
+    """Time the exact mode with attention in plain PyTorch."""
     height, width = (33, 45) if record.small else (375, 500)
     image, logits = scenes(1, height, width, 5 if record.small else LABELS, record.device)
     with fused.plain_pytorch(), torch.no_grad():
@@ -236,22 +237,23 @@ def exact_plain(record: Record) -> None:
 
 
 def _accuracy(features: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
-    """Error of the means of probabilities at some points, against sums of all pairs in float64."""
+    """Error of weighted means of probabilities at some points, against float64 sums over all pairs."""
     values = logits[0].flatten(1).softmax(0)
     one = Attention(features)
-    found, sums = one.filter(values), one.filter(torch.ones_like(values[:1]))
+    sums = one.filter(values)
+    weights = one.filter(torch.ones_like(values[:1]))
     chosen = torch.linspace(0, len(features) - 1, min(SAMPLE, len(features)), device=features.device).long()
     double = features.double()
     squares = torch.zeros(len(chosen), len(features), dtype=torch.float64, device=features.device)
     for axis in range(features.shape[1]):
         squares += (double[chosen, axis, None] - double[:, axis]).square()
-    near = (-squares / 2).exp()
-    wanted, total = values.double() @ near.t(), near.sum(1)
-    off = (found[:, chosen].double() / sums[0, chosen].double() - wanted / total).abs()
+    kernel = (-squares / 2).exp()
+    expected, total = values.double() @ kernel.t(), kernel.sum(1)
+    error = (sums[:, chosen].double() / weights[0, chosen].double() - expected / total).abs()
     result: dict[str, Any] = {
-        "largest error of means of probabilities": float(off.max()),
-        "mean error": float(off.mean()),
-        "largest relative error of row sums": float((sums[0, chosen].double() / total - 1).abs().max()),
+        "largest error of means of probabilities": float(error.max()),
+        "mean error": float(error.mean()),
+        "largest relative error of row sums": float((weights[0, chosen].double() / total - 1).abs().max()),
     }
     if one.tiles:
         result["share of pairs computed"] = round(one.tiles.computed_share, 4)
@@ -279,13 +281,13 @@ def _tiles(record: Record, features: torch.Tensor, values: torch.Tensor, sizes: 
 
 
 def backward(record: Record) -> None:
-    """Forward and backward of five steps to logits and weights."""
+    """Time forward and backward of five steps, with gradients of logits and weights."""
     height, width = (33, 45) if record.small else (375, 500)
     labels = 5 if record.small else LABELS
     image, logits = scenes(1, height, width, labels, record.device)
-    for backend, way in (("torch", "kernels"), ("exact", "kernels"), ("torch", "plain PyTorch")):
+    for backend, method in (("torch", "kernels"), ("exact", "kernels"), ("torch", "plain PyTorch")):
         grid_kernel.cache_clear()
-        with WAYS[way]():
+        with METHODS[method]():
             crf = DenseCRF(SETTINGS["A"], backend=backend, iterations=5).to(record.device)
 
             def step(crf: DenseCRF = crf) -> None:
@@ -293,6 +295,6 @@ def backward(record: Record) -> None:
                 crf(image, logits.clone().requires_grad_()).logsumexp(1).mean().backward()
 
             record.time(
-                "backward, 5 iterations", f"{backend}, A, {width}×{height}, {labels} labels, {way}", step
+                "backward, 5 iterations", f"{backend}, A, {width}×{height}, {labels} labels, {method}", step
             )
     grid_kernel.cache_clear()

@@ -1,5 +1,4 @@
-"""The work of the GPU benchmarks: a photograph with faint noise and scores of a network of stride 8 for
-it."""
+"""Used by gpu.py: a photograph with faint noise, and scores as a network of stride 8 gives them."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import densecrf
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
 PRESENT = 6
-"""Labels that the scores favour somewhere."""
+"""Number of labels that are the best somewhere."""
 SETTINGS = {
     "A": densecrf.Params(
         appearance_weight=4, appearance_xy_std=50, appearance_rgb_std=3, normalization="symmetric"
@@ -28,41 +27,55 @@ SETTINGS = {
 def scenes(
     count: int, height: int, width: int, labels: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unlike photos (B, 3, H, W) uint8 and their logits (B, K, H, W) float32."""
+    """Different photos and their logits.
+
+    Args:
+        count: number of photos.
+        height: in pixels.
+        width: in pixels.
+        labels: number of labels.
+        device: where the tensors are.
+
+    Returns:
+        (B, 3, H, W) uint8 and (B, K, H, W) float32.
+    """
     rng = np.random.default_rng(0)
     photos, logits = [], []
     for number in range(count):
         with Image.open(PHOTO) as file:
-            plain = np.asarray(
-                file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float64
-            )
-        plain = np.roll(plain, 31 * number, axis=1)
+            image = file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        plain = np.roll(np.asarray(image, np.float64), 31 * number, axis=1)
         photo = np.clip(np.rint(plain + rng.normal(scale=1.5, size=plain.shape)), 0, 255).astype(np.uint8)
-        rows, columns = height // 8 + 2, width // 8 + 2
-        grey = np.asarray(Image.fromarray(photo).convert("L").resize((columns, rows), Image.Resampling.BOX))
-        present = min(PRESENT, labels)
-        coarse = np.digitize(grey, np.quantile(grey, np.linspace(0, 1, present + 1)[1:-1]))
-        flipped = rng.uniform(size=coarse.shape) < 0.1
-        coarse[flipped] = rng.integers(present, size=np.count_nonzero(flipped))
-        scores = 6.0 * (coarse == np.arange(labels)[:, None, None]) + rng.normal(
-            scale=0.5, size=(labels, rows, columns)
-        )
-        fine = F.interpolate(torch.from_numpy(scores)[None].float(), scale_factor=8, mode="bilinear")
         photos.append(torch.from_numpy(photo).permute(2, 0, 1))
-        logits.append(fine[0, :, :height, :width].log_softmax(0))
+        logits.append(_logits(photo, labels, rng))
     return torch.stack(photos).contiguous().to(device), torch.stack(logits).contiguous().to(device)
 
 
+def _logits(photo: np.ndarray, labels: int, rng: np.random.Generator) -> torch.Tensor:
+    """(K, H, W) logits that follow the grey levels of a photo, with a tenth of random labels."""
+    height, width = photo.shape[:2]
+    rows, columns = height // 8 + 2, width // 8 + 2
+    grey = np.asarray(Image.fromarray(photo).convert("L").resize((columns, rows), Image.Resampling.BOX))
+    present = min(PRESENT, labels)
+    coarse = np.digitize(grey, np.quantile(grey, np.linspace(0, 1, present + 1)[1:-1]))
+    flipped = rng.uniform(size=coarse.shape) < 0.1
+    coarse[flipped] = rng.integers(present, size=np.count_nonzero(flipped))
+    noise = rng.normal(scale=0.5, size=(labels, rows, columns))
+    scores = 6.0 * (coarse == np.arange(labels)[:, None, None]) + noise
+    fine = F.interpolate(torch.from_numpy(scores)[None].float(), scale_factor=8, mode="bilinear")
+    return fine[0, :, :height, :width].log_softmax(0)
+
+
 def appearance_features(photo: torch.Tensor, params: densecrf.Params) -> torch.Tensor:
-    """(N, 5) of a photo (3, H, W)."""
+    """(N, 5) features of the appearance kernel for a photo (3, H, W)."""
     height, width = photo.shape[1:]
     y, x = torch.meshgrid(
         torch.arange(height, device=photo.device), torch.arange(width, device=photo.device), indexing="ij"
     )
-    places = torch.stack([x.flatten(), y.flatten()], dim=1) / params.appearance_xy_std
-    return torch.cat([places, photo.float().flatten(1).t() / params.appearance_rgb_std], dim=1)
+    positions = torch.stack([x.flatten(), y.flatten()], dim=1) / params.appearance_xy_std
+    return torch.cat([positions, photo.float().flatten(1).t() / params.appearance_rgb_std], dim=1)
 
 
 def grid_axes(height: int, width: int, params: densecrf.Params, device: torch.device) -> list[torch.Tensor]:
-    """Places along the axes of a photo for the smoothness kernel."""
+    """Features of the smoothness kernel along the axes of a photo."""
     return [torch.arange(n, device=device) / params.smoothness_xy_std for n in (height, width)]

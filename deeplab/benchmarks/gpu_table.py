@@ -1,4 +1,4 @@
-"""The table of a run on a GPU, made from its JSON file."""
+"""Used by gpu.py: makes the table OUT.md from OUT.json."""
 
 from __future__ import annotations
 
@@ -8,66 +8,72 @@ from typing import Any
 
 from deeplab.tables import markdown_table
 
-NOT_TIMES = ("set-up", "sections", "seconds", "groups")
+NO_TIMES = ("set-up", "sections", "seconds", "groups")
+"""Sections of the record that get no table of times."""
+NOT_IN_LAST_COLUMN = ("median ms", "photos", "runs", "traceback")
 
 
 def write_table(source: Path, target: Path) -> None:
-    """Write Markdown from JSON; of what is not there yet the table has no lines."""
+    """Write Markdown from JSON; what is not measured yet has no rows.
+
+    Args:
+        source: the JSON file.
+        target: the Markdown file.
+    """
     data: dict[str, Any] = json.loads(source.read_text()) if source.is_file() else {}
-    target.write_text(text_of(data), encoding="utf-8")
+    target.write_text(report(data), encoding="utf-8")
 
 
-def text_of(data: dict[str, Any]) -> str:
-    """The report."""
-    machine = data.get("set-up", {}).get("machine", {})
-    facts = ", ".join(
-        f"{name} {_text(value)}" for name, value in machine.items() if name not in ("device", "date")
-    )
-    lines = [
-        "# On a GPU",
-        "",
-        f"{machine.get('device', 'unknown device')}, {machine.get('date', '')}. {facts}.",
-        "",
-    ]
-    for name, value in data.get("set-up", {}).items():
-        if name != "machine":
-            lines += [f"{name}: {_text(value)}", ""]
+def report(data: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    lines = ["# On a GPU", "", *_set_up(data.get("set-up", {}))]
     for section, results in data.items():
-        if section in NOT_TIMES:
-            continue
-        rows = [["what", "median ms", "ms a photo", "more"]]
-        for name, value in results.items():
-            value = value if isinstance(value, dict) else {"": value}
-            median, photos = value.get("median ms"), value.get("photos")
-            more = {
-                key: one
-                for key, one in value.items()
-                if key not in ("median ms", "photos", "runs", "traceback")
-            }
-            rows.append(
-                [
-                    name.replace("|", "/"),
-                    "" if median is None else f"{median:.2f}",
-                    "" if median is None or not photos else f"{median / photos:.2f}",
-                    _text(more).replace("|", "/"),
-                ]
-            )
-        lines += [f"## {section}", "", markdown_table(rows), ""]
+        if section not in NO_TIMES:
+            rows = [["what", "median ms", "ms a photo", "more"]]
+            rows += [_row(name, value) for name, value in results.items()]
+            lines += [f"## {section}", "", markdown_table(rows), ""]
     tests = data.get("groups", {}).get("tests", {})
     if tests:
         lines += ["## Tests", "", (tests.get("last lines") or ["no output"])[-1], ""]
-    failed = [
+    failures = _failures(data) or ["Nothing."]
+    return "\n".join([*lines, "## What failed or was left out", "", *failures, ""])
+
+
+def _set_up(results: dict[str, Any]) -> list[str]:
+    machine = results.get("machine", {})
+    facts = [f"{name} {_text(value)}" for name, value in machine.items() if name not in ("device", "date")]
+    lines = [f"{machine.get('device', 'unknown device')}, {machine.get('date', '')}. {', '.join(facts)}.", ""]
+    for name, value in results.items():
+        if name != "machine":
+            lines += [f"{name}: {_text(value)}", ""]
+    return lines
+
+
+def _row(name: str, value: Any) -> list[str]:
+    value = value if isinstance(value, dict) else {"": value}
+    median, photos = value.get("median ms"), value.get("photos")
+    more = {key: one for key, one in value.items() if key not in NOT_IN_LAST_COLUMN}
+    return [
+        name.replace("|", "/"),
+        "" if median is None else f"{median:.2f}",
+        "" if median is None or not photos else f"{median / photos:.2f}",
+        _text(more).replace("|", "/"),
+    ]
+
+
+def _failures(data: dict[str, Any]) -> list[str]:
+    lines = [
         f"- {section}: {name}: {value.get('failed') or value.get('left out')}"
         for section, results in data.items()
         for name, value in results.items()
         if isinstance(value, dict) and ("failed" in value or "left out" in value)
     ]
-    failed += [
+    lines += [
         f"- group {name} ended with {value['ended with']}"
         for name, value in data.get("groups", {}).items()
         if value["ended with"]
     ]
-    return "\n".join([*lines, "## What failed or was left out", "", *(failed or ["Nothing."]), ""])
+    return lines
 
 
 def _text(value: Any) -> str:

@@ -1,8 +1,10 @@
-"""Time the page from a slider's event to its answer, split by part, and write medians as JSON.
+"""Measures how long the page takes from a slider's event to its answer, part by part.
 
-The server runs in this process on the shipped weights; the client speaks Gradio's protocol as the browser
-does. What the browser then does (reading the answer, decoding one JPEG) is not in it. Wants a machine with
-nothing else to do.
+    python deeplab/benchmarks/page.py --out results/bench-page.json
+
+Writes medians as JSON. The server runs in this process with the shipped weights; the client speaks Gradio's
+protocol like a browser. What a browser then does (reading the answer, decoding one JPEG) is not included. Run
+it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import date
@@ -27,166 +29,202 @@ import torch
 import uvicorn
 from cascade import PHOTO
 from gradio.utils import get_upload_folder
-from machine import processor
+from machine import processor, write_record
 from PIL import Image
 
 import deeplab
 from deeplab.serving.comparison import PAIRS
-from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.crf_sliders import ITERATIONS, SLIDERS
+from deeplab.serving.decoder_process import DecoderPool
 from deeplab.serving.http import service
 from deeplab.serving.limits import Limits
-from deeplab.serving.page import ITERATIONS, KNOBS, mount_page
+from deeplab.serving.page import mount_page
 from deeplab.serving.queue import WorkQueue
 from deeplab.serving.server import listen
 from deeplab.serving.upload_store import UploadStore
 
 T = TypeVar("T")
-GOAL = 0.2  # seconds, at 500×375
+GOAL_SECONDS = 0.2
+"""Goal for a slider's answer at 500×375."""
 MOVES = {"appearance_weight": (4.0, 6.0), "appearance_rgb_std": (4.0, 5.0), "smoothness_weight": (2.0, 4.0)}
+"""The two values of each slider that is moved."""
 
 
-class Timed(WorkQueue):
-    """WorkQueue that note how long the last job took."""
+class TimedQueue(WorkQueue):
+    """A work queue that measures how long the last job took."""
 
-    last = 0.0
+    seconds = 0.0
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """As of ``WorkQueue``."""
+        """Submit a job; see ``WorkQueue``."""
 
         def timed() -> T:
             started = time.perf_counter()
             try:
                 return work()
             finally:
-                self.last = time.perf_counter() - started
+                self.seconds = time.perf_counter() - started
 
         return super().submit(timed)
 
 
 class Client:
-    """One visit of the page."""
+    """One visit of the page.
+
+    Args:
+        port: port of the server on this machine.
+    """
 
     def __init__(self, port: int):
-        self._port, self._session = port, "benchmark"
-        _, config = self._ask("GET", "/page/config")
-        self._numbers = {each["api_name"]: each["id"] for each in json.loads(config)["dependencies"]}
+        self._port = port
+        self._session = "benchmark"
+        config = json.loads(self._request("GET", "/page/config"))
+        self._numbers = {each["api_name"]: each["id"] for each in config["dependencies"]}
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
-    ) -> tuple[int, str]:
+    ) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
         connection.request(method, path, body, {"content-type": kind})
-        answer = connection.getresponse()
-        text = answer.read().decode()
+        response = connection.getresponse()
+        text = response.read().decode()
         connection.close()
-        return answer.status, text
+        assert response.status == 200, text
+        return text
 
     def upload(self, content: bytes) -> str:
-        """A photo's place on the server."""
+        """Upload a photo; returns its path on the server."""
         head = b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
         body = head + content + b"\r\n--x--\r\n"
-        status, text = self._ask("POST", "/page/gradio_api/upload", body, "multipart/form-data; boundary=x")
-        assert status == 200, text
-        return str(json.loads(text)[0])
+        kind = "multipart/form-data; boundary=x"
+        return str(json.loads(self._request("POST", "/page/gradio_api/upload", body, kind))[0])
 
     def event(self, name: str, data: list[Any]) -> tuple[float, int]:
-        """Seconds from an event to its answer, and the bytes of the answer."""
-        asked = {
+        """Send an event; returns the seconds until its answer, and the bytes of the answer.
+
+        Args:
+            name: name of the event's API.
+            data: values of its inputs.
+        """
+        event = {
             "data": data,
             "fn_index": self._numbers[name],
             "session_hash": self._session,
             "trigger_id": None,
         }
         started, size = time.perf_counter(), 0
-        status, text = self._ask("POST", "/page/gradio_api/queue/join", json.dumps(asked).encode())
-        assert status == 200, text
+        self._request("POST", "/page/gradio_api/queue/join", json.dumps(event).encode())
         stream = http.client.HTTPConnection("127.0.0.1", self._port)
         stream.request("GET", f"/page/gradio_api/queue/data?session_hash={self._session}")
         for line in stream.getresponse():
             size += len(line)
             message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
             if message.get("msg") == "process_completed":
-                spent = time.perf_counter() - started
+                seconds = time.perf_counter() - started
                 assert message["success"], message
                 stream.close()
-                return spent, size
+                return seconds, size
         raise RuntimeError("the stream ended without an answer")
 
 
 @contextmanager
-def served(model: deeplab.Model, line: WorkQueue) -> Any:
-    """A server on a free port, in a thread."""
+def served(model: deeplab.Model, queue: WorkQueue) -> Iterator[int]:
+    """Run a server in a thread; gives its port.
+
+    Args:
+        model: network and CRF.
+        queue: runs the server's jobs.
+    """
     limits = Limits(seconds=300)
     with listen("127.0.0.1", 0) as listener:
-        decoder, stored = Decoder(), UploadStore(Path(get_upload_folder()), limits)
-        door = service(model, limits, workers=line, decoder=decoder)
-        hang_up = mount_page(door, model, limits, line, decoder, stored)
-        server = uvicorn.Server(uvicorn.Config(door, log_level="warning"))
+        decoder, stored = DecoderPool(), UploadStore(Path(get_upload_folder()), limits)
+        app = service(model, limits, queue=queue, decoder=decoder)
+        close_streams = mount_page(app, model, limits, queue, decoder, stored)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            hang_up()
+            close_streams()
             server.should_exit = True
             thread.join()
 
 
-def measure(width: int, height: int, runs: int) -> dict[str, Any]:
-    """Medians of the parts of a slider's way, each slider moved to and fro."""
-    model, line = deeplab.load(), Timed()
-    crf: list[float] = []
+def record_crf_seconds(model: deeplab.Model) -> list[float]:
+    """Let a model append the seconds of each CRF to a list, which is returned."""
+    seconds: list[float] = []
     refine = model.refine
 
-    def noted(*arguments: Any, **options: Any) -> Any:
+    def recorded(*arguments: Any, **options: Any) -> Any:
         result = refine(*arguments, **options)
-        crf.append(result.seconds["CRF"])
+        seconds.append(result.seconds["CRF"])
         return result
 
-    model.refine = noted  # type: ignore[method-assign]
+    model.refine = recorded  # type: ignore[method-assign]
+    return seconds
+
+
+def png_photo(width: int, height: int) -> bytes:
+    """The photo at a size, as PNG."""
     buffer = io.BytesIO()
     with Image.open(PHOTO) as file:
         file.convert("RGB").resize((width, height)).save(buffer, "PNG")
-    values = [getattr(model.crf_params, field) for field in KNOBS]
+    return buffer.getvalue()
+
+
+def measure(width: int, height: int, runs: int) -> dict[str, Any]:
+    """Medians of the parts of a slider's answer; each slider is moved to and fro.
+
+    Args:
+        width: of the photo in pixels.
+        height: of the photo in pixels.
+        runs: number of moves of each slider.
+    """
+    model, queue = deeplab.load(), TimedQueue()
+    crf = record_crf_seconds(model)
+    values = [getattr(model.crf_params, field) for field in SLIDERS]
     rest, pair = [ITERATIONS, model.crf_params.normalization], next(iter(PAIRS))
-    rows: dict[str, list[float]] = {}
-    with served(model, line) as port:
+    times: dict[str, list[float]] = {}
+    size = 0
+    with served(model, queue) as port:
         client = Client(port)
-        photo = {"path": client.upload(buffer.getvalue()), "meta": {"_type": "gradio.FileData"}}
-        first, first_bytes = client.event("label", [photo, None, pair, 0, 0, *values, *rest])
-        size = 0
+        photo = {"path": client.upload(png_photo(width, height)), "meta": {"_type": "gradio.FileData"}}
+        first, first_size = client.event("label", [photo, None, pair, 0, 0, *values, *rest])
         for turn in range(runs + 1):
             for field, ends in MOVES.items():
                 moved = [
                     ends[turn % 2] if name == field else value
-                    for name, value in zip(KNOBS, values, strict=True)
+                    for name, value in zip(SLIDERS, values, strict=True)
                 ]
-                spent, size = client.event("refine", [None, pair, 0, 0, *moved, *rest])
+                seconds, size = client.event("refine", [None, pair, 0, 0, *moved, *rest])
                 parts = {
-                    "event to answer": spent,
+                    "event to answer": seconds,
                     "CRF": crf[-1],
-                    "labels, overlay, JPEG, legend": line.last - crf[-1],
-                    "Gradio and HTTP": spent - line.last,
+                    "labels, overlay, JPEG, legend": queue.seconds - crf[-1],
+                    "Gradio and HTTP": seconds - queue.seconds,
                 }
                 if turn:
-                    for part, seconds in parts.items():
-                        rows.setdefault(part, []).append(seconds)
+                    for part, value in parts.items():
+                        times.setdefault(part, []).append(value)
     table = {
-        part: {"median s": round(statistics.median(found), 4), "best s": round(min(found), 4)}
-        for part, found in rows.items()
+        part: {"median s": round(statistics.median(each), 4), "best s": round(min(each), 4)}
+        for part, each in times.items()
     }
     return {
         "photo dropped, network and CRF, s": round(first, 3),
-        "its answer, bytes": first_bytes,
+        "its answer, bytes": first_size,
         "slider": table,
         "slider's answer, bytes": size,
-        f"under {GOAL} s": table["event to answer"]["median s"] < GOAL,
+        f"under {GOAL_SECONDS} s": table["event to answer"]["median s"] < GOAL_SECONDS,
     }
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--runs", type=int, default=10, help="moves of each of the three sliders")
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
@@ -200,8 +238,7 @@ def main() -> None:
         "runs": options.runs,
         f"page, {width}x{height}": measure(width, height, options.runs),
     }
-    print(json.dumps(record, indent=2))
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(record, options.out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Network and CRF per photo in one run, the paper's, rivals' and ours; cost against pixels, labels and
-threads.
+"""Measures the seconds per photo of network and CRF: the paper's, other implementations' and ours.
 
-    python speed_table.py --out results/speed --calibrate PHOTOS
+    python deeplab/benchmarks/speed_table.py --out results/speed --calibrate PHOTOS
 
-writes OUT.md, OUT.json and OUT.png. Ways of a table take turns, so that a noisy machine is noisy to all. What
-is not there (pydensecrf2, ONNX Runtime, OpenVINO, bfloat16, a GPU) is left out, and the table says so. The
-CRF works on the shipped network's probabilities of a photograph; more labels are made by splitting these,
-fewer by merging the rarest.
+Writes OUT.md, OUT.json and OUT.png: seconds per photo in one run, and cost against pixels, labels and
+threads. The methods of a table take turns, so that noise of the machine affects all equally. What is not
+installed or not available (pydensecrf2, ONNX Runtime, OpenVINO, bfloat16, a GPU) is left out, and the table
+says so. The CRF gets the shipped network's probabilities of a photograph; for more labels these are split,
+for fewer the rarest labels are merged.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cascade import PHOTO, in_turns, plain_eager, scores
-from exported import ways
+from cascade import PHOTO, plain_eager, scores
+from exported import export_all
 from machine import processor
 from PIL import Image
+from timing import Times, in_turns
 from tqdm import tqdm
 
 import deeplab
@@ -36,18 +37,21 @@ import densecrf
 from deeplab.evaluation.charts import new_figure, png_of
 from deeplab.files import write_whole
 from deeplab.network.architecture import VARIANTS
-from deeplab.network.bfloat16 import choose
+from deeplab.network.bfloat16 import compute_dtype
 from deeplab.network.preprocessing import pad_to_legal, prepare
 from deeplab.network.winograd import DIRECT_IS_FASTER
 from deeplab.tables import markdown_table
 
 PAPER = {"network, 306×306, Titan GPU": "0.125", "CRF, 500×375, CPU": "under 0.5"}
 SIZE = 500, 375
+"""Width and height of the photo."""
 SIDES = (161, 225, 321, 449, 641)
+"""Sides of the square photos of the curve against pixels."""
 LABELS = (2, 5, 10, 21, 40, 80)
 PARAMS = densecrf.Params(normalization="symmetric")
-RIVAL = find_spec("pydensecrf") is not None
-Times = dict[str, dict[str, float]]
+HAS_PYDENSECRF = find_spec("pydensecrf") is not None
+Curves = dict[str, dict[str, list[tuple[float, float]]]]
+"""Points (x, median seconds) by axis and method."""
 
 
 def photo_of(width: int, height: int) -> np.ndarray:
@@ -57,13 +61,20 @@ def photo_of(width: int, height: int) -> np.ndarray:
 
 
 def with_labels(probabilities: np.ndarray, count: int) -> np.ndarray:
-    """(K, H, W) of a network as (count, H, W): the rarest merged, or each split into unequal parts."""
+    """Probabilities of another number of labels: the rarest are merged, or each is split into unequal parts.
+
+    Args:
+        probabilities: (K, H, W) float32.
+        count: number of labels.
+
+    Returns:
+        (count, H, W) float32.
+    """
     labels = len(probabilities)
     if count < labels:
         order = np.argsort(-probabilities.sum((1, 2)))
-        return np.concatenate(
-            [probabilities[order[: count - 1]], probabilities[order[count - 1 :]].sum(0)[None]]
-        )
+        rarest = probabilities[order[count - 1 :]].sum(0)
+        return np.concatenate([probabilities[order[: count - 1]], rarest[None]])
     parts = -(-count // labels)
     shares = np.array([2.0 ** -(part + 1) for part in range(parts)], np.float32)
     split = (shares[:, None, None, None] * probabilities).reshape(-1, *probabilities.shape[1:])[:count]
@@ -71,7 +82,12 @@ def with_labels(probabilities: np.ndarray, count: int) -> np.ndarray:
 
 
 def pydensecrf(photo: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The same CRF by the rival."""
+    """The same CRF in pydensecrf.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        probabilities: (K, H, W) float32.
+    """
     import pydensecrf.densecrf as dcrf
 
     labels, height, width = probabilities.shape
@@ -84,24 +100,28 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.array(crf.inference(10))
 
 
-def crf_ways(
+def crf_methods(
     photo: np.ndarray, probabilities: np.ndarray, threads: tuple[int, ...]
 ) -> dict[str, Callable[[], object]]:
-    """Ours with some numbers of threads, and the rival."""
-    work: dict[str, Callable[[], object]] = {
-        f"densecrf, threads: {count}": partial(
-            densecrf.refine, photo, probabilities, params=PARAMS, threads=count
-        )
-        for count in threads
+    """The CRF in densecrf and in pydensecrf.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        probabilities: (K, H, W) float32.
+        threads: numbers of threads of densecrf.
+    """
+    refine = partial(densecrf.refine, photo, probabilities, params=PARAMS)
+    methods: dict[str, Callable[[], object]] = {
+        f"densecrf, threads: {count}": partial(refine, threads=count) for count in threads
     }
-    if RIVAL:
-        work["pydensecrf2 (one thread)"] = partial(pydensecrf, photo, probabilities)
-    return work
+    if HAS_PYDENSECRF:
+        methods["pydensecrf2 (one thread)"] = partial(pydensecrf, photo, probabilities)
+    return methods
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads in torch, for a while."""
+    """Set torch's number of threads during the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -111,101 +131,119 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def networks(calibrate: Path | None, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Every way to the scores that there is here, and what is left out and why."""
-    exact = deeplab.load(precision="fp32", device="cpu")
-    assert isinstance(exact.network, torch.nn.Module)
-    found: dict[str, Any] = {
-        "torch, plain eager fp32": plain_eager(exact.network),
-        "torch, fp32" + (", direct" if DIRECT_IS_FASTER else ", Winograd"): exact,
+    """Every implementation of the network that is available here, and what is left out and why.
+
+    Args:
+        calibrate: folder of photos for int8; None to leave int8 out.
+        folder: where to write exported files.
+    """
+    fp32 = deeplab.load(precision="fp32", device="cpu")
+    assert isinstance(fp32.network, torch.nn.Module)
+    models: dict[str, Any] = {
+        "torch, plain eager fp32": plain_eager(fp32.network),
+        "torch, fp32" + (", direct" if DIRECT_IS_FASTER else ", Winograd"): fp32,
     }
     missing = []
-    if choose("auto", torch.device("cpu")) == torch.bfloat16:
-        found["torch, bf16"] = deeplab.load(precision="bf16", device="cpu")
+    if compute_dtype("auto", torch.device("cpu")) == torch.bfloat16:
+        models["torch, bf16"] = deeplab.load(precision="bf16", device="cpu")
     else:
         missing.append("torch in bf16: this processor has none")
     if all(find_spec(name) for name in ("onnxscript", "onnxruntime", "openvino", "nncf")):
-        files, told = ways(folder, None, calibrate)
-        found |= {
-            name: deeplab.load(weights=file, precision=how)
-            for name, (file, how) in files.items()
-            if not name.startswith("torch")
-        }
-        missing += [f"{name}: {text}" for name, text in told.items() if text.startswith("left out")]
+        methods, reports = export_all(folder, None, calibrate)
+        for name, (file, precision) in methods.items():
+            if not name.startswith("torch"):
+                models[name] = deeplab.load(weights=file, precision=precision)
+        missing += [f"{name}: {text}" for name, text in reports.items() if text.startswith("left out")]
     else:
         missing.append("ONNX Runtime and OpenVINO: not installed")
     if torch.cuda.is_available():
-        found[f"torch, bf16, {torch.cuda.get_device_name()}"] = deeplab.load(device="cuda")
+        models[f"torch, bf16, {torch.cuda.get_device_name()}"] = deeplab.load(device="cuda")
     else:
         missing.append("a GPU: none here")
-    if not RIVAL:
+    if not HAS_PYDENSECRF:
         missing.append("pydensecrf2: not installed")
-    return found, missing
+    return models, missing
 
 
 def network_times(models: dict[str, Any], width: int, height: int, runs: int) -> Times:
-    """Scores at stride 8 of one photo by each."""
-    legal = pad_to_legal(prepare(photo_of(width, height)), VARIANTS["deeplab-largefov"])
-    work: dict[str, Callable[[], object]] = {}
+    """Seconds from a prepared photo to scores at stride 8.
+
+    Args:
+        models: models, or networks alone, by method.
+        width: of the photo in pixels.
+        height: of the photo in pixels.
+        runs: number of rounds.
+    """
+    batch = pad_to_legal(prepare(photo_of(width, height)), VARIANTS["deeplab-largefov"])
+    methods: dict[str, Callable[[], object]] = {}
     for name, model in models.items():
         if isinstance(model, deeplab.Model) and model.predictor.device.type == "cuda":
-            work[name] = partial(_on_gpu, model, legal.cuda())
+            methods[name] = partial(gpu_scores, model, batch.cuda())
         elif isinstance(model, deeplab.Model) and not isinstance(model.predictor.network, torch.nn.Module):
-            work[name] = partial(_exported, model, legal)
+            methods[name] = partial(exported_scores, model, batch)
         else:
-            work[name] = partial(scores, model, legal)
-    return in_turns(work, runs)
+            methods[name] = partial(scores, model, batch)
+    return in_turns(methods, runs)
 
 
-def _on_gpu(model: deeplab.Model, batch: torch.Tensor) -> None:
+def gpu_scores(model: deeplab.Model, batch: torch.Tensor) -> None:
+    """Scores on a GPU, waiting until they are there."""
     scores(model, batch)
     torch.cuda.synchronize()
 
 
 @torch.inference_mode()
-def _exported(model: deeplab.Model, batch: torch.Tensor) -> object:
+def exported_scores(model: deeplab.Model, batch: torch.Tensor) -> object:
+    """Scores of an exported network, which takes channels first."""
     return model.predictor.network(batch)
 
 
-def curves(runs: int, bar: tqdm[Any]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Cost against pixels, labels and threads: for each curve its points (x, median seconds)."""
-    model = deeplab.load(precision="fp32", device="cpu")
-    most = os.cpu_count() or 1
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {"megapixels": {}, "labels": {}, "threads": {}}
+def curves(runs: int, bar: tqdm[Any]) -> Curves:
+    """Cost against pixels, labels and threads.
 
-    def keep(axis: str, x: float, times: Times) -> None:
+    Args:
+        runs: number of rounds.
+        bar: progress bar.
+    """
+    model = deeplab.load(precision="fp32", device="cpu")
+    cores = os.cpu_count() or 1
+    points: Curves = {"megapixels": {}, "labels": {}, "threads": {}}
+
+    def add(axis: str, x: float, times: Times) -> None:
         for name, figures in times.items():
-            found[axis].setdefault(name, []).append((round(x, 4), figures["median s"]))
+            points[axis].setdefault(name, []).append((round(x, 4), figures["median s"]))
         bar.update()
 
     for side in SIDES:
         photo = photo_of(side, side)
         probabilities = model.segment(photo, crf=False).probabilities
-        work = crf_ways(photo, probabilities, (most,))
-        work["network, torch fp32"] = partial(scores, model, prepare(photo))
-        keep("megapixels", side * side / 1e6, in_turns(work, runs))
+        methods = crf_methods(photo, probabilities, (cores,))
+        methods["network, torch fp32"] = partial(scores, model, prepare(photo))
+        add("megapixels", side * side / 1e6, in_turns(methods, runs))
     photo = photo_of(*SIZE)
     probabilities = model.segment(photo, crf=False).probabilities
     for count in LABELS:
-        keep("labels", count, in_turns(crf_ways(photo, with_labels(probabilities, count), (most,)), runs))
-    counts = sorted({1, most, *(n for n in (2, 4, 8, 16, 32) if n < most)})
-    for count in counts:
-        work = {"densecrf": partial(densecrf.refine, photo, probabilities, params=PARAMS, threads=count)}
+        add("labels", count, in_turns(crf_methods(photo, with_labels(probabilities, count), (cores,)), runs))
+    batch = pad_to_legal(prepare(photo), model.network.variant)
+    refine = partial(densecrf.refine, photo, probabilities, params=PARAMS)
+    for count in sorted({1, cores, *(n for n in (2, 4, 8, 16, 32) if n < cores)}):
         with torch_threads(count):
-            work["network, torch fp32"] = partial(
-                scores, model, pad_to_legal(prepare(photo), model.network.variant)
-            )
-            keep("threads", count, in_turns(work, runs))
-    return found
+            methods = {
+                "densecrf": partial(refine, threads=count),
+                "network, torch fp32": partial(scores, model, batch),
+            }
+            add("threads", count, in_turns(methods, runs))
+    return points
 
 
-def chart(found: dict[str, dict[str, list[tuple[float, float]]]]) -> bytes:
-    """The three curves side by side."""
+def chart(points: Curves) -> bytes:
+    """The three curves side by side, as PNG."""
     figure = new_figure(11, 3.6)
-    for place, (axis, lines) in enumerate(found.items()):
-        axes = figure.add_subplot(1, 3, place + 1)
-        for name, points in lines.items():
-            axes.plot(*zip(*points, strict=True), marker="o", ms=3, label=name)
-        axes.set(xlabel=axis, ylabel="seconds" if place == 0 else "")
+    for number, (axis, lines) in enumerate(points.items()):
+        axes = figure.add_subplot(1, 3, number + 1)
+        for name, line in lines.items():
+            axes.plot(*zip(*line, strict=True), marker="o", ms=3, label=name)
+        axes.set(xlabel=axis, ylabel="seconds" if number == 0 else "")
         axes.set_ylim(bottom=0)
         if axis == "threads":
             axes.set_xticks([x for x, _ in next(iter(lines.values()))])
@@ -214,34 +252,31 @@ def chart(found: dict[str, dict[str, list[tuple[float, float]]]]) -> bytes:
     return png_of(figure)
 
 
-def text_of(record: dict[str, Any], picture: str) -> str:
-    """The report."""
+def rows_of(title: str, times: Times) -> list[list[str]]:
+    """Rows of the table: title and method, median, best."""
+    return [
+        [f"{title}: {name}", f"{figures['median s']:.3f}", f"{figures['best s']:.3f}"]
+        for name, figures in times.items()
+    ]
+
+
+def report(record: dict[str, Any], picture: str) -> str:
+    """The record as Markdown.
+
+    Args:
+        record: all measurements.
+        picture: path of the chart.
+    """
     width, height = SIZE
-    table = [["paper: network, 306×306, on a Titan GPU", PAPER["network, 306×306, Titan GPU"], ""]]
-    table += [
-        [f"network, 321×321: {name}", f"{figures['median s']:.3f}", f"{figures['best s']:.3f}"]
-        for name, figures in record["network, 321x321"].items()
-    ]
-    table += [
-        [f"network, {width}×{height}: {name}", f"{figures['median s']:.3f}", f"{figures['best s']:.3f}"]
-        for name, figures in record[f"network, {width}x{height}"].items()
-    ]
-    table.append(["paper: CRF, 10 iterations, on a CPU", PAPER["CRF, 500×375, CPU"], ""])
-    table += [
-        [
-            f"CRF, {width}×{height}, 21 labels: {name}",
-            f"{figures['median s']:.3f}",
-            f"{figures['best s']:.3f}",
-        ]
-        for name, figures in record[f"CRF, {width}x{height}"].items()
-    ]
-    table += [
-        [
-            f"photo to labels, {width}×{height}: {name}",
-            f"{figures['median s']:.3f}",
-            f"{figures['best s']:.3f}",
-        ]
-        for name, figures in record[f"photo to labels, {width}x{height}"].items()
+    size = f"{width}x{height}"
+    table = [
+        ["what", "median s", "best s"],
+        ["paper: network, 306×306, on a Titan GPU", PAPER["network, 306×306, Titan GPU"], ""],
+        *rows_of("network, 321×321", record["network, 321x321"]),
+        *rows_of(f"network, {width}×{height}", record[f"network, {size}"]),
+        ["paper: CRF, 10 iterations, on a CPU", PAPER["CRF, 500×375, CPU"], ""],
+        *rows_of(f"CRF, {width}×{height}, 21 labels", record[f"CRF, {size}"]),
+        *rows_of(f"photo to labels, {width}×{height}", record[f"photo to labels, {size}"]),
     ]
     missing = "; ".join(record["left out"]) or "nothing"
     return (
@@ -249,12 +284,54 @@ def text_of(record: dict[str, Any], picture: str) -> str:
         f"{record['machine']['processor']}, {record['machine']['cores']} cores, {record['date']}; medians of "
         f"{record['runs']} turns in one run by `deeplab/benchmarks/speed_table.py`. CRF: 10 iterations, "
         f"{PARAMS.appearance_weight:g}/{PARAMS.appearance_xy_std:g}/{PARAMS.appearance_rgb_std:g} + "
-        f"{PARAMS.smoothness_weight:g}/{PARAMS.smoothness_xy_std:g}, on the shipped network's probabilities of one "
-        f"photograph. Left out: {missing}.\n\n"
-        + markdown_table([["what", "median s", "best s"], *table])
+        f"{PARAMS.smoothness_weight:g}/{PARAMS.smoothness_xy_std:g}, on the shipped network's probabilities "
+        f"of one photograph. Left out: {missing}.\n\n"
+        + markdown_table(table)
         + f"\n\n![Cost against pixels, labels and threads]({picture})\n\n"
         f"Left: square photos, 21 labels, all threads. Middle and right: {width}×{height}.\n"
     )
+
+
+def measure(calibrate: Path | None, runs: int) -> dict[str, Any]:
+    """The whole record.
+
+    Args:
+        calibrate: folder of photos for int8; None to leave int8 out.
+        runs: number of rounds.
+    """
+    width, height = SIZE
+    size = f"{width}x{height}"
+    cores = os.cpu_count() or 1
+    steps = 4 + len(SIDES) + len(LABELS) + 2
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, disable=None) as bar:
+        models, missing = networks(calibrate, Path(folder))
+        record: dict[str, Any] = {
+            "date": date.today().isoformat(),
+            "machine": {"processor": processor(), "cores": cores},
+            "versions": {
+                "torch": torch.__version__,
+                "densecrf": densecrf.__version__,
+                "deeplab": deeplab.__version__,
+            },
+            "runs": runs,
+            "paper, s": PAPER,
+            "left out": missing,
+            "network, 321x321": network_times(models, 321, 321, runs),
+        }
+        bar.update()
+        record[f"network, {size}"] = network_times(models, width, height, runs)
+        bar.update()
+        photo = photo_of(width, height)
+        probabilities = deeplab.load(precision="fp32", device="cpu").segment(photo, crf=False).probabilities
+        record[f"CRF, {size}"] = in_turns(crf_methods(photo, probabilities, tuple(sorted({1, cores}))), runs)
+        bar.update()
+        whole: dict[str, Callable[[], object]] = {
+            name: partial(model.segment, photo) for name, model in models.items() if hasattr(model, "segment")
+        }
+        record[f"photo to labels, {size}"] = in_turns(whole, runs)
+        bar.update()
+        record["curves"] = curves(max(3, runs // 2), bar)
+    return record
 
 
 def main() -> None:
@@ -263,54 +340,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.json and OUT.png are written")
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=7, help="rounds of each measurement")
     parser.add_argument(
-        "--calibrate", type=Path, help="a folder of photos for int8; without it, int8 is left out"
+        "--calibrate", type=Path, help="folder of photos for int8; without it, int8 is left out"
     )
-    parser.add_argument(
-        "--picture", default=None, help="how OUT.md names the picture, if it is moved afterwards"
-    )
+    parser.add_argument("--picture", help="path of the chart in OUT.md, if it is moved afterwards")
     options = parser.parse_args()
-    width, height = SIZE
-    most = os.cpu_count() or 1
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        tqdm(total=4 + len(SIDES) + len(LABELS) + 2, disable=None) as bar,
-    ):
-        models, missing = networks(options.calibrate, Path(folder))
-        record: dict[str, Any] = {
-            "date": date.today().isoformat(),
-            "machine": {"processor": processor(), "cores": most},
-            "versions": {
-                "torch": torch.__version__,
-                "densecrf": densecrf.__version__,
-                "deeplab": deeplab.__version__,
-            },
-            "runs": options.runs,
-            "paper, s": PAPER,
-            "left out": missing,
-            "network, 321x321": network_times(models, 321, 321, options.runs),
-        }
-        bar.update()
-        record[f"network, {width}x{height}"] = network_times(models, width, height, options.runs)
-        bar.update()
-        photo = photo_of(width, height)
-        probabilities = deeplab.load(precision="fp32", device="cpu").segment(photo, crf=False).probabilities
-        record[f"CRF, {width}x{height}"] = in_turns(
-            crf_ways(photo, probabilities, tuple(sorted({1, most}))), options.runs
-        )
-        bar.update()
-        whole: dict[str, Callable[[], object]] = {
-            name: partial(model.segment, photo) for name, model in models.items() if hasattr(model, "segment")
-        }
-        record[f"photo to labels, {width}x{height}"] = in_turns(whole, options.runs)
-        bar.update()
-        record["curves"] = curves(max(3, options.runs // 2), bar)
-    write_whole(options.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+    record = measure(options.calibrate, options.runs)
+    write_whole(options.out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     write_whole(options.out.with_suffix(".png"), chart(record["curves"]))
-    picture = options.picture or options.out.with_suffix(".png").name
-    text = text_of(record, picture)
-    write_whole(options.out.with_suffix(".md"), text.encode())
+    text = report(record, options.picture or options.out.with_suffix(".png").name)
+    write_whole(options.out.with_suffix(".md"), text)
     print(text)
 
 

@@ -1,11 +1,15 @@
-"""A small version of the paper's Table 2: four heads, the same budget of steps, on the same photos.
+"""A small version of the paper's Table 2: four heads, the same number of steps, on the same photos.
 
+Question: How do the four heads compare in accuracy and speed at the same, small cost of training?
+
+Command:
     python field_of_view.py --data VOC --init vgg16_imagenet_conv_fp16.npz --out results/field-of-view
 
-conv1 to conv5 are ImageNet's and stay as they are; fc6 to fc8 start from random numbers and learn, with batch
-normalisation that is folded away at the end. Whoever has many parameters learns as much a step, but has more
-to learn: a budget as small as this one favours small heads, and the table says what it was. Writes OUT.csv
-and OUT.md. What is trained stays in the work folder, and a run that was stopped goes on.
+Writes: OUT.csv and OUT.md. Trained networks stay in the work folder, where a run that was stopped resumes.
+
+conv1 to conv5 are ImageNet's and stay as they are. fc6 to fc8 start from random weights and learn with batch
+normalisation, which is folded away at the end. A head with more parameters has more to learn, so that so few
+steps favour small heads; the table says how many steps there were.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from tqdm import tqdm
 
 import deeplab
 import densecrf
-from deeplab.datasets.opening import open_dataset
-from deeplab.evaluation.scoring import Scorer
+from deeplab.datasets.opening import Dataset, open_dataset
+from deeplab.evaluation.scoring import Scorer, Scores
 from deeplab.files import write_whole
 from deeplab.network.architecture import VARIANTS
 from deeplab.network.layer_table import describe
@@ -39,11 +43,14 @@ PAPER = {  # Table 2: mean IoU on val after the CRF, parameters, images a second
     "deeplab-largefov": ("67.64", "20.5 M", "4.84"),
 }
 CRF = densecrf.Params(normalization="after")
-LONGER = 4  # times the steps, in a second row of LargeFOV: about as long as a 4×4 head takes
+LONGER = 4
+"""Factor on the steps of a second run of LargeFOV, which then takes about as long as a 4×4 head."""
+SPEED_SIZE = 321
+"""Side in pixels of the photos on which speed is measured."""
 
 
 def recipe_of(variant: str, steps: int, options: argparse.Namespace) -> Recipe:
-    """The same for all but the head."""
+    """The recipe of a run; all runs differ in head and steps alone."""
     return Recipe(
         data=str(options.data),
         train_split="train_aug",
@@ -73,9 +80,9 @@ def recipe_of(variant: str, steps: int, options: argparse.Namespace) -> Recipe:
 
 
 @torch.inference_mode()
-def photos_a_second(model: deeplab.Model, size: int, runs: int = 5) -> float:
-    """Of the network alone, on photos of a legal size."""
-    length = model.network.variant.legal_size(size)
+def photos_a_second(model: deeplab.Model, runs: int = 5) -> float:
+    """Speed of the network alone on photos of a legal size."""
+    length = model.network.variant.legal_size(SPEED_SIZE)
     batch = torch.zeros(1, 3, length, length).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(runs + 1):
@@ -85,8 +92,80 @@ def photos_a_second(model: deeplab.Model, size: int, runs: int = 5) -> float:
     return 1 / statistics.median(times[1:])
 
 
+def evaluate(model: deeplab.Model, val: Dataset, title: str) -> tuple[Scores, Scores]:
+    """Scores of the network, and of network and CRF."""
+    plain = Scorer(val.class_names)
+    refined = Scorer(val.class_names)
+    for sample in tqdm(val, desc=title, unit="photo", disable=None):
+        photo = sample.read_photo()
+        truth = sample.read_labels()
+        result = model.segment(photo, crf=False)
+        plain.add(truth, result.labels)
+        refined.add(truth, densecrf.refine(photo, result.probabilities, params=CRF).argmax(0))
+    return plain.scores(), refined.scores()
+
+
+def row_of(name: str, steps: int, scores: tuple[Scores, Scores], speed: float) -> dict[str, str]:
+    """One row of the table.
+
+    Args:
+        name: name of the variant.
+        steps: steps of its training.
+        scores: scores of the network, and of network and CRF.
+        speed: images a second.
+
+    Returns:
+        Cells by column.
+    """
+    layers = describe(name, height=SPEED_SIZE, width=SPEED_SIZE)
+    head = VARIANTS[name].head
+    paper_iou, paper_parameters, paper_speed = PAPER[name]
+    network, refined = scores
+    multiplications = sum(layer.multiplications for layer in layers)
+    return {
+        "variant": name,
+        "steps": str(steps),
+        "kernel": f"{head.kernel}×{head.kernel}",
+        "atrous rate": str(head.atrous_rate),
+        "parameters": f"{sum(layer.parameters for layer in layers) / 1e6:.1f} M",
+        "paper's": paper_parameters,
+        "multiplications at 321×321": f"{multiplications / 1e9:.0f} · 10⁹",
+        "mIoU-7": f"{100 * network.mean_iou_of():.1f}",
+        "mIoU-7, CRF": f"{100 * refined.mean_iou_of():.1f}",
+        "mIoU-21, CRF": f"{100 * refined.mean_iou:.1f}",
+        "paper's mIoU-21, CRF": paper_iou,
+        "images a second": f"{speed:.2f}",
+        "paper's, training on a GPU": paper_speed,
+    }
+
+
+def report(rows: list[dict[str, str]], options: argparse.Namespace, photos: int) -> str:
+    """OUT.md.
+
+    Args:
+        rows: rows of the table.
+        options: steps, batch and crop of the runs.
+        photos: number of val photos.
+
+    Returns:
+        Markdown.
+    """
+    return (
+        "# Field of view at a small training budget\n\n"
+        f"The four heads of the paper's Table 2, each trained for {options.steps} steps of "
+        f"{options.batch} crops of {options.crop}×{options.crop} from VOC `train_aug` (1,623 pairs; the "
+        "paper: 6,000 steps of 20 crops of 321×321 from 10,582), fc6 to fc8 from random numbers on "
+        "ImageNet's convolutions, which stay as they are (the paper starts from ImageNet's fc6 and fc7, cut "
+        f"to size, and trains all). Scored on {photos} val photos; nothing was tuned on them. CRF: the "
+        "release's defaults. Images a second: the network alone, on two cores of a CPU. "
+        f"{date.today().isoformat()}, `deeplab/experiments/field_of_view.py`.\n\n"
+        + markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
+        + "\n"
+    )
+
+
 def main() -> None:
-    """Train, judge, write."""
+    """Train, evaluate and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -99,42 +178,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="path without an ending")
     options = parser.parse_args()
     val = open_dataset(options.data, "val")
-    rows, speeds = [], dict[str, float]()
-    budgets = [(name, options.steps) for name in PAPER] + [("deeplab-largefov", LONGER * options.steps)]
-    for name, steps in budgets:
+    rows: list[dict[str, str]] = []
+    speeds: dict[str, float] = {}
+    runs = [(name, options.steps) for name in PAPER] + [("deeplab-largefov", LONGER * options.steps)]
+    for name, steps in runs:
         folder = options.work / (name if steps == options.steps else f"{name}-{steps}")
-        weights = folder / "weights.safetensors"
-        if not weights.is_file():
-            train(recipe_of(name, steps, options), folder)
-        model = deeplab.load(weights=weights)
-        plain, refined = (Scorer(val.class_names) for _ in range(2))
-        for pair in tqdm(val, desc=name, unit="photo", disable=None):
-            photo, truth = pair.read_photo(), pair.read_labels()
-            found = model.segment(photo, crf=False)
-            plain.add(truth, found.labels)
-            refined.add(truth, densecrf.refine(photo, found.probabilities, params=CRF).argmax(0))
+        model = deeplab.load(weights=train(recipe_of(name, steps, options), folder))
+        scores = evaluate(model, val, name)
         if name not in speeds:
-            speeds[name] = photos_a_second(model, 321)
-        layers = describe(name, height=321, width=321)
-        head, iou, parameters, speed = VARIANTS[name].head, *PAPER[name]
-        figures = [s.scores() for s in (plain, refined)]
-        rows.append(
-            {
-                "variant": name,
-                "steps": str(steps),
-                "kernel": f"{head.kernel}×{head.kernel}",
-                "atrous rate": str(head.atrous_rate),
-                "parameters": f"{sum(layer.parameters for layer in layers) / 1e6:.1f} M",
-                "paper's": parameters,
-                "multiplications at 321×321": f"{sum(layer.multiplications for layer in layers) / 1e9:.0f} · 10⁹",
-                "mIoU-7": f"{100 * figures[0].mean_iou_of():.1f}",
-                "mIoU-7, CRF": f"{100 * figures[1].mean_iou_of():.1f}",
-                "mIoU-21, CRF": f"{100 * figures[1].mean_iou:.1f}",
-                "paper's mIoU-21, CRF": iou,
-                "images a second": f"{speeds[name]:.2f}",
-                "paper's, training on a GPU": speed,
-            }
-        )
+            speeds[name] = photos_a_second(model)
+        rows.append(row_of(name, steps, scores, speeds[name]))
         print(rows[-1], flush=True)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -142,21 +195,6 @@ def main() -> None:
     writer.writerows(rows)
     write_whole(options.out.with_suffix(".csv"), text.getvalue().encode())
     write_whole(options.out.with_suffix(".md"), report(rows, options, len(val)).encode())
-
-
-def report(rows: list[dict[str, str]], options: argparse.Namespace, photos: int) -> str:
-    """OUT.md."""
-    return (
-        "# Field of view, in small\n\n"
-        f"The four heads of the paper's Table 2, each trained for {options.steps} steps of {options.batch} crops of "
-        f"{options.crop}×{options.crop} from VOC `train_aug` (1,623 pairs; the paper: 6,000 steps of 20 crops of "
-        "321×321 from 10,582), fc6 to fc8 from random numbers on ImageNet's convolutions, which stay as they are (the "
-        "paper starts from ImageNet's fc6 and fc7, cut to size, and trains all). Scored on "
-        f"{photos} val photos; nothing was tuned on them. CRF: the release's defaults. Images a second: the network "
-        f"alone, on two cores of a CPU. {date.today().isoformat()}, `deeplab/experiments/field_of_view.py`.\n\n"
-        + markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
-        + "\n"
-    )
 
 
 if __name__ == "__main__":

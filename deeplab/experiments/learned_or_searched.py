@@ -1,10 +1,15 @@
-"""Learn the CRF by gradient, and search it on a grid, on half of the photos; judge both on the others.
+"""The CRF learned by gradient and searched on a grid, on half of the photos, and judged on the other half.
 
+Question: Do gradients find better CRF parameters than a grid search, and does a learned compatibility help?
+
+Command:
     python learned_or_searched.py --data VOC --scores mnv2=FILE.npz --out results/learned-or-searched
 
-The network stays as it is: only its scores are needed (piecewise training, as in the paper). Learning goes by
-the cross-entropy of the marginals after five steps; search by the mean IoU after ten. Both are judged after
-ten.
+Writes: OUT.json, and prints a table for results/learned-or-searched.md.
+
+Only the network's scores are needed, as the network does not change (piecewise training, as in the
+paper). The CRF is learned by the cross-entropy of the marginals after five steps and searched by the mean
+IoU after ten steps; both are judged after ten.
 """
 
 from __future__ import annotations
@@ -34,32 +39,49 @@ from densecrf.torch import DenseCRF
 
 DEFAULT = densecrf.Params(normalization="after")
 GRID = Grid((2, 3, 4, 5, 7), (30, 50, 80), (2, 3, 5, 8))
-"""The paper's grid begins at 5 / 50 / 3, which is its best for scores as sharp as these: this one goes
-below."""
-SEARCH = "searched on a grid of 60"
+"""The paper's grid begins at 5 / 50 / 3, its best point for scores as sharp as these; this one goes below."""
+SEARCHED = "searched on a grid of 60"
+LEARNED = "learned, weights"
+COLUMNS = ["", "mIoU-7", "mIoU-21", "pixel accuracy", "cross-entropy, nats", "processor seconds"]
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Image (1, 3, H, W), logits (1, K, H, W), labels (1, H, W) int64."""
+Refine = Callable[[Example], torch.Tensor]
+"""An example to log marginals (1, K, H, W)."""
 
 
-def example(pair: Sample, source: FileScores) -> Example:
-    """One photo as tensors; logits are log probabilities."""
-    photo, truth = pair.read_photo(), pair.read_labels()
-    logits = np.log(np.maximum(source.probabilities(pair, (truth.shape[0], truth.shape[1])), 1e-8))
+def example(sample: Sample, source: FileScores) -> Example:
+    """One photo as tensors; the logits are log probabilities."""
+    photo = sample.read_photo()
+    truth = sample.read_labels()
+    logits = np.log(np.maximum(source.probabilities(sample, (truth.shape[0], truth.shape[1])), 1e-8))
     image = torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1), np.float32))
     return image[None], torch.from_numpy(logits)[None], torch.from_numpy(truth.astype(np.int64))[None]
 
 
-def learn(crf: DenseCRF, samples: Sequence[Example], *, epochs: int, rate: float, name: str) -> float:
-    """Adam with a cosine schedule, a photo a step; nothing turns negative. Returns processor seconds."""
+def learn(crf: DenseCRF, examples: Sequence[Example], *, epochs: int, rate: float, title: str) -> float:
+    """Learn a CRF by Adam with a cosine schedule, one photo a step; no parameter becomes negative.
+
+    Args:
+        crf: the module to learn.
+        examples: photos to learn from.
+        epochs: passes over them.
+        rate: first learning rate.
+        title: title of the progress bar.
+
+    Returns:
+        Processor seconds.
+    """
     started = time.process_time()
     optimizer = torch.optim.Adam([p for p in crf.parameters() if p.requires_grad], lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(samples))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(examples))
     rng = torch.Generator().manual_seed(0)
     for _ in range(epochs):
-        for index in tqdm(torch.randperm(len(samples), generator=rng).tolist(), desc=name, unit="photo"):
-            image, logits, labels = samples[index]
+        order = torch.randperm(len(examples), generator=rng).tolist()
+        for index in tqdm(order, desc=title, unit="photo"):
+            image, logits, labels = examples[index]
             optimizer.zero_grad()
-            F.cross_entropy(crf(image, logits), labels, ignore_index=IGNORE).backward()  # type: ignore[no-untyped-call]
+            loss = F.cross_entropy(crf(image, logits), labels, ignore_index=IGNORE)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -69,26 +91,30 @@ def learn(crf: DenseCRF, samples: Sequence[Example], *, epochs: int, rate: float
     return time.process_time() - started
 
 
-def judge(
-    refine: Callable[[Example], torch.Tensor], samples: Sequence[Example], class_names: Sequence[str]
-) -> list[float]:
-    """mIoU-7, mIoU-21, pixel accuracy in percent, and mean cross-entropy in nats, of log marginals (1, K, H,
-    W)."""
-    scorer, losses = Scorer(class_names, (), False), []
-    for one in samples:
-        found = refine(one)
-        losses.append(float(F.cross_entropy(found, one[2], ignore_index=IGNORE)))
-        scorer.add(one[2][0].numpy(), found[0].argmax(0).numpy())
+def judge(refine: Refine, examples: Sequence[Example], class_names: Sequence[str]) -> list[float]:
+    """Score one method.
+
+    Args:
+        refine: the method.
+        examples: photos to judge on.
+        class_names: K class names.
+
+    Returns:
+        mIoU-7, mIoU-21 and pixel accuracy in percent, and mean cross-entropy in nats.
+    """
+    scorer = Scorer(class_names, (), False)
+    losses = []
+    for one in examples:
+        log_marginals = refine(one)
+        labels = one[2]
+        losses.append(float(F.cross_entropy(log_marginals, labels, ignore_index=IGNORE)))
+        scorer.add(labels[0].numpy(), log_marginals[0].argmax(0).numpy())
     scores = scorer.scores()
-    return [
-        100 * scores.mean_iou_of(),
-        100 * scores.mean_iou,
-        100 * scores.pixel_accuracy,
-        float(np.mean(losses)),
-    ]
+    shares = (scores.mean_iou_of(), scores.mean_iou, scores.pixel_accuracy)
+    return [*(100 * share for share in shares), float(np.mean(losses))]
 
 
-def by_module(crf: DenseCRF) -> Callable[[Example], torch.Tensor]:
+def refine_by(crf: DenseCRF) -> Refine:
     """Ten steps of a module, without gradients."""
     crf.iterations = 10
 
@@ -100,48 +126,78 @@ def by_module(crf: DenseCRF) -> Callable[[Example], torch.Tensor]:
 
 
 def compare(
-    dataset: Dataset, source: FileScores, store: Path, epochs: int
+    dataset: Dataset, source: FileScores, log: Path, epochs: int
 ) -> tuple[list[list[str]], dict[str, Any]]:
-    """Rows of the table, and what was found."""
-    source.fill(dataset.pairs)
-    halves = dataset.pairs[::2], dataset.pairs[1::2]
-    taught, judged = ([example(pair, source) for pair in half] for half in halves)
+    """Learn and search on one half of the photos, and judge on the other half.
+
+    Args:
+        dataset: the photos; every second one belongs to the same half.
+        source: class probabilities.
+        log: file that keeps the scores of the search.
+        epochs: passes over the photos when learning.
+
+    Returns:
+        Rows of the table, and the parameters that were found.
+    """
+    source.fill(dataset)
+    train, test = dataset[::2], dataset[1::2]
+    train_examples = [example(sample, source) for sample in train]
     classes = len(dataset.class_names)
+    learned_compatibility = f"learned, weights and {classes}×{classes} compatibility"
     potts = DenseCRF(DEFAULT, iterations=5)
     pairwise = DenseCRF(DEFAULT, iterations=5, compatibility=1 - torch.eye(classes))
-    seconds = {"learned, weights": learn(potts, taught, epochs=epochs, rate=0.1, name="weights")}
-    name = f"learned, weights and {classes}×{classes} compatibility"
-    seconds[name] = learn(pairwise, taught, epochs=epochs, rate=0.05, name="compatibility")
-    started = time.process_time()
-    trials = ParamsEvaluator(halves[0], source, dataset.class_names, store)
-    settings = GRID.settings(DEFAULT)
-    best = best_of({params: scores.mean_iou for params, scores in trials.scores(settings).items()})
-    seconds[SEARCH] = time.process_time() - started
-    ways = {
-        "no CRF": lambda one: one[1],
-        "default": by_module(DenseCRF(DEFAULT)),
-        SEARCH: by_module(DenseCRF(best)),
-        "learned, weights": by_module(potts),
-        name: by_module(pairwise),
+    seconds = {
+        LEARNED: learn(potts, train_examples, epochs=epochs, rate=0.1, title="weights"),
+        learned_compatibility: learn(
+            pairwise, train_examples, epochs=epochs, rate=0.05, title="compatibility"
+        ),
     }
+    started = time.process_time()
+    table = ParamsEvaluator(train, source, dataset.class_names, log).scores(GRID.settings(DEFAULT))
+    best = best_of({params: scores.mean_iou for params, scores in table.items()})
+    seconds[SEARCHED] = time.process_time() - started
+    methods: dict[str, Refine] = {
+        "no CRF": lambda one: one[1],
+        "default": refine_by(DenseCRF(DEFAULT)),
+        SEARCHED: refine_by(DenseCRF(best)),
+        LEARNED: refine_by(potts),
+        learned_compatibility: refine_by(pairwise),
+    }
+    test_examples = [example(sample, source) for sample in test]
     rows = []
-    for way, refine in ways.items():
-        figures = judge(refine, judged, dataset.class_names)
-        spent = f"{seconds[way]:.0f}" if way in seconds else "–"
-        rows.append([way, *(f"{figure:.2f}" for figure in figures[:3]), f"{figures[3]:.3f}", spent])
-    found: dict[str, Any] = {
+    for method, refine in methods.items():
+        *percent, loss = judge(refine, test_examples, dataset.class_names)
+        spent = f"{seconds[method]:.0f}" if method in seconds else "–"
+        rows.append([method, *(f"{value:.2f}" for value in percent), f"{loss:.3f}", spent])
+    return rows, parameters_found(best, potts, pairwise, dataset.class_names)
+
+
+def parameters_found(
+    best: densecrf.Params, potts: DenseCRF, pairwise: DenseCRF, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The parameters that were searched and learned, and the compatibilities that changed most.
+
+    Args:
+        best: the searched parameters.
+        potts: the learned CRF with Potts's compatibility.
+        pairwise: the CRF with a learned compatibility.
+        class_names: K class names.
+
+    Returns:
+        Lists by title.
+    """
+    assert pairwise.compatibility is not None
+    change = (pairwise.compatibility.detach() - (1 - torch.eye(len(class_names)))).numpy()
+    largest = np.argsort(-np.abs(change), axis=None)[:8]
+    return {
         "searched": [best.appearance_weight, best.appearance_xy_std, best.appearance_rgb_std],
         "learned weights (appearance, smoothness)": [round(value, 3) for value in potts.weights.tolist()],
         "learned beside compatibility": [round(value, 3) for value in pairwise.weights.tolist()],
+        "compatibilities that moved most": [
+            f"{class_names[row]} beside {class_names[column]}: {change[row, column]:+.2f}"
+            for row, column in zip(*np.unravel_index(largest, change.shape), strict=True)
+        ],
     }
-    assert pairwise.compatibility is not None
-    moved = (pairwise.compatibility.detach() - (1 - torch.eye(classes))).numpy()
-    order = np.argsort(-np.abs(moved), axis=None)[:8]
-    found["compatibilities that moved most"] = [
-        f"{dataset.class_names[row]} beside {dataset.class_names[column]}: {moved[row, column]:+.2f}"
-        for row, column in zip(*np.unravel_index(order, moved.shape), strict=True)
-    ]
-    return rows, found
 
 
 def main() -> None:
@@ -154,31 +210,23 @@ def main() -> None:
     parser.add_argument("--scores", nargs="+", required=True, metavar="NAME=FILE")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/learned-or-searched"), help="keeps the search's trials"
+        "--work", type=Path, default=Path("runs/learned-or-searched"), help="folder that keeps the search"
     )
     parser.add_argument("--out", type=Path, required=True, help="path without an ending")
     options = parser.parse_args()
     dataset = open_dataset(options.data, options.split)
-    head = ["", "mIoU-7", "mIoU-21", "pixel accuracy", "cross-entropy, nats", "processor seconds"]
-    told, record = [], {}
+    options.work.mkdir(parents=True, exist_ok=True)
+    record = {}
     for word in options.scores:
         name, _, file = word.partition("=")
-        options.work.mkdir(parents=True, exist_ok=True)
-        rows, found = compare(
-            dataset, FileScores(Path(file), dataset), options.work / f"{name}.jsonl", options.epochs
-        )
-        told += [f"## Scores of {name}", "", markdown_table([head, *rows]), ""]
-        told += [
-            f"- {key}: {', '.join(map(str, value))}"
-            for key, value in found.items()
-            if isinstance(value, list)
-        ]
-        told.append("")
-        record[name] = {"rows": [dict(zip(head, row, strict=True)) for row in rows], **found}
-    write_whole(
-        options.out.with_suffix(".json"), (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-    )
-    print("\n".join(told))
+        log = options.work / f"{name}.jsonl"
+        rows, found = compare(dataset, FileScores(Path(file), dataset), log, options.epochs)
+        record[name] = {"rows": [dict(zip(COLUMNS, row, strict=True)) for row in rows], **found}
+        print(f"## Scores of {name}\n\n{markdown_table([COLUMNS, *rows])}\n")
+        for title, values in found.items():
+            print(f"- {title}: {', '.join(map(str, values))}")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_whole(options.out.with_suffix(".json"), text)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Put the photos of several data sets into one small folder in PASCAL VOC's layout, to train on another
-machine.
+"""Photos of several data sets in one small folder in PASCAL VOC's layout.
 
+Question: How can several data sets be taken to another machine, and their rare classes be shown more often?
+
+Command:
     python training_pack.py --source voc:train_all --source rare=rare/JPEGImages,rare/PseudoClassV7 \
         --source animals=animals/JPEGImages,animals/Masks --val voc:val --out pack --repeat-factor 0.1
 
-A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS, two folders
-with files of the same stems and VOC's ids. Photos are resized to ``--side`` pixels on their longer side and
-saved as WebP. The list ``train`` names a photo more than once if its classes are rare: r = max(1, sqrt(t /
-f)) times, f the share of photos that show the class and t ``--repeat-factor``. Of the val photos every second
-one goes into the list ``val_choose``, to choose a checkpoint by; the others, ``val_report``, only judge.
+Writes: OUT, with photos as WebP of at most ``--side`` pixels on their longer side, and five lists.
+``train`` names a photo more than once if its classes are rare: r = max(1, sqrt(t / f)) times, where f is
+the share of photos that show the class and t is ``--repeat-factor``. ``train_once`` names every photo
+once. ``val`` has all val photos; ``val_choose``, every second one, is for choosing a checkpoint, and
+``val_report``, the others, only for reporting its score. gpu_training.py trains on this folder.
+
+A source is FOLDER:SPLIT of a data set that ``deeplab check-data`` knows, or NAME=PHOTOS,MASKS: two
+folders with files of the same stems and VOC's ids.
 
 Source: "LVIS" (arXiv 1908.03195), appendix B.2, for the repeat factor.
 """
@@ -17,7 +22,7 @@ import argparse
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,23 +34,36 @@ from deeplab.datasets.opening import Sample, open_dataset
 from deeplab.drawing import palette_png
 from deeplab.files import write_whole
 
-LEAST_SHARE = 0.01  # of a photo's pixels, that a class must have to count as shown
+MIN_SHARE = 0.01
+"""Share of a photo's pixels that a class must have to count as shown."""
+FULL_SIZE = 10**6
 
 
-def pairs_of(source: str) -> list[Sample]:
-    """The pairs that one --source names."""
+def samples_of(source: str) -> list[Sample]:
+    """The samples that one --source names."""
     if "=" in source:
         photos, masks = (Path(part) for part in source.split("=", 1)[1].split(","))
-        there = {path.stem: path for path in sorted(photos.iterdir())}
-        return [Sample(path.stem, there[path.stem], path) for path in sorted(masks.glob("*.png"))]
+        by_stem = {path.stem: path for path in sorted(photos.iterdir())}
+        return [Sample(path.stem, by_stem[path.stem], path) for path in sorted(masks.glob("*.png"))]
     folder, _, split = source.rpartition(":")
     return list(open_dataset(folder, split))
 
 
-def packed(pairs: list[Sample], out: Path, side: int, quality: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Write photos and masks; give names and label maps."""
-    for pair in tqdm(pairs, unit="photo"):
-        photo, labels = Image.fromarray(pair.read_photo()), pair.read_labels()
+def pack(samples: Sequence[Sample], out: Path, side: int, quality: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Write photos and masks.
+
+    Args:
+        samples: photos with labels.
+        out: folder in VOC's layout.
+        side: largest side of a photo in pixels.
+        quality: quality of WebP, 0 to 100.
+
+    Yields:
+        Name and label map of each sample.
+    """
+    for sample in tqdm(samples, unit="photo"):
+        photo = Image.fromarray(sample.read_photo())
+        labels = sample.read_labels()
         if max(photo.size) > side:
             scale = side / max(photo.size)
             size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
@@ -53,19 +71,51 @@ def packed(pairs: list[Sample], out: Path, side: int, quality: int) -> Iterator[
             labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
         buffer = io.BytesIO()
         photo.save(buffer, "WEBP", quality=quality, method=4)
-        write_whole(out / "JPEGImages" / f"{pair.name}.webp", buffer.getvalue())
-        write_whole(out / "SegmentationClass" / f"{pair.name}.png", palette_png(labels))
-        yield pair.name, labels
+        write_whole(out / "JPEGImages" / f"{sample.name}.webp", buffer.getvalue())
+        write_whole(out / "SegmentationClass" / f"{sample.name}.png", palette_png(labels))
+        yield sample.name, labels
 
 
-def shown(labels: np.ndarray) -> np.ndarray:
-    """Ids of the classes other than background that a label map shows."""
+def shown_classes(labels: np.ndarray) -> list[int]:
+    """Ids of the classes, background left out, that a label map shows."""
     pixels = np.bincount(labels.ravel(), minlength=256)[1 : len(VOC_CLASSES)]
-    return 1 + np.flatnonzero(pixels > LEAST_SHARE * labels.size)
+    return [int(number) for number in 1 + np.flatnonzero(pixels > MIN_SHARE * labels.size)]
+
+
+def repeated(classes: Mapping[str, Sequence[int]], repeat_factor: float, seed: int) -> list[str]:
+    """The list ``train``, in which photos of rare classes are named more than once.
+
+    Args:
+        classes: ids of the classes that each photo shows, by its name.
+        repeat_factor: share of photos below which a class counts as rare.
+        seed: seed of the draws for fractions.
+
+    Returns:
+        Names of photos.
+    """
+    photos_with = Counter(number for numbers in classes.values() for number in numbers)
+    factors = {
+        number: max(1.0, math.sqrt(repeat_factor * len(classes) / count))
+        for number, count in photos_with.items()
+    }
+    rng = np.random.default_rng(seed)
+    lines: list[str] = []
+    shown = Counter[int]()
+    for name, numbers in classes.items():
+        mean_times = max((factors[number] for number in numbers), default=1.0)
+        times = int(mean_times) + int(rng.random() < mean_times % 1)
+        lines += [name] * times
+        shown.update(dict.fromkeys(numbers, times))
+    print(f"{len(lines)} lines for {len(classes)} photos")
+    changes = [
+        f"{VOC_CLASSES[number]} {photos_with[number]} → {shown[number]}" for number in sorted(photos_with)
+    ]
+    print(", ".join(changes))
+    return lines
 
 
 def main() -> None:
-    """Pack, write the lists, print how often each class is seen."""
+    """Pack the photos, write the lists, and print how often each class is shown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,31 +123,27 @@ def main() -> None:
     parser.add_argument("--val", required=True)
     parser.add_argument("--skip", type=Path, help="file with names of photos to leave out, one a line")
     parser.add_argument("--side", type=int, default=500)
-    parser.add_argument("--quality", type=int, default=65, help="of WebP, 0 to 100")
+    parser.add_argument("--quality", type=int, default=65, help="quality of WebP, 0 to 100")
     parser.add_argument("--repeat-factor", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    skip = set(options.skip.read_text().split()) if options.skip else set()
-    pairs = [pair for source in options.source for pair in pairs_of(source) if pair.name not in skip]
-    if doubled := [name for name, times in Counter(pair.name for pair in pairs).items() if times > 1]:
+    skipped = set(options.skip.read_text().split()) if options.skip else set()
+    samples = [
+        sample for source in options.source for sample in samples_of(source) if sample.name not in skipped
+    ]
+    counts = Counter(sample.name for sample in samples)
+    if doubled := [name for name, count in counts.items() if count > 1]:
         parser.error(
             f"got {len(doubled)} names twice, first {doubled[0]}; leave one of the two out with --skip"
         )
     classes = {
-        name: shown(labels) for name, labels in packed(pairs, options.out, options.side, options.quality)
+        name: shown_classes(labels)
+        for name, labels in pack(samples, options.out, options.side, options.quality)
     }
-    share = Counter(int(number) for numbers in classes.values() for number in numbers)
-    factor = {c: max(1.0, math.sqrt(options.repeat_factor * len(pairs) / share[c])) for c in share}
-    rng, lines, seen = np.random.default_rng(options.seed), [], Counter[str]()
-    for name, numbers in classes.items():
-        wanted = max((factor[int(number)] for number in numbers), default=1.0)
-        times = int(wanted) + int(rng.random() < wanted % 1)
-        lines += [name] * times
-        seen.update({VOC_CLASSES[int(number)]: times for number in numbers})
-    val = [name for name, _ in packed(pairs_of(options.val), options.out, 10**6, 90)]
+    val = [name for name, _ in pack(samples_of(options.val), options.out, FULL_SIZE, quality=90)]
     lists = {
-        "train": lines,
+        "train": repeated(classes, options.repeat_factor, options.seed),
         "train_once": list(classes),
         "val": val,
         "val_choose": val[::2],
@@ -106,8 +152,6 @@ def main() -> None:
     for split, names in lists.items():
         text = "".join(f"{name}\n" for name in names)
         write_whole(options.out / "ImageSets" / "Segmentation" / f"{split}.txt", text.encode())
-    print(f"{len(lines)} lines for {len(pairs)} photos")
-    print(", ".join(f"{VOC_CLASSES[c]} {share[c]} → {seen[VOC_CLASSES[c]]}" for c in sorted(share)))
 
 
 if __name__ == "__main__":

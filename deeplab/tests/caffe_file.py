@@ -1,4 +1,4 @@
-"""Writes .caffemodel files in the wire format of protocol buffers, as Caffe of every age has written them."""
+"""Writer of .caffemodel files in the wire format of protocol buffers, for each generation of Caffe."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def varint(number):
 
 
 def field(number, value):
-    """A field: of bytes or text with their length, of a whole number as a varint."""
+    """A field: bytes and text with their length, whole numbers as varints."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     value = value.encode() if isinstance(value, str) else bytes(value)
@@ -20,7 +20,7 @@ def field(number, value):
 
 
 def blob(array, *, age="layer", double=False):
-    """A BlobProto; before 2015 its shape was num, channels, height, width, padded with ones in front."""
+    """A BlobProto; before 2015, all shapes had four sizes, with ones in front."""
     array = np.asarray(array)
     if age == "layer":
         shape = field(7, field(1, b"".join(varint(size) for size in array.shape)))
@@ -32,8 +32,7 @@ def blob(array, *, age="layer", double=False):
 
 
 def model(layers, *, age="layer", double=False):
-    """A NetParameter; ``layers`` maps names to arrays. ``age``: "layer" (2015 on), "layers" (2014), "v0"
-    (2013)."""
+    """A NetParameter of arrays by layer; ``age`` is "layer" (from 2015), "layers" (2014) or "v0"."""
     out = field(1, "a net")
     for name, arrays in layers.items():
         blobs = [blob(array, age=age, double=double) for array in arrays]

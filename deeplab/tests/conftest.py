@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -13,20 +14,23 @@ from deeplab.weights.store import Card
 
 @pytest.fixture(scope="session")
 def network():
-    """The network with random weights, the same in every run."""
+    """A network with random weights, the same in every run."""
     torch.manual_seed(0)
     return build().eval()
 
 
 @pytest.fixture(scope="session")
 def model(network):
+    """A model of that network with VOC's classes."""
     return Model(network, Card("deeplab-largefov", VOC_CLASSES), precision="fp32")
 
 
 @pytest.fixture(scope="session")
 def narrow():
-    """Builds a variant with few channels: the same geometry, fast. Weights are random and the same in every
-    run."""
+    """A function that builds a variant with few channels: the same geometry, but fast.
+
+    The weights are random, and the same in every run.
+    """
 
     def make(name, classes=3, channels=6):
         variant = VARIANTS[name]
@@ -55,6 +59,16 @@ def photo():
 
 @pytest.fixture
 def photo_file(photo, tmp_path):
+    """The photo as a PNG file."""
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     return path
+
+
+@pytest.fixture
+def tiny():
+    """The bytes of a photo of 6×10 pixels as a PNG."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -13,19 +13,19 @@ needs_data = pytest.mark.skipif(
 )
 
 
-def save(path, array, **how):
-    """An array as a picture."""
+def save(path, array, **options):
+    """Save an array as a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **how)
+    Image.fromarray(array).save(path, **options)
 
 
 def text(path, content):
-    """A string, or anything else as JSON."""
+    """Write a string, or anything else as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
 def photos(root, *names):
-    """Files that nobody can open: opening a data set must not try."""
+    """Write files that are no pictures: opening a data set must not open its photos."""
     for name in names:
         text(root / name, "opening a data set opens no photo")

@@ -1,4 +1,4 @@
-"""A small world for the search: photos in VOC's layout, and class scores that miss their edges."""
+"""A small data set for the search: photos in VOC's layout, and class scores that miss their edges."""
 
 import numpy as np
 from PIL import Image
@@ -15,13 +15,13 @@ SMALL = Grid((2.0, 6.0), (4.0, 12.0), (5.0, 20.0))
 
 
 def make(folder):
-    """Noisy blocks of cat: a, b and c are val, c, d and e test; the scores of all are in scores.npz."""
+    """Make photos with a noisy block of cat and scores.npz; a, b, c are val, c, d, e test, d, e rest."""
     rng = np.random.default_rng(0)
     for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (folder / name).mkdir(parents=True)
     names, logits = ["a", "b", "c", "d", "e"], np.full((5, 33, 33, 21), 60, np.uint8)
     rows, columns = np.arange(33) * 16 * HEIGHT // 350, np.arange(33) * 16 * WIDTH // 513
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         top, left = int(rng.integers(4, 12)), int(rng.integers(4, 16))
         labels = np.zeros((HEIGHT, WIDTH), np.uint8)
         labels[top : top + 14, left : left + 22] = 8
@@ -31,8 +31,8 @@ def make(folder):
         labels[:, :2] = 255
         Image.fromarray(photo).save(folder / f"JPEGImages/{name}.jpg", quality=95)
         Image.fromarray(labels).save(folder / f"SegmentationClass/{name}.png")
-        logits[place, :, :, 0] = np.where(is_cat, 90, 105) + rng.integers(-12, 12, is_cat.shape)
-        logits[place, :, :, 8] = np.where(is_cat, 105, 90) + rng.integers(-12, 12, is_cat.shape)
+        logits[index, :, :, 0] = np.where(is_cat, 90, 105) + rng.integers(-12, 12, is_cat.shape)
+        logits[index, :, :, 8] = np.where(is_cat, 105, 90) + rng.integers(-12, 12, is_cat.shape)
     for split, part in (("val", names[:3]), ("test", names[2:]), ("rest", names[3:])):
         (folder / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(part) + "\n")
     np.savez(
@@ -46,10 +46,10 @@ def make(folder):
     return folder
 
 
-def trials_of(folder, store, workers=2, split="val"):
+def evaluator_of(folder, store, workers=2, split="val"):
     dataset = voc(folder, split)
     source = FileScores(folder / "scores.npz", dataset)
-    return ParamsEvaluator(dataset.pairs, source, dataset.class_names, store, workers=workers)
+    return ParamsEvaluator(dataset.samples, source, dataset.class_names, store, workers=workers)
 
 
 def first_of(folder):

@@ -1,4 +1,4 @@
-"""The page beside the door, as tests ask it."""
+"""The page beside the HTTP API, for tests that send it requests without a network."""
 
 import asyncio
 import json
@@ -8,47 +8,58 @@ from contextlib import asynccontextmanager
 import httpx
 from starlette.routing import Mount
 
-from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.decoder_process import DecoderPool
 from deeplab.serving.http import service
 from deeplab.serving.page import mount_page
 from deeplab.serving.queue import WorkQueue
 from deeplab.serving.upload_store import UploadStore
 
 
-class ServedPage:
-    """A door with the page, whose uploads lie in a folder; whatever is reached outside this machine is an
-    error."""
+def as_upload(path):
+    """A file as the browser sends it."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
-    def __init__(self, model, limits, folder, monkeypatch):
-        self.reached = []
+
+class ServedPage:
+    """An application with the page, its uploads in a folder; a connection to another machine is an error.
+
+    Attributes:
+        app: the HTTP API with the page.
+        route_filter: the middleware before Gradio.
+        gradio: the application of Gradio behind it.
+        uploads: the store of uploads.
+    """
+
+    def __init__(self, model, limits, folder, monkeypatch, *, local=True):
+        self.connections = []
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-        monkeypatch.setattr(socket.socket, "connect", self._connect)
-        monkeypatch.setattr(socket, "getaddrinfo", self._resolve)
-        line, decoder, self.stored = WorkQueue(1, 4), Decoder(), UploadStore(folder, limits)
-        self.door = service(model, limits, workers=line, decoder=decoder)
+        monkeypatch.setattr(socket.socket, "connect", self._refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", self._refuse)
+        queue = WorkQueue(1, 4)
+        decoder = DecoderPool()
+        self.uploads = UploadStore(folder, limits)
+        self.app = service(model, limits, queue=queue, decoder=decoder)
 
         async def mount():  # without a running loop Gradio makes some and never closes them
-            mount_page(self.door, model, limits, line, decoder, self.stored)
+            mount_page(self.app, model, limits, queue, decoder, self.uploads, local=local)
 
         asyncio.run(mount())
-        self.gate = next(
-            route for route in self.door.routes if isinstance(route, Mount) and route.path == "/page"
+        self.route_filter = next(
+            route for route in self.app.routes if isinstance(route, Mount) and route.path == "/page"
         ).app
-        self.gradio = self.gate._gradio
+        self.gradio = self.route_filter.app
         self.blocks = self.gradio.get_blocks()
 
-    def _connect(self, *arguments):
-        self.reached.append(arguments)
-        raise OSError("this test reaches nothing")
-
-    _resolve = _connect
+    def _refuse(self, *arguments):
+        self.connections.append(arguments)
+        raise OSError("this test connects to nothing")
 
     @asynccontextmanager
     async def client(self, app=None):
-        """Asks the door, or another application while the door is open."""
-        transport = httpx.ASGITransport(app or self.door, raise_app_exceptions=False)
+        """A client of the application, or of another one while the application runs."""
+        transport = httpx.ASGITransport(app or self.app, raise_app_exceptions=False)
         async with (
-            self.door.router.lifespan_context(self.door),
+            self.app.router.lifespan_context(self.app),
             httpx.AsyncClient(
                 transport=transport, base_url="http://127.0.0.1", follow_redirects=True
             ) as client,
@@ -56,7 +67,7 @@ class ServedPage:
             yield client
 
     def ask(self, *requests):
-        """The answers to requests, one after another: method, address, and what httpx is to be told."""
+        """The answers to requests, one after another; each is a method, an address, and options of httpx."""
 
         async def talk():
             async with self.client() as client:
@@ -65,21 +76,21 @@ class ServedPage:
                 ]
 
         answers = asyncio.run(talk())
-        assert self.reached == []
+        assert self.connections == []
         return answers
 
     def number_of(self, name):
-        """Gradio's number of a function of the page."""
+        """The number that Gradio has given to a function of the page."""
         return next(
             number for number, each in self.blocks.fns.items() if getattr(each.fn, "__name__", "") == name
         )
 
     async def event(self, client, number, data, *, root="/page"):
-        """Join Gradio's queue and wait: the refused answer, or the last message."""
-        asked = {"data": data, "fn_index": number, "session_hash": "abc", "trigger_id": None}
-        joined = await client.post(f"{root}/gradio_api/queue/join", json=asked)
+        """Send an event to Gradio's queue and wait: the answer if it was refused, else the last message."""
+        event = {"data": data, "fn_index": number, "session_hash": "abc", "trigger_id": None}
+        joined = await client.post(f"{root}/gradio_api/queue/join", json=event)
         if joined.status_code != 200:
             return joined
-        told = await client.get(f"{root}/gradio_api/queue/data", params={"session_hash": "abc"})
-        messages = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")]
+        stream = await client.get(f"{root}/gradio_api/queue/data", params={"session_hash": "abc"})
+        messages = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: ")]
         return next(message for message in messages if message["msg"] == "process_completed")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ def run(*arguments):
 def test_the_same_code_runs_on_the_cpu(tmp_path):
     done = run("--out", tmp_path / "gpu", "--device", "cpu", "--small", "--groups", "crf,network,late")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "gpu.json").read_text())
+    record = json.loads((tmp_path / "gpu.json").read_text())
     assert {
         "set-up",
         "parity with the CPU",
@@ -25,15 +26,15 @@ def test_the_same_code_runs_on_the_cpu(tmp_path):
         "backward, 5 iterations",
         "network",
         "photo to labels",
-    } <= set(found)
-    failed = [value for results in found.values() for value in results.values() if "failed" in str(value)]
+    } <= set(record)
+    failed = [value for results in record.values() for value in results.values() if "failed" in str(value)]
     assert failed == []
-    assert {name: value["ended with"] for name, value in found["groups"].items()} == {
+    assert {name: value["ended with"] for name, value in record["groups"].items()} == {
         "crf": 0,
         "network": 0,
         "late": 0,
     }
-    for name, value in found["parity with the CPU"].items():
+    for name, value in record["parity with the CPU"].items():
         if "bf16" not in name:
             assert max(value.values()) < 1e-5
     table = (tmp_path / "gpu.md").read_text()
@@ -41,13 +42,22 @@ def test_the_same_code_runs_on_the_cpu(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: nothing is refused")
-def test_a_gpu_that_is_not_there_is_told_in_a_line(tmp_path):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_reported_in_one_line(tmp_path):
     done = run("--out", tmp_path / "gpu")
     assert done.returncode == 1
     assert "sees no GPU here; '--device cpu --small' runs the same code" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tests_that_need_a_gpu_are_found():
+    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    tests = gpu.gpu_tests()
+    assert {path.relative_to(gpu.ROOT).parts[0] for path in tests} == {"densecrf", "deeplab"}
+    assert all("mark.cuda" in path.read_text(encoding="utf-8") for path in tests)
 
 
 def test_unknown_groups_are_refused(tmp_path):

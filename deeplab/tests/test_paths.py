@@ -1,4 +1,4 @@
-"""No reader reads or writes outside its folders, whatever names the files in them hold."""
+"""Nothing is read or written outside the given folders, whatever names the files in them contain."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 
 import deeplab.model.loading
 from data_folders import photos, save, text
-from deeplab.bulk.jobs import plan
+from deeplab.bulk.inputs import plan
 from deeplab.bulk.manifest import Manifest
 from deeplab.cli import main
 from deeplab.crf_search.score_cache import CachedScores
@@ -52,22 +52,22 @@ def coco_with(root, *names):
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "{outside}/secret.jpg", "..\\secret.jpg"])
-def test_coco_names_no_file_elsewhere(tmp_path, name, capsys):
+def test_coco_files_cannot_name_files_elsewhere(tmp_path, name, capsys):
     name = name.format(outside=tmp_path)
     coco_with(tmp_path / "data", "a.jpg", name)
     photos(tmp_path, "secret.jpg")
     listing = find_layout(tmp_path / "data").listing("val")
-    assert [pair.name for pair in listing.pairs] == ["a"]
-    (fault,) = listing.faults
-    assert fault.kind == "outside the folder"
-    assert repr(name) in fault.what
+    assert [sample.name for sample in listing.samples] == ["a"]
+    (problem,) = listing.problems
+    assert problem.kind == "outside the folder"
+    assert repr(name) in problem.what
     with pytest.raises(ValueError, match="leads out of the folder; name photos by their path in it"):
         open_dataset(tmp_path / "data", "val")
     assert main(["check-data", str(tmp_path / "data")]) == 1
     assert "leads out of the folder" in " ".join(capsys.readouterr().out.split())
 
 
-def test_search_writes_below_its_folder_only(tmp_path, model, monkeypatch, capsys):
+def test_search_writes_only_below_its_folder(tmp_path, model, monkeypatch, capsys):
     monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: model)
     save(tmp_path / "secret.jpg", PHOTO)
     coco_with(tmp_path / "data", "../../secret.jpg")
@@ -88,13 +88,13 @@ def test_labelme_takes_the_photo_beside_the_file(tmp_path):
     }
     content["shapes"] = [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}]
     text(tmp_path / "data/a.json", content)
-    (pair,) = open_dataset(tmp_path / "data", "all")
-    assert pair.photo == tmp_path / "data/a.jpg"
+    (sample,) = open_dataset(tmp_path / "data", "all")
+    assert sample.photo == tmp_path / "data/a.jpg"
 
 
 @pytest.mark.parametrize("layout", ["VOC", "CVAT", "folders"])
 @pytest.mark.parametrize("name", ["../../secret", "{outside}/secret.jpg", "images/../../secret.jpg"])
-def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
+def test_lists_cannot_name_files_elsewhere(tmp_path, layout, name):
     root, name = tmp_path / "data", name.format(outside=tmp_path)
     here, there, lists = (
         ("images", "masks", "lists")
@@ -110,13 +110,13 @@ def test_lists_name_no_file_elsewhere(tmp_path, layout, name):
     if layout == "CVAT":
         text(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:1,1,1::\n")
     listing = find_layout(root).listing(split)
-    assert [pair.photo for pair in listing.pairs] == [root / here / "a.jpg"]
+    assert [sample.photo for sample in listing.samples] == [root / here / "a.jpg"]
     with pytest.raises(FileNotFoundError, match="secret"):
         open_dataset(root, split)
 
 
 @pytest.mark.parametrize("split", ["../lists/val", "../../val", "images/../..", "/etc"])
-def test_a_split_is_no_path(tmp_path, split):
+def test_a_split_is_not_a_path(tmp_path, split):
     save(tmp_path / "data/images/a.jpg", PHOTO)
     save(tmp_path / "data/masks/a.png", IDS)
     text(tmp_path / "data/lists/val.txt", "a\n")
@@ -128,16 +128,16 @@ def test_a_split_is_no_path(tmp_path, split):
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret"])
 def test_score_caches_stay_in_their_folder(tmp_path, model, name):
     save(tmp_path / "a.jpg", PHOTO)
-    pair = Sample(name, tmp_path / "a.jpg", tmp_path / "a.png")
-    dataset = Dataset((pair,), model.class_names)
+    sample = Sample(name, tmp_path / "a.jpg", tmp_path / "a.png")
+    dataset = Dataset((sample,), model.class_names)
     cache = CachedScores(model, dataset, "val", tmp_path / "cache")
-    for use in (lambda: cache.fill(dataset), lambda: cache.probabilities(pair, (30, 44))):
+    for use in (lambda: cache.fill(dataset), lambda: cache.probabilities(sample, (30, 44))):
         with pytest.raises(ValueError, match="leads out of"):
             use()
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_predictions_are_looked_for_in_their_folder(tmp_path):
+def test_predictions_are_read_from_their_folder_only(tmp_path):
     save(tmp_path / "predictions/a.png", IDS)
     save(tmp_path / "secret.png", IDS)
     for name in ("../secret", str(tmp_path / "secret")):
@@ -145,7 +145,7 @@ def test_predictions_are_looked_for_in_their_folder(tmp_path):
             prediction_files(tmp_path / "predictions", ["a", name])
 
 
-def test_patterns_write_below_the_results(tmp_path, monkeypatch):
+def test_results_of_patterns_stay_in_the_results_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("photos/sub/b.jpg", "photos/c.jpg", "d.jpg"):
         save(tmp_path / name, PHOTO)
@@ -156,7 +156,7 @@ def test_patterns_write_below_the_results(tmp_path, monkeypatch):
     assert targets == {"out/c", "out/d", "out/sub/b"}
 
 
-def test_names_in_a_manifest_are_no_paths(tmp_path):
+def test_names_in_a_manifest_are_not_paths(tmp_path):
     save(tmp_path / "photos/a.jpg", PHOTO)
     (job,), _ = plan([tmp_path / "photos"], tmp_path / "out")
     (tmp_path / "out").mkdir()
@@ -176,7 +176,7 @@ def test_reports_number_their_pictures(tmp_path):
     save(tmp_path / "a.jpg", PHOTO)
     save(tmp_path / "a.png", IDS)
     save(tmp_path / "predictions/a.png", IDS)
-    board = score_folder(
+    report = score_folder(
         tmp_path / "predictions",
         Dataset((Sample("a", tmp_path / "a.jpg", tmp_path / "a.png"),), ("ground", "cat")),
         boundary=(3,),
@@ -184,10 +184,10 @@ def test_reports_number_their_pictures(tmp_path):
         worst=1,
         progress=False,
     )
-    shown = board.worst[0]
-    board = replace(board, worst=(replace(shown, score=replace(shown.score, name="../../secret")),))
+    shown = report.worst[0]
+    report = replace(report, worst=(replace(shown, score=replace(shown.score, name="../../secret")),))
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")}
-    write_report(tmp_path / "report", board)
+    write_report(tmp_path / "report", report)
     assert (tmp_path / "report/worst/01.jpg").is_file()
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "report")} == before
 
@@ -208,6 +208,6 @@ def test_links_are_followed(tmp_path):
     for folder, file in (("images", "a.jpg"), ("masks", "a.png")):
         (tmp_path / "data" / folder).mkdir(parents=True)
         (tmp_path / "data" / folder / file).symlink_to(tmp_path / "elsewhere" / file)
-    (pair,) = open_dataset(tmp_path / "data", "all")
-    assert pair.read_photo().shape == (30, 44, 3)
-    assert pair.read_labels().shape == (30, 44)
+    (sample,) = open_dataset(tmp_path / "data", "all")
+    assert sample.read_photo().shape == (30, 44, 3)
+    assert sample.read_labels().shape == (30, 44)

@@ -1,4 +1,5 @@
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -6,11 +7,11 @@ import pytest
 from PIL import Image
 
 from deeplab.datasets.samples import read_ids
-from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo
+from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo, resize_photo
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "CMYK", "RGBA", "LA", "I;16", "I", "F", "1", "YCbCr"])
-def test_every_mode_gives_the_same_levels(mode):
+def test_every_colour_mode_gives_the_same_levels(mode):
     grey = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)  # H ≠ W; black and white survive in every mode
     if mode in ("I;16", "I"):
         image = Image.fromarray(grey.astype(np.uint16 if mode == "I;16" else np.int32) * 257)
@@ -30,21 +31,21 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert read_photo(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 100, 255]
 
 
-def test_transparency_lies_on_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     Image.fromarray(np.array([[[255, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)).save(tmp_path / "clear.png")
     assert read_photo(tmp_path / "clear.png").tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied(orientation, tmp_path, photo):
-    turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+    rotations = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     found = read_photo(tmp_path / "turned.png")
     assert found.shape == ((70, 45, 3) if orientation >= 5 else (45, 70, 3))
-    if orientation in turns:
-        assert np.array_equal(found, np.asarray(Image.fromarray(photo).transpose(turns[orientation])))
+    if orientation in rotations:
+        assert np.array_equal(found, np.asarray(Image.fromarray(photo).transpose(rotations[orientation])))
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -53,7 +54,8 @@ def test_first_frame_of_an_animation(tmp_path):
     assert read_photo(tmp_path / "two.gif")[0, 0].tolist() == [255, 0, 0]
 
 
-def _png_that_claims(width, height):
+def png_header(width, height):
+    """A PNG file of the given size without pixel data."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return (
@@ -61,16 +63,15 @@ def _png_that_claims(width, height):
     )
 
 
-def test_unusable_files_give_one_line(tmp_path, photo):
+def test_errors_of_unusable_files_are_one_line(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
     files = {
         "text.jpg": (b"hello", "not an image"),
         "empty.jpg": (b"", "not an image"),
         "half.jpg": (content[: len(content) // 2], "damaged"),
-        "bomb.png": (_png_that_claims(60_000, 60_000), "wanted at most 300 megapixels"),
-        "large.png": (_png_that_claims(17_000, 18_000), "wanted at most 300 megapixels"),
-        "nothing.png": (_png_that_claims(5, 7), "damaged"),
+        "bomb.png": (png_header(60_000, 60_000), "too large, wanted at most 178 megapixels"),
+        "nothing.png": (png_header(5, 7), "damaged"),
     }
     for name, (content, reason) in files.items():
         (tmp_path / name).write_bytes(content)
@@ -84,6 +85,21 @@ def test_unusable_files_give_one_line(tmp_path, photo):
         read_photo(tmp_path)
 
 
+@pytest.mark.parametrize(("pillow_limit", "allowed"), [(None, 300), (150_000_000, 300), (100_000_000, 200)])
+def test_the_size_limit_in_the_message_is_the_one_that_holds(tmp_path, monkeypatch, pillow_limit, allowed):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
+    path = tmp_path / "large.png"
+    for width, reason in (
+        (1_000 * allowed, "damaged"),
+        (1_000 * allowed + 1, f"wanted at most {allowed} meg"),
+    ):
+        path.write_bytes(png_header(width, 1_000))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with pytest.raises(PhotoError, match=reason):
+                read_photo(path)
+
+
 def test_every_truncation_is_an_error_or_a_photo(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
@@ -95,7 +111,7 @@ def test_every_truncation_is_an_error_or_a_photo(tmp_path, photo):
             assert "\n" not in str(error)  # noqa: PT017
 
 
-def test_levels_that_mean_nothing_are_refused():
+def test_invalid_levels_are_refused():
     for level, reason in ((np.nan, "NaN"), (-1.0, "wanted 0–65535"), (1e9, "wanted 0–65535")):
         with pytest.raises(PhotoError, match=reason):
             photo_from_image(Image.fromarray(np.full((2, 3), level, np.float32)))
@@ -109,8 +125,14 @@ def test_arrays(photo):
             photo_from_any(bad)
 
 
+def test_resized_photos(photo):
+    assert resize_photo(photo, (45, 70)) is photo
+    wanted = np.asarray(Image.fromarray(photo).resize((90, 20), Image.Resampling.BILINEAR))
+    assert np.array_equal(resize_photo(photo, (20, 90)), wanted)
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.eps", "mask.png"])
-def test_a_file_that_another_program_would_draw_is_not_opened(tmp_path, monkeypatch, name):
+def test_files_that_need_another_program_are_not_opened(tmp_path, monkeypatch, name):
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 30\n%%EndComments\nshowpage\n"
     (tmp_path / name).write_bytes(script)
     monkeypatch.setattr("subprocess.check_call", lambda *command, **options: pytest.fail(f"ran {command}"))

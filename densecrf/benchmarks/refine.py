@@ -175,7 +175,7 @@ def draw(table: dict[str, dict[str, float]], path: Path) -> None:
     axes.set(
         xscale="log",
         xlabel="milliseconds (10 iterations, 128×96, 21 labels)",
-        ylabel="labels unlike the exact, %",
+        ylabel="labels that differ from the exact CRF, %",
     )
     axes.set_ylim(bottom=-0.05)
     axes.grid(alpha=0.3)

@@ -21,6 +21,7 @@ ORDER = [
 ]  # a module imports only from those before it
 TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules but cli
     "triton_kernels",
+    "triton_checks",
     "fused",
     "tiles",
     "attention",

@@ -151,12 +151,12 @@ def test_a_volume_gives_the_same_as_its_features(backend):
     volume, scores = rng.uniform(0, 255, (1, *size)), rng.normal(size=(3, *size))
     spacing = (2.5, 1.0, 1.0)  # slices are further apart than pixels
     params = Params(appearance_xy_std=4, appearance_rgb_std=80, smoothness_xy_std=2)
-    places = (
+    positions = (
         np.stack([axis.ravel() for axis in np.meshgrid(*map(np.arange, size), indexing="ij")], 1) * spacing
     )
-    places = places[:, ::-1]
-    bilateral = np.concatenate([places / 4, volume.reshape(-1, 1) / 80], axis=1)
-    kernels = [Features(bilateral, weight=5), Features(places / 2, weight=3)]
+    positions = positions[:, ::-1]
+    bilateral = np.concatenate([positions / 4, volume.reshape(-1, 1) / 80], axis=1)
+    kernels = [Features(bilateral, weight=5), Features(positions / 2, weight=3)]
     twin = densecrf.DenseCRF(
         kernels,
         merge_threshold=0,
@@ -321,3 +321,9 @@ def test_what_does_not_fit_the_call_is_refused():
         DenseCRF(backend="native")(IMAGE.clone().requires_grad_(), LOGITS)
     with pytest.raises(ValueError, match=r"float64 on cpu, wanted float32"):
         DenseCRF(backend="native")(IMAGE, LOGITS.double())
+
+
+@pytest.mark.parametrize("name", ["appearance_weight", "smoothness_weight"])
+def test_weights_that_would_overflow_are_refused(name):
+    with pytest.raises(ValueError, match=rf"got {name} = 3e\+38, wanted at most 1e\+20"):
+        DenseCRF(densecrf.Params(**{name: 3e38}))

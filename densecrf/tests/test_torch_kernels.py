@@ -56,14 +56,15 @@ def test_no_kernels_on_the_cpu_nor_for_other_types():
 
 
 def test_kernels_that_fail_or_differ_are_not_used_after_one_warning(monkeypatch):
-    wrong = SimpleNamespace(failed_checks=lambda device: ["splat", "blur"])
-    for module, message in (
-        (wrong, r"gave other numbers than plain PyTorch \(splat, blur\)"),
+    monkeypatch.setattr(fused, "find_spec", lambda name: True)
+    differing = SimpleNamespace(failed_checks=lambda device: ["splat", "blur"])
+    for checks, message in (
+        (differing, r"gave other numbers than plain PyTorch \(splat, blur\)"),
         (object(), "failed"),
     ):
-        monkeypatch.setattr(fused, "find_spec", lambda name: True)
-        monkeypatch.setitem(sys.modules, "densecrf.torch.triton_kernels", module)
-        monkeypatch.setattr(sys.modules["densecrf.torch"], "triton_kernels", module, raising=False)
+        for name, module in (("triton_kernels", object()), ("triton_checks", checks)):
+            monkeypatch.setitem(sys.modules, f"densecrf.torch.{name}", module)
+            monkeypatch.setattr(sys.modules["densecrf.torch"], name, module, raising=False)
         fused.checked_kernels.cache_clear()
         with pytest.warns(UserWarning, match=message):
             assert fused.checked_kernels(torch.device("cpu")) is None
@@ -76,8 +77,8 @@ def test_kernels_that_fail_or_differ_are_not_used_after_one_warning(monkeypatch)
 )
 def test_triton_kernels_interpreted():
     code = (
-        "import torch; from densecrf.torch import triton_kernels;"
-        "print(triton_kernels.failed_checks(torch.device('cpu')))"
+        "import torch; from densecrf.torch import triton_checks;"
+        "print(triton_checks.failed_checks(torch.device('cpu')))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],

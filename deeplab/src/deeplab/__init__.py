@@ -1,8 +1,8 @@
-"""A photo goes in, a label for every pixel comes out: an atrous VGG-16 and a fully connected CRF.
+"""Semantic image segmentation with an atrous VGG-16 and a fully connected CRF.
 
-model = deeplab.load()
-result = model.segment("photo.jpg")
-result.labels, result.overlay(alpha=0.5), result.save("labels.png")
+    model = deeplab.load()
+    result = model.segment("photo.jpg")
+    result.labels, result.overlay(alpha=0.5), result.save("labels.png")
 
 Source: "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", arXiv 1412.7062.
 """

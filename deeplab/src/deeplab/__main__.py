@@ -1,4 +1,4 @@
-"""``python -m deeplab``: the command line, as torchrun starts it."""
+"""``python -m deeplab``: the command line; torchrun starts it in this way."""
 
 from deeplab.cli import entry
 

@@ -1,45 +1,46 @@
-"""How often a JPEG file goes over its picture: each scan costs the decoder a pass, however few bytes it
-has."""
+"""The number of scans in a JPEG file: a decoder goes over the whole picture for each, however short it is."""
 
 from __future__ import annotations
 
 import re
 from typing import IO
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # in coded data; 00 and D0–D7 belong to it
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # FF 00 and FF D0–D7 are part of coded data
 _SOS, _EOI = 0xDA, 0xD9
-_ALONE = (0x01, 0xD8, *range(0xD0, 0xD8))  # markers without a length
+_WITHOUT_LENGTH = (0x01, 0xD8, *range(0xD0, 0xD8))  # markers that no length follows
 
 
-def scans_of(file: IO[bytes], most: int) -> int:
-    """Count the scans of the first picture in a JPEG file, without decoding it.
+def scans_of(file: IO[bytes], max_scans: int) -> int:
+    """Count the scans of the first picture in a JPEG file without decoding it.
 
     Args:
-        file: at any place, to which it returns.
-        most: counting stops beyond so many.
+        file: File at any position, which is restored.
+        max_scans: Number beyond which counting stops.
 
     Returns:
-        Their number, at most ``most`` + 1; pictures within the file's metadata are not counted.
+        The number of scans, at most ``max_scans`` + 1. Pictures in the metadata are not counted.
     """
-    before = file.tell()
+    position = file.tell()
     try:
         file.seek(0)
-        return _counted(file.read(), most)
+        return _count_scans(file.read(), max_scans)
     finally:
-        file.seek(before)
+        file.seek(position)
 
 
-def _counted(content: bytes, most: int) -> int:
-    place, number = 2, 0
-    while number <= most:
-        match = _MARKER.search(content, place)
+def _count_scans(content: bytes, max_scans: int) -> int:
+    position = 2
+    count = 0
+    while count <= max_scans:
+        match = _MARKER.search(content, position)
         if match is None:
             break
-        kind, place = match[1][0], match.end()
-        if kind == _EOI:
+        marker = match[1][0]
+        position = match.end()
+        if marker == _EOI:
             break
-        if kind in _ALONE:
+        if marker in _WITHOUT_LENGTH:
             continue
-        number += kind == _SOS
-        place += int.from_bytes(content[place : place + 2], "big")  # its header; coded data then is searched
-    return number
+        count += marker == _SOS
+        position += int.from_bytes(content[position : position + 2], "big")  # skip the segment's header
+    return count

@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra installs which module, and the error where one is missing."""
+"""Optional dependencies: the extra that installs each, and the error where one is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRAS = {
     "mosaic": ("tifffile", "imagecodecs"),
     "ray": ("ray",),
 }
-"""Modules that each extra of the distribution installs."""
+"""Modules installed by each extra of the distribution."""
 
 
 def is_installed(extra: str) -> bool:
@@ -31,31 +31,38 @@ def require(module: str, purpose: str = "") -> None:
     """Check that an optional module is installed.
 
     Args:
-        module: name of the module to import; one of ``EXTRAS``.
-        purpose: what it is needed for, as the subject of a sentence: "the web page".
+        module: Name of the module, one of those in ``EXTRAS``.
+        purpose: What needs it, as the subject of a sentence: "the web page".
 
     Raises:
-        ModuleNotFoundError: one line with the command that installs it.
+        ModuleNotFoundError: If it is not installed; names the command that installs it.
     """
     if find_spec(module) is None:
         raise missing(module, purpose)
 
 
 def missing(module: str, purpose: str = "") -> ModuleNotFoundError:
-    """The error for an optional module that is not installed; see ``require``."""
+    """The error for an optional module that is not installed. For the arguments see ``require``."""
     extra = next(name for name, modules in EXTRAS.items() if module in modules)
     subject = f"{purpose} needs {module}, which is not installed" if purpose else f"{module} is not installed"
     return ModuleNotFoundError(f"{subject}: pip install 'deeplab-crf[{extra}]'", name=module)
 
 
 def import_quietly(module: str, purpose: str = "") -> Any:
-    """Import an optional module without its warnings and without its usage reports over the network.
+    """Import an optional module without its warnings and without usage reports over the network.
+
+    Args:
+        module: Name of the module, one of those in ``EXTRAS``.
+        purpose: What needs it; see ``require``.
+
+    Returns:
+        The module.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; see ``require``.
+        ModuleNotFoundError: If it is not installed.
     """
     require(module, purpose)
-    # OpenVINO and NNCF report every use through this module; without it they report nothing.
+    # OpenVINO and NNCF report every use through this module. If it cannot be imported, they report nothing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,11 +1,9 @@
-"""Names that come from files, as paths that stay below a folder.
+"""Paths below a folder, from names that untrusted files contain.
 
-Annotations, lists and archives name files. Such a name may come from a stranger, so it is never joined to a
-folder
-unchecked: an absolute path or one with ".." would read or write elsewhere. Symbolic links are another matter:
-    whoever
-can make one in a folder has access to it, and people link large data into place, so links are followed when
-files are read. A result takes the place of a link of its name and is not written through it.
+Annotations, lists and archives name files. Such a file may come from anyone, so a name in it is never joined
+to a folder unchecked: an absolute path or one with ".." would read or write elsewhere. Symbolic links are
+followed when files are read, since only someone with access to the folder can make one, and people link large
+data into place. A result replaces a link of its name and is not written through it.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ from pathlib import Path, PureWindowsPath
 
 
 def is_below(name: str) -> bool:
-    """Whether a name from a file stays below the folder it is joined to, on Windows as elsewhere.
+    """Whether a name stays below the folder that it is joined to, on every system.
 
     Args:
-        name: a relative path in either notation.
+        name: Relative path, with slashes or backslashes.
 
     Returns:
-        False for an empty name, an absolute path, one with a drive, "..", or a NUL character.
+        False for an empty name, an absolute path, and a path with a drive, "..", or a NUL character.
     """
     windows = PureWindowsPath(name)
     drive = windows.drive if os.name == "nt" else ""
@@ -29,14 +27,17 @@ def is_below(name: str) -> bool:
 
 
 def path_below(folder: Path, name: str) -> Path:
-    """A file below a folder, by a name that came from a file.
+    """Join a name from an untrusted file to a folder.
 
     Args:
-        folder: where the file must be.
-        name: its path in the folder.
+        folder: Folder that the file must be in.
+        name: Path of the file in the folder.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: if the name leads out of the folder.
+        ValueError: If the name leads out of the folder.
     """
     if not is_below(name):
         raise ValueError(

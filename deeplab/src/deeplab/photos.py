@@ -1,4 +1,4 @@
-"""Photos as people have them: any format, mode, depth and orientation, to (H, W, 3) uint8 in R, G, B."""
+"""Photos of any format, colour mode, bit depth and orientation as (H, W, 3) uint8 in R, G, B."""
 
 from __future__ import annotations
 
@@ -28,29 +28,42 @@ PHOTO_ENDINGS = (
     ".avif",
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is opened, by content: none of these runs another program, as Pillow runs Ghostscript for EPS."""
+"""Formats that are opened, whatever the ending. None runs another program, as EPS runs Ghostscript."""
 MAX_PIXELS = 300_000_000
-"""Larger pictures are refused before they are decoded: a small file can claim any size."""
+"""Maximum size of a picture, checked before it is decoded, because a small file can claim any size.
+
+Pillow's own limit may be lower; ``max_pixels`` is the one that holds for pictures that Pillow opens.
+"""
 MAX_SCANS = 100
-"""JPEG files that go over their picture more often are refused: a small file can do it 20,000 times; usual
-are 1–15."""
+"""Maximum number of scans of a JPEG file. Usual files have 1 to 15; a small malicious one can have 20,000."""
 
 
 class PhotoError(ValueError):
-    """A photo cannot be used; the message is one line that names it and says why."""
+    """A photo cannot be used. The message is one line that names the photo and the reason."""
+
+
+def max_pixels() -> int:
+    """Maximum size of a picture that is opened: ``MAX_PIXELS``, or Pillow's limit where that is lower.
+
+    Pillow refuses pictures of more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, which allows 178,956,970
+    pixels. A program that sets it to 150,000,000 can open pictures of up to 300 megapixels.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    return MAX_PIXELS if limit is None else min(MAX_PIXELS, 2 * limit)
 
 
 def read_photo(path: str | Path) -> np.ndarray:
-    """A photo from a file, upright.
+    """Read a photo from a file and turn it upright.
 
     Args:
-        path: any image Pillow reads. EXIF orientation is applied; of several frames the first is taken.
+        path: File of one of ``FORMATS``. The EXIF orientation is applied; of several frames the first is
+            read.
 
     Returns:
-        (H, W, 3) uint8, R, G, B.
+        (H, W, 3) uint8 in R, G, B.
 
     Raises:
-        PhotoError: if there is no such file, it is no image, is damaged, or is too large.
+        PhotoError: If there is no such file, or it is not an image, damaged, or too large.
     """
     with opened(Path(path)) as image:
         return photo_from_image(image)
@@ -58,55 +71,68 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 @cache
 def known_formats() -> list[str]:
-    """Those of ``FORMATS`` that this Pillow can open."""
+    """Those of ``FORMATS`` that the installed Pillow can open."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A file as a Pillow image; what goes wrong with it, then or while it is worked on, is a PhotoError of
-    one line.
+    """Open a file with Pillow and turn every error, in the ``with`` block too, into a ``PhotoError``.
 
-    Python's filters of warnings are one for all threads, so they stay as they are: Pillow's warnings of odd
-    metadata are the program's to silence, as the command line does.
+    Pillow's warnings about odd metadata are not silenced here, because Python's warning filters are shared by
+    all threads. A program may silence them, as the command line does.
+
+    Args:
+        path: File of one of ``FORMATS``.
+
+    Yields:
+        The image, not yet decoded.
+
+    Raises:
+        PhotoError: If the file cannot be opened, or the block raises an error.
     """
     try:
         with Image.open(path, formats=known_formats()) as image:
             yield image
-    except PhotoError as error:
-        raise PhotoError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise PhotoError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise PhotoError(f"{path}: a folder, wanted a photo") from None
-    except PermissionError:
-        raise PhotoError(f"{path}: may not be read (permissions)") from None
-    except UnidentifiedImageError:
-        raise PhotoError(
-            f"{path}: not an image that can be read; wanted JPEG, PNG, TIFF, WebP or the like"
-        ) from None
-    except Image.DecompressionBombError:
-        raise PhotoError(f"{path}: too large, wanted at most {MAX_PIXELS // 10**6} megapixels") from None
-    except MemoryError:
-        raise PhotoError(f"{path}: does not fit into memory") from None
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise whatever they like: OSError, SyntaxError, struct.error …
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PhotoError(f"{path}: damaged, cannot be decoded ({reason})") from None
+    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error …
+        raise PhotoError(f"{path}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a photo cannot be used, by the error that was raised while it was opened or decoded."""
+    if isinstance(error, PhotoError):
+        return str(error)
+    reasons: list[tuple[type[Exception], str]] = [
+        (FileNotFoundError, "no such file"),
+        (IsADirectoryError, "a folder, wanted a photo"),
+        (PermissionError, "may not be read (permissions)"),
+        (UnidentifiedImageError, "not an image that can be read; wanted JPEG, PNG, TIFF, WebP or the like"),
+        (Image.DecompressionBombError, f"too large, wanted at most {_megapixels(max_pixels())}"),
+        (MemoryError, "does not fit into memory"),
+    ]
+    for kind, reason in reasons:
+        if isinstance(error, kind):
+            return reason
+    return f"damaged, cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels // 10**6} megapixels"
 
 
 def photo_from_image(image: Image.Image) -> np.ndarray:
-    """A photo from a Pillow image of any mode: 16-bit and float levels are scaled, transparency lies on
-    white.
+    """Convert a Pillow image of any mode: deep levels are scaled, transparent pixels lie on white.
+
+    Args:
+        image: Image, decoded or not. Its EXIF orientation is applied.
 
     Returns:
-        (H, W, 3) uint8, R, G, B, with the EXIF orientation applied.
+        (H, W, 3) uint8 in R, G, B.
 
     Raises:
-        PhotoError: if it has no pixels, too many, more scans than ``MAX_SCANS``, or levels that are not
-            finite.
+        PhotoError: If it has no pixels, too many pixels, more than ``MAX_SCANS`` scans, or levels that are
+            not finite.
     """
     check_size(image)
     _check_scans(image)
@@ -121,20 +147,18 @@ def photo_from_image(image: Image.Image) -> np.ndarray:
 
 
 def check_size(image: Image.Image) -> None:
-    """PhotoError for a Pillow image without pixels, or with too many to be decoded whole."""
+    """Raise ``PhotoError`` for a Pillow image that has no pixels, or too many to be decoded as a whole."""
     width, height = image.size
     if width < 1 or height < 1:
         raise PhotoError(f"has no pixels ({width}×{height})")
     if width * height > MAX_PIXELS:
-        raise PhotoError(f"has {width}×{height} pixels, wanted at most {MAX_PIXELS // 10**6} megapixels")
+        raise PhotoError(f"has {width}×{height} pixels, wanted at most {_megapixels(max_pixels())}")
 
 
 def _check_scans(image: Image.Image) -> None:
-    file = getattr(image, "fp", None)  # None once it is decoded
+    file = getattr(image, "fp", None)  # None once the image is decoded
     if image.format in ("JPEG", "MPO") and file is not None and scans_of(file, MAX_SCANS) > MAX_SCANS:
-        raise PhotoError(
-            f"goes over its picture in more than {MAX_SCANS} scans; save it anew, as a JPEG of a few"
-        )
+        raise PhotoError(f"has more than {MAX_SCANS} scans; save it again as an ordinary JPEG")
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -143,11 +167,17 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 def photo_from_any(image: Any) -> np.ndarray:
-    """A photo from a path, a Pillow image, or an array (H, W, 3) or (H, W) of uint8.
+    """Read or convert a photo that is given as a path, a Pillow image, or an array.
+
+    Args:
+        image: Path, Pillow image, or array (H, W, 3) in R, G, B or (H, W) in grey, both uint8.
+
+    Returns:
+        (H, W, 3) uint8 in R, G, B.
 
     Raises:
-        PhotoError: if a file cannot be used.
-        ValueError: for any other type, shape or dtype.
+        PhotoError: If a file cannot be used.
+        ValueError: For any other type, shape or dtype.
     """
     if isinstance(image, (str, Path)):
         return read_photo(image)
@@ -158,15 +188,30 @@ def photo_from_any(image: Any) -> np.ndarray:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ValueError(
-            f"got an image {array.shape} of {array.dtype}, wanted (H, W, 3) uint8 in R, G, B with at least one pixel; "
-            "for floats in 0–1 pass (255 * image).round().astype('uint8')"
+            f"got an image {array.shape} of {array.dtype}, wanted (H, W, 3) uint8 in R, G, B with at least "
+            "one pixel; for floats in 0–1 pass (255 * image).round().astype('uint8')"
         )
     return array
 
 
+def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a photo with bilinear interpolation, antialiased where it becomes smaller.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        size: New height and width in pixels.
+
+    Returns:
+        (height, width, 3) uint8; the photo itself if it has that size already.
+    """
+    if photo.shape[:2] == size:
+        return photo
+    # Pillow rather than torch.nn.functional.interpolate: it works on uint8 and antialiases.
+    return np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 def _eight_bits(levels: np.ndarray) -> np.ndarray:
-    """Grey levels of 16 or 32 bits or floats to uint8: by 1/257 from 16 bits, by 255 where floats stay within
-    0–1."""
+    """Scale grey levels to uint8: levels above 255 by 1/257, floats within 0–1 by 255."""
     if not np.isfinite(levels).all():
         raise PhotoError("has levels that are NaN or infinite")
     low, high = float(levels.min()), float(levels.max())

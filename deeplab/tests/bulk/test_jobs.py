@@ -1,4 +1,4 @@
-"""Photos, names and lines that must not end the run of a whole folder."""
+"""Photos, file names and lines of the manifest that must not end the job of a whole folder."""
 
 import csv
 import json
@@ -10,21 +10,23 @@ import torch
 
 import deeplab.model.loading
 from data_folders import save
-from deeplab.bulk.jobs import Job, Outcome, Settings, Shard, plan
+from deeplab.bulk.inputs import Shard, plan
+from deeplab.bulk.jobs import Job, Outcome, Settings
 from deeplab.bulk.manifest import Manifest
 from deeplab.bulk.ray import Labeller
 from deeplab.bulk.workers import Workers
 from deeplab.classes import VOC_CLASSES
 from deeplab.cli import main
 from deeplab.datasets.opening import open_dataset
-from deeplab.datasets.splits import side
+from deeplab.datasets.splits import split_by_hash
 from deeplab.files import write_whole
 from deeplab.model.predictor import Predictor
 from deeplab.model.segmentation import Model
+from deeplab.network.preprocessing import Preparation
 from deeplab.weights.store import Card
 
 PHOTO = np.full((40, 56, 3), 90, np.uint8)
-LATIN = os.fsdecode("caf\u00e9".encode("latin-1"))  # the name of a file from another century
+LATIN = os.fsdecode("caf\u00e9".encode("latin-1"))  # a file name in another encoding than UTF-8
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def small(narrow):
 def command(small, monkeypatch, tmp_path):
     monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: small)
     monkeypatch.chdir(tmp_path)
-    return lambda *more: main(["segment", "photos", "--no-crf", "--out", "out", *more])
+    return lambda *options: main(["segment", "photos", "--no-crf", "--out", "out", *options])
 
 
 @pytest.fixture
@@ -61,9 +63,9 @@ def test_a_name_that_is_not_utf8(latin, command, capsys):
     (latin / "photos/a.png").write_bytes(b"no photo")
     (latin / "photos" / f"{LATIN}-bad.png").write_bytes(b"no photo")
     assert command() == 1
-    said = capsys.readouterr()
-    assert "2 of 4 photos labelled" in said.out
-    assert "caf\\udce9-bad.png: not an image" in said.err
+    output = capsys.readouterr()
+    assert "2 of 4 photos labelled" in output.out
+    assert "caf\\udce9-bad.png: not an image" in output.err
     rows = rows_of(latin / "out/manifest.jsonl")
     assert {name for name, row in rows.items() if "error" not in row} == {LATIN, "z"}
     assert (latin / "out" / f"{LATIN}.png").is_file()
@@ -73,17 +75,17 @@ def test_a_name_that_is_not_utf8(latin, command, capsys):
     assert "2 of 4 were there" in capsys.readouterr().out
 
 
-def test_a_name_that_is_not_utf8_in_parts_of_a_job(latin, small, monkeypatch):
+def test_a_name_that_is_not_utf8_in_shards_and_on_ray(latin, small, monkeypatch):
     jobs, _ = plan([latin / "photos"], latin / "out")
-    parts = [job for number in (1, 2) for job in Shard(number, 2).of(jobs, latin / "out")]
-    assert sorted(parts, key=str) == sorted(jobs, key=str)
+    selected = [job for number in (1, 2) for job in Shard(number, 2).select(jobs, latin / "out")]
+    assert sorted(selected, key=str) == sorted(jobs, key=str)
     monkeypatch.setattr("deeplab.bulk.ray.load", lambda **_: small)
     block = {
         "photo": np.array([os.fsencode(job.photo) for job in jobs], object),
         "target": np.array([os.fsencode(job.target) for job in jobs], object),
     }
-    found = Labeller({}, Settings(crf=False), Workers(1, 1), 0)(block)["outcome"]
-    assert [json.loads(text)[2]["error"] for text in found] == [None, None]
+    outcomes = Labeller({}, Settings(crf=False), Workers(1, 1), 0)(block)["outcome"]
+    assert [json.loads(text)[2]["error"] for text in outcomes] == [None, None]
     assert (latin / "out" / f"{LATIN}.png").is_file()
 
 
@@ -92,7 +94,7 @@ def test_a_name_that_is_not_utf8_in_a_data_set(latin, capsys):
         save(latin / "data/images" / f"{name}.jpg", PHOTO)
         save(latin / "data/masks" / f"{name}.png", np.tile(np.uint8([0, 1]), (40, 28)))
     assert {pair.name for pair in open_dataset(latin / "data", "all")} == {LATIN, "z"}
-    assert side(LATIN) in ("train", "val")
+    assert split_by_hash(LATIN) in ("train", "val")
     assert main(
         ["check-data", str(latin / "data"), "--split", "all", "--out", str(latin / "report.json")]
     ) in (0, 3)
@@ -109,13 +111,13 @@ def test_long_names_are_written(tmp_path, command):
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
 
 
-def test_a_name_too_long_for_its_results_is_one_line(tmp_path, command, capsys):
+def test_a_name_too_long_for_its_results_is_reported_in_one_line(tmp_path, command, capsys):
     save(tmp_path / "photos" / ("n" * 250 + ".png"), PHOTO)
     save(tmp_path / "photos/a.png", PHOTO)
     assert command() == 1
-    said = capsys.readouterr()
-    assert "1 of 2 photos labelled" in said.out
-    assert "File name too long" in said.err
+    output = capsys.readouterr()
+    assert "1 of 2 photos labelled" in output.out
+    assert "File name too long" in output.err
 
 
 LINE = {
@@ -146,21 +148,21 @@ LINE = {
         {"name": 5},
     ],
 )
-def test_lines_of_a_manifest_that_lack_something_do_not_count(tmp_path, command, change, capsys):
+def test_incomplete_lines_of_a_manifest_are_ignored(tmp_path, command, change, capsys):
     save(tmp_path / "photos/a.png", PHOTO)
     assert command() == 0
     manifest = tmp_path / "out/manifest.jsonl"
-    first, done = manifest.read_text().splitlines()
-    row = {key: value for key, value in (json.loads(done) | LINE | change).items() if value is not None}
+    first, last = manifest.read_text().splitlines()
+    row = {key: value for key, value in (json.loads(last) | LINE | change).items() if value is not None}
     manifest.write_text("\n".join([first, json.dumps(row), "[" * 100_000]) + "\n")
     capsys.readouterr()
     assert command() == 0
-    said = capsys.readouterr().out
-    assert "were there" not in said
-    assert "1 of 1 photos labelled" in said
+    output = capsys.readouterr().out
+    assert "were there" not in output
+    assert "1 of 1 photos labelled" in output
 
 
-def test_a_line_without_seconds_is_not_given_out(tmp_path):
+def test_a_line_without_seconds_is_ignored(tmp_path):
     (tmp_path / "out").mkdir()
     job = Job(tmp_path / "a.png", tmp_path / "out/a")
     with Manifest(tmp_path / "out", {}) as manifest:
@@ -176,46 +178,56 @@ def test_a_line_without_seconds_is_not_given_out(tmp_path):
 
 
 MESSAGES = (
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-    "164249856 bytes. Error code 12 (Cannot allocate memory)",
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 164249856 bytes. Error code 12 (Cannot allocate memory)",
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79 GiB",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
 )
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_photo_that_ends_torchs_memory_is_one_line(tmp_path, command, small, monkeypatch, capsys, message):
+def test_a_photo_too_large_for_torch_is_reported_in_one_line(
+    tmp_path, command, narrow, monkeypatch, capsys, message
+):
     for name, height in (("a", 40), ("b", 64), ("c", 40)):
         save(tmp_path / "photos" / f"{name}.png", PHOTO[:1].repeat(height, axis=0))
-    whole = small.predictor._full_scores
+    network = narrow("deeplab-largefov", classes=21)
+    full_scores = network.full_scores
 
     def scores(batch):
         if batch.shape[2] > 50:
             raise (torch.OutOfMemoryError if "CUDA" in message else RuntimeError)(message)
-        return whole(batch)
+        return full_scores(batch)
 
-    monkeypatch.setattr(small.predictor, "_full_scores", scores)
+    network.full_scores = scores
+    model = Model(network, Card("deeplab-largefov", VOC_CLASSES), device="cpu", precision="fp32")
+    monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: model)
     assert command() == 1
-    said = capsys.readouterr()
-    assert "2 of 3 photos labelled" in said.out
-    (line,) = [line for line in said.err.splitlines() if "error:" in line]
+    output = capsys.readouterr()
+    assert "2 of 3 photos labelled" in output.out
+    (line,) = [line for line in output.err.splitlines() if "error:" in line]
     assert (
         "photos/b.png: the network on a photo of 56×64 does not fit into memory; use a smaller image" in line
     )
 
 
-def test_other_errors_of_torch_are_not_taken_for_memory(small, monkeypatch):
+def predictor_with(network, full_scores):
+    network.full_scores = full_scores
+    return Predictor(network, Preparation(), device="cpu", precision="fp32")
+
+
+def test_other_errors_of_torch_are_not_reported_as_memory(narrow):
     def broken(_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    predictor = Predictor(small.network, small.card.preparation, device="cpu", precision="fp32")
-    monkeypatch.setattr(predictor, "_full_scores", broken)
+    predictor = predictor_with(narrow("deeplab-largefov"), broken)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         predictor.probabilities([PHOTO])
 
 
-def test_torchs_own_allocator_says_what_is_looked_for(small):
-    predictor = Predictor(small.network, small.card.preparation, device="cpu", precision="fp32")
-    predictor._full_scores = lambda batch: torch.empty(2**60, dtype=torch.uint8)
+def test_the_error_of_torchs_allocator_is_recognized(narrow):
+    predictor = predictor_with(
+        narrow("deeplab-largefov"), lambda batch: torch.empty(2**60, dtype=torch.uint8)
+    )
     with pytest.raises(MemoryError, match="the network on a photo of 3×2 does not fit into memory"):
         predictor.probabilities([PHOTO[:2, :3]])

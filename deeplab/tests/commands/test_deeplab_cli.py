@@ -1,4 +1,8 @@
+"""The command line: results, errors, exit codes and help."""
+
 import csv
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +13,10 @@ from PIL import Image
 
 import caffe_file
 import deeplab.model.loading
-from deeplab.bulk.jobs import plan
-from deeplab.cli import main
+from deeplab.bulk.inputs import plan
+from deeplab.cli import COMMANDS, main
+from deeplab.commands.app import App, is_local
+from deeplab.commands.option_names import option_names
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_one_bad_file_does_not_stop_the_others(command, photo, tmp_path, capsys)
     assert all(line.startswith("deeplab: error: ") for line in errors)
 
 
-def test_nothing_to_do(command, tmp_path, capsys):
+def test_no_photos(command, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert command("empty") == 1
     assert "empty: a folder without photos" in capsys.readouterr().err
@@ -164,33 +170,36 @@ def test_convert_writes_weights_that_segment_takes(model, photo_file, tmp_path, 
         np.asarray(Image.open(f"{weights}.out/photo.png"))
         for weights in ("net.safetensors", "net.caffemodel")
     ]
-    assert (ids[0] == ids[1]).mean() > 0.95  # one is stored as fp16, and random weights make close calls
+    assert (
+        ids[0] == ids[1]
+    ).mean() > 0.95  # one is stored as fp16, and with random weights classes are close
     assert main(["convert", "net.caffemodel", "--out", "net.pth"]) == 1
     assert capsys.readouterr().err.endswith("got net.pth, wanted a file ending in .safetensors\n")
 
 
 def test_options_of_the_network_reach_it(photo_file, tmp_path, monkeypatch, model):
-    asked = {}
+    loaded_with = {}
 
     def load(**options):
-        asked.update(options)
+        loaded_with.update(options)
         return model
 
     monkeypatch.setattr(deeplab.model.loading, "load", load)
-    looks = ["--scales", "0.5", "1", "--mirror", "--tile", "64"]
-    engine = ["--device", "cpu", "--precision", "fp32", "--variant", "deeplab-largefov"]
+    views = ["--scales", "0.5", "1", "--mirror", "--tile", "64"]
+    model_options = ["--device", "cpu", "--precision", "fp32", "--variant", "deeplab-largefov"]
     assert (
-        main(["segment", str(photo_file), "--out", str(tmp_path / "out"), "--no-crf", *looks, *engine]) == 0
+        main(["segment", str(photo_file), "--out", str(tmp_path / "out"), "--no-crf", *views, *model_options])
+        == 0
     )
-    assert asked == {
+    assert loaded_with == {
         "weights": None,
         "variant": "deeplab-largefov",
         "device": "cpu",
         "precision": "fp32",
         "compile": False,
     }
-    wanted = model.segment(photo_file, crf=False, scales=(0.5, 1), mirror=True, tile=64).labels
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/photo.png")), wanted)
+    expected = model.segment(photo_file, crf=False, scales=(0.5, 1), mirror=True, tile=64).labels
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/photo.png")), expected)
 
 
 def test_a_device_that_is_not_there(photo_file, capsys):
@@ -198,8 +207,106 @@ def test_a_device_that_is_not_there(photo_file, capsys):
     assert "'cpu' always works" in capsys.readouterr().err
 
 
-def test_doctor_tells_what_runs_and_what_the_weights_know(capsys):
+def test_doctor(capsys):
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("torch", "CRF", "a photo of 500×375", "deeplab-largefov, 21 classes", "poor at", "passed"):
-        assert word in told
+        assert word in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_known_options_are_those_of_the_help(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    listed = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out.partition("options")[2]))
+    known = set(option_names(COMMANDS[name][0]))
+    usage = {option for option in listed if option in known}
+    assert known == usage | {option for option in known if option.startswith("--no-")}
+    assert all(option.replace("--no-", "--") in listed for option in known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["segment", "x.jpg", "--output", "y"],
+            "deeplab segment has no option --output; did you mean --out?",
+        ),
+        (["segment", "x.jpg", "-o", "y"], "no option -o; did you mean --out?"),
+        (["export", "--to", "onnx", "--output=x"], "no option --output; did you mean --out?"),
+        (["segment", "--no-crff"], "no option --no-crff; did you mean --no-crf?"),
+        (["app", "--hots", "::1"], "no option --hots; did you mean --host?"),
+        (["segment", "--colour"], "no option --colour; deeplab segment --help lists all"),
+        (["segmnt", "x.jpg"], "there is no command segmnt; did you mean segment?"),
+    ],
+)
+def test_misspelt_options_and_commands(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_values_that_look_like_options_are_none(tmp_path, capsys):
+    assert main(["describe", "--size", "-3", "4"]) == 1
+    assert "got -3×4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--version", "segment"]])
+def test_version(arguments, capsys):
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"deeplab {deeplab.__version__}\n"
+
+
+def test_an_error_of_the_operating_system_is_a_sentence(tmp_path, capsys, monkeypatch):
+    def fail(**_):
+        (tmp_path / "missing").read_text()
+
+    monkeypatch.setattr(deeplab.model.loading, "load", fail)
+    assert main(["export", "--to", "onnx", "--out", str(tmp_path / "net.onnx")]) == 1
+    error = capsys.readouterr().err
+    assert error == f"deeplab: error: {tmp_path / 'missing'}: no such file or directory\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as on POSIX")
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["describe"]])
+def test_a_closed_output_is_no_traceback(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "deeplab", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert run.stderr == ""
+    assert run.returncode in (1, 141)  # rich ends the program with 1
+
+
+def test_doctor_prints_names_of_extras_in_brackets(monkeypatch, capsys, model):
+    monkeypatch.setattr(deeplab, "load", lambda: model, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert main(["doctor"]) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    assert "pipinstall'deeplab-crf[train]'" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "local"),
+    [
+        ({}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "127.0.0.5"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "::"}, False),
+        ({"host": "192.168.1.7"}, False),
+        ({"host_names": ("labels.example.org",)}, False),
+    ],
+)
+def test_a_server_that_others_can_use_is_not_local(options, local):
+    assert is_local(App(**options)) is local

@@ -13,7 +13,7 @@ from deeplab.crf_search.score_cache import FileScores
 from deeplab.datasets.opening import voc
 from deeplab.evaluation.metrics import confusion_matrix
 from densecrf import Params
-from search_scene import AFTER, HEIGHT, SMALL, WIDTH, first_of, make, trials_of
+from search_scene import AFTER, HEIGHT, SMALL, WIDTH, evaluator_of, first_of, make
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_labels_are_those_of_refine(folder, threads):
     photo, probabilities = first_of(folder)
-    asked = [
+    settings = [
         *SMALL.settings(AFTER),
         *SMALL.settings(Params())[:3],
         NO_CRF,
@@ -32,19 +32,19 @@ def test_labels_are_those_of_refine(folder, threads):
         replace(AFTER, smoothness_weight=0),
         replace(AFTER, smoothness_xy_std=1.5),
     ]
-    asked = asked[::2] + asked[1::2]
-    found = dict(refined_labels(photo, probabilities, asked, threads=threads))
-    assert set(found) == set(asked)
+    settings = settings[::2] + settings[1::2]
+    found = dict(refined_labels(photo, probabilities, settings, threads=threads))
+    assert set(found) == set(settings)
     different = set()
     for params, labels in found.items():
-        wanted = densecrf.refine(photo, probabilities, params=params).argmax(0)
-        assert np.array_equal(labels, wanted)
+        expected = densecrf.refine(photo, probabilities, params=params).argmax(0)
+        assert np.array_equal(labels, expected)
         different.add(labels.tobytes())
     assert len(different) > 5
     assert np.array_equal(found[NO_CRF], probabilities.argmax(0))
 
 
-def test_a_lattice_serves_every_weight(folder, monkeypatch):
+def test_a_lattice_is_built_once_for_all_weights(folder, monkeypatch):
     built = []
     kernel = deeplab.crf_search.evaluate_params.Kernel
 
@@ -53,8 +53,8 @@ def test_a_lattice_serves_every_weight(folder, monkeypatch):
         return kernel(*arguments, **options)
 
     monkeypatch.setattr(deeplab.crf_search.evaluate_params, "Kernel", counted)
-    asked = SMALL.settings(AFTER)
-    assert len(list(refined_labels(*first_of(folder), asked))) == 8
+    settings = SMALL.settings(AFTER)
+    assert len(list(refined_labels(*first_of(folder), settings))) == 8
     assert sorted(built) == [
         2,
         5,
@@ -62,18 +62,18 @@ def test_a_lattice_serves_every_weight(folder, monkeypatch):
         5,
         5,
     ]  # features of one smoothness and four appearance kernels for 8 settings
-    assert [len(group) for group in by_lattice(asked)] == [2, 2, 2, 2]
+    assert [len(group) for group in by_lattice(settings)] == [2, 2, 2, 2]
 
 
 def test_scores_are_of_one_confusion_matrix(folder):
-    found = trials_of(folder, folder / "t.jsonl").scores([NO_CRF, AFTER])
+    found = evaluator_of(folder, folder / "t.jsonl").scores([NO_CRF, AFTER])
     total = {params: np.zeros((21, 21), np.int64) for params in found}
-    for pair in voc(folder, "val"):
-        photo, source = pair.read_photo(), FileScores(folder / "scores.npz", voc(folder, "val"))
-        probabilities = source.probabilities(pair, photo.shape[:2])
+    for sample in voc(folder, "val"):
+        photo, source = sample.read_photo(), FileScores(folder / "scores.npz", voc(folder, "val"))
+        probabilities = source.probabilities(sample, photo.shape[:2])
         for params, sums in total.items():
             labels = densecrf.refine(photo, probabilities, params=params).argmax(0)
-            sums += confusion_matrix(pair.read_labels(), labels, 21)
+            sums += confusion_matrix(sample.read_labels(), labels, 21)
     for params, scores in found.items():
         assert np.array_equal(scores.confusion, total[params])
         assert scores.confusion.sum() == 3 * HEIGHT * (WIDTH - 2)  # two columns are void
@@ -84,44 +84,46 @@ class Stops:
     """A source that is interrupted at a photo."""
 
     def __init__(self, source, name):
-        self.source, self.name, self.asked = source, name, []
+        self.source, self.name, self.requested = source, name, []
 
-    def probabilities(self, pair, size):
-        self.asked.append(pair.name)
-        if pair.name == self.name:
+    def probabilities(self, sample, size):
+        self.requested.append(sample.name)
+        if sample.name == self.name:
             raise KeyboardInterrupt
-        return self.source.probabilities(pair, size)
+        return self.source.probabilities(sample, size)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_stopped_search_goes_on_where_it_was(folder, workers):
-    asked = SMALL.settings(AFTER)
-    whole = trials_of(folder, folder / "whole.jsonl", workers).scores(asked)
+def test_a_stopped_search_resumes(folder, workers):
+    settings = SMALL.settings(AFTER)
+    whole = evaluator_of(folder, folder / "whole.jsonl", workers).scores(settings)
     dataset, store = voc(folder, "val"), folder / "stopped.jsonl"
     source = FileScores(folder / "scores.npz", dataset)
-    trials_of(folder, store, workers).scores(asked[:3])
+    evaluator_of(folder, store, workers).scores(settings[:3])
     before = store.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        ParamsEvaluator(dataset.pairs, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(asked)
+        ParamsEvaluator(dataset.samples, Stops(source, "c"), VOC_CLASSES, store, workers=workers).scores(
+            settings
+        )
     assert store.read_bytes().startswith(before)
     if workers == 1:  # photos before it are done
         assert len(store.read_text().splitlines()) == 2 * 8 + 3
     cut = store.read_bytes() + b'{"photo": "c", "par'  # killed in the middle of a line
     store.write_bytes(cut)
-    looks = Stops(source, None)
-    found = ParamsEvaluator(dataset.pairs, looks, VOC_CLASSES, store, workers=workers).scores(asked)
+    resumed = Stops(source, None)
+    found = ParamsEvaluator(dataset.samples, resumed, VOC_CLASSES, store, workers=workers).scores(settings)
     assert list(found) == list(whole)
-    assert all(np.array_equal(found[params].confusion, whole[params].confusion) for params in asked)
+    assert all(np.array_equal(found[params].confusion, whole[params].confusion) for params in settings)
     assert len(store.read_text().splitlines()) == 3 * 8
     again = Stops(source, None)
-    ParamsEvaluator(dataset.pairs, again, VOC_CLASSES, store).scores(asked)
-    assert "c" in looks.asked
-    assert again.asked == []
+    ParamsEvaluator(dataset.samples, again, VOC_CLASSES, store).scores(settings)
+    assert "c" in resumed.requested
+    assert again.requested == []
 
 
 def test_a_damaged_store_is_named(folder):
     store = folder / "t.jsonl"
-    trials_of(folder, store).scores([AFTER])
+    evaluator_of(folder, store).scores([AFTER])
     lines = store.read_text().splitlines(keepends=True)
     for bad in (
         "no json\n",
@@ -130,10 +132,10 @@ def test_a_damaged_store_is_named(folder):
     ):
         store.write_text(lines[0] + bad + lines[1])
         with pytest.raises(ValueError, match=r"t.jsonl: line 2 is damaged .*; remove the line"):
-            trials_of(folder, store)
+            evaluator_of(folder, store)
 
 
 def test_labels_that_do_not_fit_are_named(folder):
     Image.fromarray(np.full((HEIGHT, WIDTH), 40, np.uint8)).save(folder / "SegmentationClass/b.png")
     with pytest.raises(ValueError, match=r"b.png: got id 40 in the labels"):
-        trials_of(folder, folder / "t.jsonl").scores([AFTER])
+        evaluator_of(folder, folder / "t.jsonl").scores([AFTER])

@@ -17,12 +17,20 @@ import densecrf.cli
 from deeplab.cli import main
 from deeplab.commands.common import ModelOptions
 from deeplab.commands.search import Search, search
-from deeplab.crf_search.grid import SPAN, Grid, best_of, by_optuna, choose, coarse_to_fine, outside
-from deeplab.crf_search.report import cloud, heat_map, short_rows, table_csv, worth
+from deeplab.crf_search.grid import (
+    SPAN,
+    Grid,
+    at_grid_edge,
+    best_of,
+    by_optuna,
+    coarse_to_fine,
+    draw_samples,
+)
+from deeplab.crf_search.report import heat_map, scatter_plot, short_rows, table_csv, tuning_caveat
 from deeplab.datasets.opening import voc
 from deeplab.files import lock_file
 from densecrf.params import Params, read_params
-from search_scene import AFTER, SMALL, first_of, make, trials_of
+from search_scene import AFTER, SMALL, evaluator_of, first_of, make
 
 
 @pytest.fixture
@@ -39,8 +47,8 @@ def peak(weight, xy, rgb):
     """An objective with its only best at a setting, for widths and weights by their logarithms."""
     place = np.log([weight, xy, rgb])
 
-    def measure(asked):
-        values = [[p.appearance_weight, p.appearance_xy_std, p.appearance_rgb_std] for p in asked]
+    def measure(settings):
+        values = [[p.appearance_weight, p.appearance_xy_std, p.appearance_rgb_std] for p in settings]
         return [1 - float(np.square(np.log(value) - place).sum()) for value in values]
 
     return measure
@@ -51,30 +59,32 @@ def appearance(params):
 
 
 def test_the_papers_grid():
-    asked = Grid().settings(AFTER)
-    assert len(asked) == len(set(asked)) == 288
-    assert appearance(asked[0]) == (5, 50, 3)
-    assert appearance(asked[-1]) == (10, 100, 10)
-    assert {(p.smoothness_weight, p.smoothness_xy_std, p.normalization) for p in asked} == {(3, 3, "after")}
+    settings = Grid().settings(AFTER)
+    assert len(settings) == len(set(settings)) == 288
+    assert appearance(settings[0]) == (5, 50, 3)
+    assert appearance(settings[-1]) == (10, 100, 10)
+    assert {(p.smoothness_weight, p.smoothness_xy_std, p.normalization) for p in settings} == {
+        (3, 3, "after")
+    }
 
 
 @pytest.mark.parametrize(
-    ("best", "wanted"),
+    ("best", "expected"),
     [
         ((7, 70, 5), (7, 70, 5)),  # on the grid
         ((7.26, 67.4, 5.4), (7.25, 67.5, 5.5)),  # between its places
         ((4, 121, 5), (4, 120, 5)),  # beyond it: the release's LargeFOV
     ],
 )
-def test_coarse_to_fine_finds_the_best(best, wanted):
+def test_coarse_to_fine_finds_the_best(best, expected):
     measure, seen = peak(*best), []
 
-    def counted(asked):
-        seen.extend(asked)
-        return measure(asked)
+    def counted(settings):
+        seen.extend(settings)
+        return measure(settings)
 
     table = coarse_to_fine(counted, Grid(), AFTER)
-    assert appearance(best_of(table)) == wanted
+    assert appearance(best_of(table)) == expected
     assert seen == list(table)
     assert len(seen) == len(set(seen)) < 288 + 160
     assert list(coarse_to_fine(measure, Grid(), AFTER, rounds=0)) == Grid().settings(AFTER)
@@ -86,16 +96,21 @@ def test_refinement_stays_above_zero_and_keeps_single_values():
     assert min(params.appearance_weight for params in table) > 0
     best = best_of(table)
     assert appearance(best) == (0.125, 5, 3)
-    assert outside(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == ["appearance_weight", "appearance_rgb_std"]
+    assert at_grid_edge(best, Grid((1.0, 2.0), (5.0,), (3.0, 4.0))) == [
+        "appearance_weight",
+        "appearance_rgb_std",
+    ]
     assert (
-        outside(replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid())
+        at_grid_edge(
+            replace(AFTER, appearance_weight=7, appearance_xy_std=60, appearance_rgb_std=9.5), Grid()
+        )
         == []
     )
 
 
-def test_nothing_to_look_at_is_an_error():
+def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="no labelled pixel of the classes that are scored"):
-        coarse_to_fine(lambda asked: [math.nan] * len(asked), SMALL, AFTER)
+        coarse_to_fine(lambda settings: [math.nan] * len(settings), SMALL, AFTER)
     with pytest.raises(ValueError, match="got -1 rounds, wanted at least 0"):
         coarse_to_fine(peak(4, 80, 6), SMALL, AFTER, rounds=-1)
     with pytest.raises(ValueError, match="got 0 trials, wanted at least 1"):
@@ -144,26 +159,27 @@ def test_without_optuna_one_line_says_how_to_get_it(monkeypatch):
 
 
 def test_photos_are_drawn_by_seed(folder):
-    pairs = voc(folder, "val").pairs * 10
-    drawn = choose(pairs, 7, seed=3)
+    samples = voc(folder, "val").samples * 10
+    drawn = draw_samples(samples, 7, seed=3)
     assert len(drawn) == 7
-    assert drawn == choose(pairs, 7, seed=3)
-    assert any(choose(pairs, 7, seed=seed) != drawn for seed in range(3))
-    assert choose(pairs[:3], 3) == choose(pairs[:3], 100) == list(pairs[:3])
+    assert drawn == draw_samples(samples, 7, seed=3)
+    assert any(draw_samples(samples, 7, seed=seed) != drawn for seed in range(3))
+    assert draw_samples(samples[:3], 3) == draw_samples(samples[:3], 100) == list(samples[:3])
     with pytest.raises(ValueError, match="got 0 of 30 photos to tune on, wanted at least 1"):
-        choose(pairs, 0)
+        draw_samples(samples, 0)
 
 
-def test_plain_words_on_what_scores_are_worth():
-    assert worth(["a", "b"], "val", ["b", "a"], "val") == (
+def test_caveat_on_the_photos_that_were_tuned_on():
+    assert tuning_caveat(["a", "b"], "val", ["b", "a"], "val") == (
         "Tuned on 2 photos of 'val', and the scores are of the same photos: they are optimistic. "
         "--report-split NAME scores the best on others."
     )
-    assert worth(["a"], "val", ["c", "d"], "test") == (
+    assert tuning_caveat(["a"], "val", ["c", "d"], "test") == (
         "Tuned on 1 photo of 'val'; the scores are of 2 photos of 'test', none of them the same."
     )
-    assert worth(["a", "b"], "val", ["b", "c", "d"], "test") == (
-        "Tuned on 2 photos of 'val'; the scores are of 3 photos of 'test', of which 1 is the same: they are optimistic."
+    assert tuning_caveat(["a", "b"], "val", ["b", "c", "d"], "test") == (
+        "Tuned on 2 photos of 'val'; the scores are of 3 photos of 'test', of which 1 is the same: "
+        "they are optimistic."
     )
 
 
@@ -177,30 +193,34 @@ def red_centre(picture):
 
 def test_the_best_is_framed_where_it_is():
     pytest.importorskip("matplotlib")
-    asked = SMALL.settings(AFTER)
+    settings = SMALL.settings(AFTER)
     for weight, low, high in ((2, 0.1, 0.5), (6, 0.5, 0.9)):
         width, column = red_centre(
-            heat_map(SMALL, dict(zip(asked, peak(weight, 4, 5)(asked), strict=True)), "mIoU")
+            heat_map(SMALL, dict(zip(settings, peak(weight, 4, 5)(settings), strict=True)), "mIoU")
         )
         assert low * width < column < high * width
-    width, column = red_centre(cloud(dict(zip(asked, peak(2, 4, 5)(asked), strict=True)), "mIoU"))
+    width, column = red_centre(
+        scatter_plot(dict(zip(settings, peak(2, 4, 5)(settings), strict=True)), "mIoU")
+    )
     assert 0 < column < width / 2  # all three parameters at their lower ends
 
 
-def test_tables_say_the_same_as_the_trials(folder):
-    trials = trials_of(folder, folder / "t.jsonl")
-    asked = SMALL.settings(AFTER)
-    found = trials.scores(asked)
+def test_tables_agree_with_the_evaluator(folder):
+    evaluator = evaluator_of(folder, folder / "t.jsonl")
+    settings = SMALL.settings(AFTER)
+    found = evaluator.scores(settings)
     rows = list(csv.DictReader(table_csv(found).decode().splitlines()))
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 9)]
-    assert float(rows[3]["mIoU-21"]) == pytest.approx(100 * found[asked[3]].mean_iou, abs=1e-4)
-    assert float(rows[3]["pixel accuracy"]) == pytest.approx(100 * found[asked[3]].pixel_accuracy, abs=1e-4)
-    assert [float(rows[3][name]) for name in SMALL.axes] == list(appearance(asked[3]))
-    short = short_rows(trials, Params(), asked * 2)
+    assert float(rows[3]["mIoU-21"]) == pytest.approx(100 * found[settings[3]].mean_iou, abs=1e-4)
+    assert float(rows[3]["pixel accuracy"]) == pytest.approx(
+        100 * found[settings[3]].pixel_accuracy, abs=1e-4
+    )
+    assert [float(rows[3][name]) for name in SMALL.axes] == list(appearance(settings[3]))
+    short = short_rows(evaluator, Params(), settings * 2)
     assert [row[0] for row in short] == ["", "no CRF", "default", *map(str, range(1, 11))]
     assert short[1][1:7] == ["–"] * 6
     assert short[2][1:7] == ["5", "50", "3", "3", "3", "symmetric"]
-    assert short[3][-1] == f"{100 * found[asked[0]].pixel_accuracy:.2f}"
+    assert short[3][-1] == f"{100 * found[settings[0]].pixel_accuracy:.2f}"
 
 
 def test_from_photos_to_parameters_that_others_read(folder, photo_file, model, monkeypatch, capsys):
@@ -225,8 +245,10 @@ def test_from_photos_to_parameters_that_others_read(folder, photo_file, model, m
     }
     assert float(rows[0]["mIoU-21"]) == max(float(row["mIoU-21"]) for row in rows)
     assert best.normalization == "after"
-    told = capsys.readouterr().out
-    assert "Tuned on 3 photos of 'val', and the scores are of the same photos: they are optimistic." in told
+    printed = capsys.readouterr().out
+    assert (
+        "Tuned on 3 photos of 'val', and the scores are of the same photos: they are optimistic." in printed
+    )
     assert "| no CRF | – |" in (out / "summary.md").read_text()
 
     photo, probabilities = first_of(folder)
@@ -249,7 +271,7 @@ def test_from_photos_to_parameters_that_others_read(folder, photo_file, model, m
         assert np.array_equal(np.asarray(ids), model.segment(photo_file, crf=best).labels)
 
 
-def test_the_same_command_goes_on_and_another_is_refused(folder):
+def test_the_same_command_resumes_and_another_is_refused(folder):
     pytest.importorskip("matplotlib")
     search(options(folder))
     store, table = folder / "out/trials.jsonl", (folder / "out/table.csv").read_bytes()
@@ -260,9 +282,9 @@ def test_the_same_command_goes_on_and_another_is_refused(folder):
     assert sorted(store.read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert (folder / "out/table.csv").read_bytes() == table
     for changes, message in (
-        ({"photos": 2}, "out: was made with photos = 3 of them: a, b, c, now"),
-        ({"metric": "mIoU-7"}, "was made with metric = 'mIoU', now wanted with 'mIoU-7'"),
-        ({"rounds": 2}, "was made with rounds = 1, now wanted with 2; remove the folder or name another"),
+        ({"photos": 2}, "out: was made with photos = 3 values: a, b, c, but photos is now 2 values"),
+        ({"metric": "mIoU-7"}, "was made with metric = 'mIoU', but metric is now 'mIoU-7'"),
+        ({"rounds": 2}, "was made with rounds = 1, but rounds is now 2; remove the folder or choose another"),
         ({"normalization": "symmetric"}, "was made with normalization = 'after'"),
         ({"appearance_weight": (2.0, 6.5)}, "was made with appearance_weight = "),
         ({"split": "test"}, "was made with split = 'val'"),
@@ -287,7 +309,7 @@ def test_two_searches_in_one_folder(folder, capsys):
         str(folder / "out"),
     ]
     with open(folder / "out/.lock", "ab") as file:
-        lock_file(file, "not while nobody else is there")
+        lock_file(file, "not in use")
         assert main(line) == 1
     assert "out: another search works in this folder; wait for it, or name another" in capsys.readouterr().err
     assert [path.name for path in (folder / "out").iterdir()] == [".lock"]
@@ -298,13 +320,15 @@ def test_two_searches_in_one_folder(folder, capsys):
 def test_report_on_other_photos(folder, capsys):
     pytest.importorskip("matplotlib")
     search(options(folder, rounds=0, report_split="rest"))
-    told = capsys.readouterr().out
-    assert "Tuned on 3 photos of 'val'; the scores are of 2 photos of 'rest', none of them the same." in told
-    assert told.count("no CRF") == 2
-    found = trials_of(folder, folder / "fresh.jsonl", split="rest").scores(
+    printed = capsys.readouterr().out
+    assert (
+        "Tuned on 3 photos of 'val'; the scores are of 2 photos of 'rest', none of them the same." in printed
+    )
+    assert printed.count("no CRF") == 2
+    found = evaluator_of(folder, folder / "fresh.jsonl", split="rest").scores(
         [read_params(folder / "out/params.json")]
     )
-    assert f"{100 * next(iter(found.values())).pixel_accuracy:.2f}" in told.split("'rest', percent")[1]
+    assert f"{100 * next(iter(found.values())).pixel_accuracy:.2f}" in printed.split("'rest', percent")[1]
     search(options(folder, "out2", rounds=0, report_split="test"))
     assert "of which 1 is the same: they are optimistic" in capsys.readouterr().out
 
@@ -314,15 +338,15 @@ def test_search_with_a_network_runs_it_once(folder, model, monkeypatch):
     monkeypatch.setattr(deeplab.model.loading, "load", lambda **_: model)
     grid = "--appearance-weight 4 --appearance-xy-std 10 20 --appearance-rgb-std 5 --rounds 0"
     arguments = ["--data", str(folder), "--out", str(folder / "out"), "--photos", "2", *grid.split()]
-    asked = tyro.cli(Search, args=arguments)
-    assert search(asked) == 0
+    settings = tyro.cli(Search, args=arguments)
+    assert search(settings) == 0
     assert len(list((folder / "out/scores/val/photos").iterdir())) == 2
     assert len((folder / "out/table.csv").read_text().splitlines()) == 3
     facts = json.loads((folder / "out/search.json").read_text())
-    assert facts["scores of"].startswith("deeplab-largefov, weights ")
+    assert facts["scores of"].startswith("deeplab-largefov at size 513, weights ")
     assert len(facts["photos"]) == 2
     monkeypatch.setattr(type(model.network), "forward", None)  # not needed any more
-    assert search(asked) == 0
+    assert search(settings) == 0
 
 
 def test_optuna_on_real_photos(folder):

@@ -4,14 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from deeplab.crf_search.score_cache import CachedScores, FileScores, upsampled
+from deeplab.crf_search.score_cache import CachedScores, FileScores
 from deeplab.datasets.opening import voc
 from deeplab.files import check_settings
 from deeplab.model.segmentation import Model
-from deeplab.network.architecture import upsample
 from deeplab.weights.store import Card
 from search_scene import HEIGHT, WIDTH, make
 
@@ -19,14 +16,6 @@ from search_scene import HEIGHT, WIDTH, make
 @pytest.fixture
 def folder(tmp_path):
     return make(tmp_path)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.integers(1, 16), st.integers(0, 99))
-def test_upsampling_is_the_networks(classes, height, width, stride, seed):
-    scores = np.random.default_rng(seed).normal(size=(classes, height, width)).astype(np.float32)
-    wanted = upsample(torch.from_numpy(scores)[None], stride)[0].numpy()
-    assert np.allclose(upsampled(scores, stride), wanted, atol=1e-5)
 
 
 def test_scores_of_a_file_by_hand(folder):
@@ -55,14 +44,32 @@ def test_cached_scores_give_the_models_probabilities(folder, narrow, name):
     model = Model(variant, Card(name, dataset.class_names), precision="fp32", device="cpu")
     source = CachedScores(model, dataset, "val", folder / "cache")
     source.fill(dataset)
-    for pair in dataset:
-        wanted = model.segment(pair.photo, crf=False).probabilities
-        found = source.probabilities(pair, (HEIGHT, WIDTH))
-        assert np.abs(found - wanted).max() < 1e-3
-        assert wanted.std() > 1e-4
+    for sample in dataset:
+        expected = model.segment(sample.photo, crf=False).probabilities
+        found = source.probabilities(sample, (HEIGHT, WIDTH))
+        assert np.abs(found - expected).max() < 1e-3
+        assert expected.std() > 1e-4
     assert source.defaults == model.crf_params
     size = sum(path.stat().st_size for path in (folder / "cache/photos").iterdir()) / len(dataset)
     assert size < (3 * HEIGHT * WIDTH * 2 + 2000 if "msc" in name else 2500)
+
+
+def test_large_photos_are_reduced_as_by_the_model(folder, narrow):
+    dataset = replace(voc(folder, "val"), class_names=("background", "cat", "dog"))
+    network = narrow("deeplab-largefov")
+    card = Card("deeplab-largefov", dataset.class_names, size=36)  # the photos are 30×44
+    model = Model(network, card, precision="fp32", device="cpu")
+    source = CachedScores(model, dataset, "val", folder / "cache")
+    source.fill(dataset)
+    full = Model(network, replace(card, size=0), precision="fp32", device="cpu")
+    for sample in dataset:
+        expected = model.segment(sample.photo, crf=False).probabilities
+        found = source.probabilities(sample, (HEIGHT, WIDTH))
+        assert found.dtype == np.float32
+        assert np.abs(found - expected).max() < 1e-3
+        assert np.abs(found - full.segment(sample.photo, crf=False).probabilities).max() > 5e-3
+    with pytest.raises(ValueError, match="scores of = 'deeplab-largefov at size 36, weights"):
+        CachedScores(full, dataset, "val", folder / "cache")
 
 
 def test_a_cached_photo_is_not_run_again(folder, narrow):
@@ -84,12 +91,14 @@ def test_a_cache_of_something_else_is_refused(folder, narrow):
     source.fill(dataset)
     other = narrow("deeplab-largefov")
     torch.nn.init.normal_(other.fc8.weight)
-    with pytest.raises(ValueError, match=r"cache: was made with scores of = 'deeplab-largefov, weights \w+"):
+    with pytest.raises(
+        ValueError, match=r"cache: was made with scores of = 'deeplab-largefov at size 513, weights \w+"
+    ):
         CachedScores(Model(other, card, device="cpu"), dataset, "val", folder / "cache")
-    with pytest.raises(ValueError, match="was made with split = 'val', now wanted with 'test'"):
+    with pytest.raises(ValueError, match="was made with split = 'val', but split is now 'test'"):
         CachedScores(model, dataset, "test", folder / "cache")
     with pytest.raises(ValueError, match="was made with photos = "):
-        CachedScores(model, replace(dataset, pairs=dataset.pairs[:2]), "val", folder / "cache")
+        CachedScores(model, replace(dataset, samples=dataset.samples[:2]), "val", folder / "cache")
     with pytest.raises(ValueError, match="got weights for 3 classes"):
         CachedScores(model, voc(folder, "val"), "val", folder / "other")
     assert not (folder / "other").exists()
@@ -148,15 +157,15 @@ def test_missing_and_foreign_files_of_scores(folder):
         FileScores(folder / "scores.npz", dataset).probabilities(dataset[0], (3, 4))
 
 
-def test_a_folder_knows_what_it_was_made_with(tmp_path):
+def test_settings_of_a_folder_are_checked(tmp_path):
     path = tmp_path / "sub" / "facts.json"
     check_settings(path, {"names": ("a", "b"), "count": 2})
     check_settings(path, {"names": ["a", "b"], "count": 2})
     with pytest.raises(
-        ValueError, match="sub: was made with count = 2, now wanted with 3; remove the folder or name"
+        ValueError, match="sub: was made with count = 2, but count is now 3; remove the folder or choose"
     ):
         check_settings(path, {"names": ["a", "b"], "count": 3})
-    with pytest.raises(ValueError, match="was made with count = 2, now wanted with None"):
+    with pytest.raises(ValueError, match="was made with count = 2, but count is now None"):
         check_settings(path, {"names": ["a", "b"]})
     path.write_text("[")
     with pytest.raises(ValueError, match=r"facts.json: cannot be read"):

@@ -59,7 +59,7 @@ def test_labelme_later_shapes_lie_over_earlier_ones(labelme_root):
     assert find_layout(labelme_root).name == "labelme"
     dataset = open_dataset(labelme_root, "all")
     assert dataset.class_names == ("background", "cat", "dog")
-    assert [pair.name for pair in dataset] == ["a", "b"]
+    assert [sample.name for sample in dataset] == ["a", "b"]
     assert np.array_equal(
         dataset[0].read_labels(),
         drawn("""
@@ -87,15 +87,15 @@ def test_labelme_circle_mask_void_and_background(labelme_root):
     text(labelme_root / "a.json", labelme_file(*shapes))
     dataset = open_dataset(labelme_root, "all")
     assert dataset.class_names == ("background", "cat", "dog")
-    wanted = drawn("""
+    expected = drawn("""
     ..22...1
     .2.22...
     .2222...
     ..22..1.
     ......11
     """)
-    wanted[4, :2] = 255
-    assert np.array_equal(dataset[0].read_labels(), wanted)
+    expected[4, :2] = 255
+    assert np.array_equal(dataset[0].read_labels(), expected)
 
 
 def test_labelme_splits_and_class_file(tmp_path):
@@ -154,11 +154,11 @@ def test_labelme_files_that_are_damaged(labelme_root, content):
         open_dataset(labelme_root, "all")
 
 
-def test_labelme_photos_that_nobody_labelled_are_left_out(labelme_root):
+def test_labelme_photos_without_labels_are_left_out(labelme_root):
     photos(labelme_root, "c.png")
     assert len(open_dataset(labelme_root, "all")) == 2
     (labelme_root / "b.JPG").unlink()
-    assert [pair.name for pair in open_dataset(labelme_root, "all")] == ["a"]
+    assert [sample.name for sample in open_dataset(labelme_root, "all")] == ["a"]
 
 
 # --- COCO
@@ -205,7 +205,7 @@ def test_coco_polygons_and_both_run_forms(coco_root):
     assert find_layout(root).name == "COCO"
     dataset = open_dataset(root, "train")
     assert dataset.class_names == ("background", "cat", "dog")  # by the categories' ids, 3 and 7
-    assert [pair.name for pair in dataset] == ["a"]
+    assert [sample.name for sample in dataset] == ["a"]
     assert np.array_equal(
         open_dataset(root, "train")[0].read_labels(),
         drawn("""
@@ -218,13 +218,13 @@ def test_coco_polygons_and_both_run_forms(coco_root):
 
 def test_coco_small_things_lie_on_large_ones_and_crowds_below(coco_root):
     small, large = polygons(7, (1, 1, 2, 1, 2, 2, 1, 2)), polygons(3, WHOLE)
-    wanted = drawn("""
+    expected = drawn("""
     1111
     1211
     1111
     """)
     for order in ((small, large), (large, small)):
-        assert np.array_equal(open_dataset(coco_root(*order), "train")[0].read_labels(), wanted)
+        assert np.array_equal(open_dataset(coco_root(*order), "train")[0].read_labels(), expected)
     crowd = {"category_id": 3, "segmentation": {"size": [3, 4], "counts": [3, 1, 8]}, "iscrowd": 1}
     below = open_dataset(coco_root(polygons(7, WHOLE), crowd), "train")[0].read_labels()
     assert (below == 2).all()  # though the crowd is the smaller
@@ -261,13 +261,13 @@ def test_coco_splits_find_their_photos(tmp_path):
 @pytest.mark.parametrize(
     "name", ["annotations.json", "annotations/instances_default.json", "annotations/all.json"]
 )
-def test_one_coco_file_is_parted_by_hash_or_lists(coco_root, name):
+def test_one_coco_file_is_split_by_hash_or_lists(coco_root, name):
     root = coco_root(polygons(7, WHOLE), name=name, images=tuple(f"p{i}.jpg" for i in range(20)))
     assert find_layout(root).splits == ("train", "val")
     assert len(open_dataset(root, "all")) == 20
-    assert [pair.name for pair in open_dataset(root, "val")] == ["p19", "p7"]
+    assert [sample.name for sample in open_dataset(root, "val")] == ["p19", "p7"]
     text(root / "lists/val.txt", "p3.jpg\np0\n")
-    assert [pair.name for pair in open_dataset(root, "val")] == ["p3", "p0"]
+    assert [sample.name for sample in open_dataset(root, "val")] == ["p3", "p0"]
     text(root / "lists/val.txt", "p3.jpg\nq\n")
     with pytest.raises(FileNotFoundError, match=r"val.txt: names 'q', which .*json does not"):
         open_dataset(root, "val")
@@ -329,8 +329,8 @@ def test_coco_outlines_that_cannot_be_drawn(coco_root, outline, message):
             {"annotations": [{"id": 5, "image_id": 10, "category_id": 9}]},
             "annotation 5 belongs to category 9, which is",
         ),
-        ({"annotations": [{"id": 5}]}, r"not COCO's form \(KeyError: 'image_id'\); wanted COCO's JSON"),
-        ({"images": [{"id": 10, "file_name": "a.jpg"}]}, "not COCO's form"),
+        ({"annotations": [{"id": 5}]}, r"not COCO's format \(KeyError: 'image_id'\); wanted COCO's JSON"),
+        ({"images": [{"id": 10, "file_name": "a.jpg"}]}, "not COCO's format"),
         ({"images": [{"id": 10, "file_name": "a.jpg", "height": 0, "width": 4}]}, "gives 'a.jpg' 0×4 pixels"),
         (
             {"images": [{"id": i, "file_name": "a.jpg", "height": 3, "width": 4} for i in (10, 11)]},
@@ -340,7 +340,7 @@ def test_coco_outlines_that_cannot_be_drawn(coco_root, outline, message):
             {"categories": [{"id": i, "name": f"c{i}"} for i in range(255)]},
             "got 256 classes, wanted at most 255",
         ),
-        ({"images": 5}, "not COCO's form"),
+        ({"images": 5}, "not COCO's format"),
     ],
 )
 def test_coco_files_that_are_damaged(coco_root, change, message):

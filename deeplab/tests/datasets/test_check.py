@@ -28,7 +28,7 @@ def mask(*, void=True):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two splits without a fault: a, b, c for training and d for validation."""
+    """Two splits without a problem: a, b, c for training and d for validation."""
     for seed, name in enumerate(("train/a", "train/b", "train/c", "val/d")):
         save(tmp_path / f"images/{name}.png", photo(seed))
         save(tmp_path / f"labels/{name}.png", mask())
@@ -37,27 +37,27 @@ def root(tmp_path):
 
 
 def found(root, *splits):
-    """Kind, file's name, and severity of each fault."""
-    return {(f.kind, Path(f.file).name, f.severity) for f in check(root, splits).faults}
+    """Kind, file's name, and severity of each problem."""
+    return {(f.kind, Path(f.file).name, f.severity) for f in check(root, splits).problems}
 
 
 def only(root, kind):
-    """The one fault of a kind."""
-    faults = [fault for fault in check(root).faults if fault.kind == kind]
-    assert len(faults) == 1, check(root).faults
-    return faults[0]
+    """The one problem of a kind."""
+    problems = [problem for problem in check(root).problems if problem.kind == kind]
+    assert len(problems) == 1, check(root).problems
+    return problems[0]
 
 
-def test_what_is_there(root):
+def test_contents(root):
     save(root / "images/train/c.png", photo(2)[:, :40])
     save(root / "labels/train/c.png", mask()[:, :40])
     seen = []
-    report = check(root, watch=lambda done, total: seen.append((done, total)))
-    assert report.faults == ()
+    report = check(root, callback=lambda done, total: seen.append((done, total)))
+    assert report.problems == ()
     assert report.class_names == ("background", "cat", "dog")
     assert report.layout == "folder pairs"
     train, val = report.splits
-    assert (train.name, train.pairs, val.name, val.pairs) == ("train", 3, "val", 1)
+    assert (train.name, train.samples, val.name, val.samples) == ("train", 3, "val", 1)
     assert [(each.name, each.pixels, each.photos) for each in val.classes] == [
         ("background", 900, 1),
         ("cat", 300, 1),
@@ -74,16 +74,16 @@ def test_what_is_there(root):
 def test_binary_masks(root):
     for name in ("train/a", "train/b", "train/c", "val/d"):
         save(root / f"labels/{name}.png", np.where(mask(void=False) > 0, 255, 0).astype(np.uint8))
-    faults = [fault for fault in check(root).faults if fault.kind == "binary mask"]
-    assert len(faults) == 4
-    assert {fault.severity for fault in faults} == {"error"}
-    assert faults[0].what == "holds 0 and 255 only, as binary masks do"
-    assert "'object 255 255 255'" in faults[0].cure
-    text(root / "classes.txt", "background 0 0 0\nobject 255 255 255\n")  # the cure
-    assert check(root).faults == ()
+    problems = [problem for problem in check(root).problems if problem.kind == "binary mask"]
+    assert len(problems) == 4
+    assert {problem.severity for problem in problems} == {"error"}
+    assert problems[0].what == "holds 0 and 255 only, as binary masks do"
+    assert "'object 255 255 255'" in problems[0].fix
+    text(root / "classes.txt", "background 0 0 0\nobject 255 255 255\n")  # the fix
+    assert check(root).problems == ()
 
 
-def test_one_binary_mask_among_others_may_be_meant(root):
+def test_one_binary_mask_among_others_is_a_warning(root):
     save(root / "labels/val/d.png", np.where(mask(void=False) > 0, 255, 0).astype(np.uint8))
     assert only(root, "binary mask").severity == "warning"
 
@@ -100,10 +100,10 @@ def test_anti_aliased_masks(root, levels):
     smooth = np.asarray(drawn.resize((4 * WIDTH, 4 * HEIGHT), Image.Resampling.BILINEAR))
     save(root / "labels/train/b.png", smooth)
     save(root / "images/train/b.png", np.repeat(np.repeat(photo(1), 4, 0), 4, 1))
-    fault = only(root, "anti-aliased mask")
-    assert (Path(fault.file).name, fault.severity) == ("b.png", "error")
-    assert "% of the edge pixels between their neighbours'" in fault.what
-    assert fault.cure == "export without anti-aliasing, resize masks by nearest neighbour only"
+    problem = only(root, "anti-aliased mask")
+    assert (Path(problem.file).name, problem.severity) == ("b.png", "error")
+    assert "% of the edge pixels between their neighbours'" in problem.what
+    assert problem.fix == "export without anti-aliasing, resize masks by nearest neighbour only"
     assert ("ids out of range", "b.png", "error") not in found(root)
 
 
@@ -118,19 +118,19 @@ def test_masks_resized_bilinearly_though_all_ids_are_known(root):
 def test_jpeg_masks(root):
     (root / "labels/train/b.png").unlink()
     save(root / "labels/train/b.jpg", mask())
-    fault = only(root, "lossy mask")
-    assert (Path(fault.file).name, fault.severity) == ("b.jpg", "error")
-    assert "as PNG" in fault.cure
+    problem = only(root, "lossy mask")
+    assert (Path(problem.file).name, problem.severity) == ("b.jpg", "error")
+    assert "as PNG" in problem.fix
 
 
 def test_ids_out_of_range(root):
     labels = mask()
     labels[0, :7], labels[1, 0] = 9, 12
     save(root / "labels/train/b.png", labels)
-    fault = only(root, "ids out of range")
-    assert (Path(fault.file).name, fault.severity) == ("b.png", "error")
-    assert fault.what == "id 9 in 7 pixels, 12 in 1 pixels"
-    assert fault.cure.startswith("ids must be 0 to 2, and 255 for void")
+    problem = only(root, "ids out of range")
+    assert (Path(problem.file).name, problem.severity) == ("b.png", "error")
+    assert problem.what == "id 9 in 7 pixels, 12 in 1 pixels"
+    assert problem.fix.startswith("ids must be 0 to 2, and 255 for void")
 
 
 def test_many_ids_out_of_range_are_counted(root):
@@ -143,38 +143,38 @@ def test_many_ids_out_of_range_are_counted(root):
 def test_sizes_that_differ(root):
     save(root / "labels/train/b.png", mask()[:, 4:])
     save(root / "labels/train/c.png", mask().T)
-    faults = {Path(f.file).name: f for f in check(root).faults if f.kind == "size mismatch"}
-    assert faults["b.png"].what == "labels of 30×40 pixels (H×W) for a photo of 30×44"
-    assert faults["b.png"].cure == "make them of one size"
-    assert "EXIF" in faults["c.png"].cure
-    assert {fault.severity for fault in faults.values()} == {"error"}
+    problems = {Path(f.file).name: f for f in check(root).problems if f.kind == "size mismatch"}
+    assert problems["b.png"].what == "labels of 30×40 pixels (H×W) for a photo of 30×44"
+    assert problems["b.png"].fix == "make them of one size"
+    assert "EXIF" in problems["c.png"].fix
+    assert {problem.severity for problem in problems.values()} == {"error"}
     assert check(root).splits[0].sizes[0].photos == 3
 
 
-def test_missing_partners(root):
+def test_missing_photos_and_masks(root):
     (root / "labels/train/b.png").unlink()
     (root / "images/train/c.png").unlink()
     assert found(root) == {("missing mask", "b.png", "error"), ("missing photo", "c.png", "warning")}
-    assert only(root, "missing mask").cure == "put it there as train/b.png, or take the photo away"
-    assert "take the mask away" in only(root, "missing photo").cure
+    assert only(root, "missing mask").fix == "put it there as train/b.png, or remove the photo"
+    assert "remove the mask" in only(root, "missing photo").fix
 
 
 def test_every_missing_file_of_a_list_is_named(root):
     text(root / "lists/train.txt", "a\nx\ny\nb\nb\n")
-    faults = [fault for fault in check(root).faults if fault.severity == "error"]
-    assert [(fault.kind, fault.what.split(",")[0]) for fault in faults] == [
+    problems = [problem for problem in check(root).problems if problem.severity == "error"]
+    assert [(problem.kind, problem.what.split(",")[0]) for problem in problems] == [
         ("missing mask", "names 'x'"),
         ("missing mask", "names 'y'"),
         ("missing photo", "names 'x'"),
         ("missing photo", "names 'y'"),
     ]
-    assert {fault.cure for fault in faults} == {
+    assert {problem.fix for problem in problems} == {
         "put the photo there, or take the name out of the list",
         "put the mask there, or take the name out of the list",
     }
     twice = only(root, "listed twice")
-    assert (twice.what, twice.severity, twice.cure) == ("names 'b' 2 times", "warning", "name it once")
-    assert check(root).splits[0].pairs == 2
+    assert (twice.what, twice.severity, twice.fix) == ("names 'b' 2 times", "warning", "name it once")
+    assert check(root).splits[0].samples == 2
 
 
 def test_damaged_files_do_not_stop_the_others(root):
@@ -189,15 +189,15 @@ def test_damaged_files_do_not_stop_the_others(root):
         ("damaged mask", "c.png", "error"),
     }
     report = check(root)
-    assert (report.splits[0].pairs, report.splits[0].classes[1].photos) == (3, 1)
-    assert all(fault.cure for fault in report.faults)
+    assert (report.splits[0].samples, report.splits[0].classes[1].photos) == (3, 1)
+    assert all(problem.fix for problem in report.problems)
 
 
 def test_colour_masks_without_colours(root):
     save(root / "labels/train/b.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    fault = only(root, "colour mask")
-    assert fault.what == "got a RGB mask, wanted a palette or grey PNG of class ids"
-    assert "'name red green blue'" in fault.cure
+    problem = only(root, "colour mask")
+    assert problem.what == "got a RGB mask, wanted a palette or grey PNG of class ids"
+    assert "'name red green blue'" in problem.fix
 
 
 def test_unknown_colours(root):
@@ -213,17 +213,17 @@ def test_unknown_colours(root):
 
 def test_masks_that_are_all_void(root):
     save(root / "labels/train/b.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
-    fault = only(root, "all void")
-    assert (Path(fault.file).name, fault.severity) == ("b.png", "warning")
+    problem = only(root, "all void")
+    assert (Path(problem.file).name, problem.severity) == ("b.png", "warning")
 
 
 def test_one_photo_in_two_splits(root):
     (root / "images/val/d.png").write_bytes((root / "images/train/a.png").read_bytes())
     for folder, content in (("images", photo(9)), ("labels", mask())):
         save(root / folder / "val/b.png", content)
-    fault = only(root, "photo in two splits")
-    assert (Path(fault.file).name, fault.severity) == ("d.png", "error")
-    assert fault.what == f"is in train and in val, there as {root / 'images/train/a.png'}"
+    problem = only(root, "photo in two splits")
+    assert (Path(problem.file).name, problem.severity) == ("d.png", "error")
+    assert problem.what == f"is in train and in val, there as {root / 'images/train/a.png'}"
     assert found(root) == {
         ("photo in two splits", "d.png", "error"),
         ("name in two splits", "b.png", "warning"),
@@ -240,20 +240,20 @@ def test_splits_that_overlap_by_their_names(tmp_path):
     for split, names in {"train": "a", "train_aug": "ab", "val": "c", "trainval": "ac"}.items():
         text(tmp_path / f"ImageSets/Segmentation/{split}.txt", "\n".join(names))
     seen = []
-    assert check(tmp_path, watch=lambda done, total: seen.append(done)).faults == ()
-    assert seen == [1, 2, 3]  # each pair is opened once
+    assert check(tmp_path, callback=lambda done, total: seen.append(done)).problems == ()
+    assert seen == [1, 2, 3]  # each sample is opened once
     text(tmp_path / "ImageSets/Segmentation/val.txt", "c\nb\n")
-    assert [fault.what for fault in check(tmp_path).faults] == ["is in train_aug and in val"]
+    assert [problem.what for problem in check(tmp_path).problems] == ["is in train_aug and in val"]
 
 
 def test_classes_that_never_occur(root):
     text(root / "classes.txt", "0 void\n1 cat\n2 dog\n3 cow\n4 bee\n")
-    faults = [fault for fault in check(root).faults if fault.kind == "class never present"]
-    assert [(fault.file, fault.what) for fault in faults] == [
+    problems = [problem for problem in check(root).problems if problem.kind == "class never present"]
+    assert [(problem.file, problem.what) for problem in problems] == [
         (f"{root}, split train", "no pixel of cow, bee"),
         (f"{root}, split val", "no pixel of cow, bee"),
     ]
-    assert {fault.severity for fault in faults} == {"warning"}
+    assert {problem.severity for problem in problems} == {"warning"}
 
 
 def test_classes_are_found_where_no_file_names_them(root):
@@ -261,16 +261,16 @@ def test_classes_are_found_where_no_file_names_them(root):
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH)).astype(np.uint8)
     save(root / "labels/train/b.png", noise)
     report = check(root)
-    assert report.class_names == ("class 0", "class 1", "class 2")  # the noise has no say
-    assert {(fault.kind, Path(fault.file).name) for fault in report.faults} == {
+    assert report.class_names == ("class 0", "class 1", "class 2")  # the noise does not count
+    assert {(problem.kind, Path(problem.file).name) for problem in report.problems} == {
         ("anti-aliased mask", "b.png")
     }
 
 
-def test_a_split_that_is_not_there_is_a_fault(root):
+def test_a_missing_split_is_a_problem(root):
     report = check(root, ["train", "test"])
     assert [part.name for part in report.splits] == ["train"]
-    assert [(fault.kind, fault.file, fault.cure) for fault in report.faults] == [
+    assert [(problem.kind, problem.file, problem.fix) for problem in report.problems] == [
         ("unusable split", f"{root}, split test", "splits there: train, val, all")
     ]
 
@@ -305,15 +305,15 @@ def test_coco_files_whose_categories_differ(tmp_path):
         outline = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
         content = {"images": [image], "annotations": [outline], "categories": [{"id": 1, "name": name}]}
         text(tmp_path / f"annotations/instances_{split}.json", json.dumps(content))
-    fault = only(tmp_path, "classes differ")
-    assert fault.what == "val has classes background, dog, but train has background, cat"
-    assert fault.cure == "name all classes in classes.txt"
+    problem = only(tmp_path, "classes differ")
+    assert problem.what == "val has classes background, dog, but train has background, cat"
+    assert problem.fix == "name all classes in classes.txt"
 
 
 def test_folders_that_cannot_be_checked(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         check(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no layout that is known"):
+    with pytest.raises(ValueError, match="unknown layout"):
         check(tmp_path)
 
 
@@ -340,7 +340,7 @@ def test_command_on_warnings_only(root, capsys):
     out = capsys.readouterr().out
     assert "warning: class never present (1)" in out
     assert "no pixel of cow" in out
-    assert "cure: label some" in out
+    assert "fix: label some" in out
 
 
 def test_command_on_errors_writes_all_of_them(root, tmp_path, capsys):
@@ -359,7 +359,7 @@ def test_command_on_errors_writes_all_of_them(root, tmp_path, capsys):
         "kind": "missing mask",
         "file": str(root / "images/train/x0.png"),
         "what": f"no mask of that stem in {root / 'labels'}",
-        "cure": "put it there as train/x0.png, or take the photo away",
+        "cure": "put it there as train/x0.png, or remove the photo",
     }
     assert report["splits"][1]["classes"][1] == {"name": "cat", "pixels": 300, "photos": 1}
     assert [path.name for path in out.parent.iterdir()] == ["report.json"]
@@ -373,9 +373,9 @@ def test_command_leaves_no_half_report(root, tmp_path):
 
 
 @needs_data
-def test_the_measuring_data_is_without_fault():
+def test_the_measuring_data_has_no_problem():
     report = check(SHARED / "voc", ["val"])
-    assert report.faults == ()
-    assert report.splits[0].pairs == 80
+    assert report.problems == ()
+    assert report.splits[0].samples == 80
     assert {each.name: each.photos for each in report.splits[0].classes}["cat"] == 20
-    assert check(SHARED / "camvid", ["val"]).faults == ()
+    assert check(SHARED / "camvid", ["val"]).problems == ()

@@ -15,17 +15,17 @@ def ids(*values):
 
 
 @pytest.fixture
-def pairs_root(tmp_path):
-    """One pair of a photo and a mask of ids 0, 1, 2 and 255, and three class names."""
+def folder_root(tmp_path):
+    """One sample of a photo and a mask of ids 0, 1, 2 and 255, and three class names."""
     photos(tmp_path / "images", "p0.jpg")
     save(tmp_path / "masks/p0.png", ids(1, 2, 255))
     text(tmp_path / "classes.txt", "ground\ncat\nsea horse\n")
     return tmp_path
 
 
-def test_classes_as_camvid_writes_them(pairs_root):
-    text(pairs_root / "classes.txt", "0 sky\n1 traffic light\n2 Void\n")
-    dataset = open_dataset(pairs_root, "all")
+def test_classes_as_camvid_writes_them(folder_root):
+    text(folder_root / "classes.txt", "0 sky\n1 traffic light\n2 Void\n")
+    dataset = open_dataset(folder_root, "all")
     assert dataset.class_names == ("sky", "traffic light")
     assert np.array_equal(dataset[0].read_labels(), ids(1, 255, 255))
 
@@ -34,7 +34,7 @@ VOID_FOR_0 = np.where(ids(1, 2) == 0, 255, ids(1, 2))
 
 
 @pytest.mark.parametrize(
-    ("files", "names", "mask", "wanted"),
+    ("files", "names", "mask", "expected"),
     [
         ({"classes.txt": "sky\nclass 1\n"}, ("sky", "class 1"), ids(1, 255), ids(1, 255)),
         ({"classes.txt": "0: sky\n2: road\n"}, ("sky", "class 1", "road"), ids(2), ids(2)),
@@ -50,14 +50,14 @@ VOID_FOR_0 = np.where(ids(1, 2) == 0, 255, ids(1, 2))
         ({"classes.txt": "sky 0 0 0\nvoid 7 7 7\nroad 9 8 7\n"}, ("sky", "road"), ids(2, 1), ids(1, 255)),
     ],
 )
-def test_class_files_for_grey_masks(pairs_root, files, names, mask, wanted):
-    (pairs_root / "classes.txt").unlink()
+def test_class_files_for_grey_masks(folder_root, files, names, mask, expected):
+    (folder_root / "classes.txt").unlink()
     for name, content in files.items():
-        text(pairs_root / name, content)
-    save(pairs_root / "masks/p0.png", mask)
-    dataset = open_dataset(pairs_root, "all")
+        text(folder_root / name, content)
+    save(folder_root / "masks/p0.png", mask)
+    dataset = open_dataset(folder_root, "all")
     assert dataset.class_names == names
-    assert np.array_equal(dataset[0].read_labels(), wanted)
+    assert np.array_equal(dataset[0].read_labels(), expected)
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,18 @@ def test_class_files_for_grey_masks(pairs_root, files, names, mask, wanted):
         {"classes.txt": "sky\nroad", "colours.txt": "road 40 50 60\nsky 10 20 30\nvoid 0 0 0"},
     ],
 )
-def test_class_files_for_colour_masks(pairs_root, files):
-    (pairs_root / "classes.txt").unlink()
+def test_class_files_for_colour_masks(folder_root, files):
+    (folder_root / "classes.txt").unlink()
     for name, content in files.items():
-        text(pairs_root / name, content)
+        text(folder_root / name, content)
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[2], mask[3, 1:4] = (10, 20, 30), (40, 50, 60)
-    save(pairs_root / "masks/p0.png", mask)
-    wanted = np.full((HEIGHT, WIDTH), 255, np.uint8)
-    wanted[2], wanted[3, 1:4] = 0, 1
-    dataset = open_dataset(pairs_root, "all")
+    save(folder_root / "masks/p0.png", mask)
+    expected = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    expected[2], expected[3, 1:4] = 0, 1
+    dataset = open_dataset(folder_root, "all")
     assert dataset.class_names == ("sky", "road")
-    assert np.array_equal(dataset[0].read_labels(), wanted)
+    assert np.array_equal(dataset[0].read_labels(), expected)
 
 
 @pytest.mark.parametrize(
@@ -104,23 +104,23 @@ def test_class_files_for_colour_masks(pairs_root, files):
         ("\n".join(f"c{i}" for i in range(256)), "got id 255 for 'c255'"),
     ],
 )
-def test_class_files_that_cannot_be_meant(pairs_root, content, message):
-    text(pairs_root / "classes.txt", content)
+def test_invalid_class_files(folder_root, content, message):
+    text(folder_root / "classes.txt", content)
     with pytest.raises(ValueError, match=message) as caught:
-        open_dataset(pairs_root, "all")
+        open_dataset(folder_root, "all")
     assert "classes.txt" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_colour_files_that_do_not_fit_the_names(pairs_root):
-    text(pairs_root / "colors.txt", "1 2 3\n")
+def test_colour_files_that_do_not_fit_the_names(folder_root):
+    text(folder_root / "colors.txt", "1 2 3\n")
     with pytest.raises(ValueError, match="got 1 colours for 3 classes"):
-        open_dataset(pairs_root, "all")
-    text(pairs_root / "colors.txt", "dog 1 2 3\n")
+        open_dataset(folder_root, "all")
+    text(folder_root / "colors.txt", "dog 1 2 3\n")
     with pytest.raises(
         ValueError, match=r"colors.txt: 'dog' is no class; wanted one of ground, cat, sea horse"
     ):
-        open_dataset(pairs_root, "all")
-    (pairs_root / "classes.txt").write_bytes(b"\xff\xfe\x00c")
+        open_dataset(folder_root, "all")
+    (folder_root / "classes.txt").write_bytes(b"\xff\xfe\x00c")
     with pytest.raises(ValueError, match=r"classes.txt: not UTF-8 text"):
-        open_dataset(pairs_root, "all")
+        open_dataset(folder_root, "all")

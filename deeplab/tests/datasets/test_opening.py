@@ -9,7 +9,7 @@ from PIL import Image
 from data_folders import SHARED, needs_data, photos, save, text
 from deeplab.classes import VOC_CLASSES, palette
 from deeplab.datasets.opening import find_layout, open_dataset, read_ids, voc
-from deeplab.datasets.splits import side
+from deeplab.datasets.splits import split_by_hash
 
 HEIGHT, WIDTH = 6, 9
 
@@ -22,7 +22,7 @@ def ids(*values):
 
 
 def names_of(dataset):
-    return [pair.name for pair in dataset]
+    return [sample.name for sample in dataset]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def voc_root(tmp_path):
 
 
 @pytest.fixture
-def pairs_root(tmp_path):
+def folder_root(tmp_path):
     """Twenty photos p0 … p19 with masks of ids 0, 1, 2 and 255, and two class names."""
     for i in range(20):
         photos(tmp_path / "images", f"p{i}.jpg")
@@ -90,37 +90,37 @@ def cvat_root(tmp_path):
     text(tmp_path / "ImageSets/Segmentation/default.txt", "".join(f"p{i}\n" for i in range(20)))
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[0, :3], mask[1, :4], mask[5, 8] = colours["apple"], colours["pear tree"], colours["void"]
-    wanted = np.zeros((HEIGHT, WIDTH), np.uint8)
-    wanted[0, :3], wanted[1, :4], wanted[5, 8] = 1, 2, 255
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[0, :3], expected[1, :4], expected[5, 8] = 1, 2, 255
     for i in range(20):
         photos(tmp_path / "JPEGImages", f"p{i}.png")
         save(tmp_path / f"SegmentationClass/p{i}.png", mask)
-    return tmp_path, mask, wanted
+    return tmp_path, mask, expected
 
 
 def test_cvat_colours_become_ids(cvat_root):
-    root, mask, wanted = cvat_root
+    root, mask, expected = cvat_root
     whole = open_dataset(root, "default")
     assert whole.class_names == ("background", "apple", "pear tree")
     assert len(whole) == 20
-    assert np.array_equal(whole[0].read_labels(), wanted)
+    assert np.array_equal(whole[0].read_labels(), expected)
     assert whole[0].read_labels().dtype == np.uint8
     Image.fromarray(mask).quantize(16).save(root / "SegmentationClass/p0.png")  # a palette in any order
     with Image.open(root / "SegmentationClass/p0.png") as file:
         assert file.mode == "P"
-    assert np.array_equal(whole[0].read_labels(), wanted)
+    assert np.array_equal(whole[0].read_labels(), expected)
     save(root / "SegmentationClass/p0.png", np.dstack([mask, np.full((HEIGHT, WIDTH), 255, np.uint8)]))
-    assert np.array_equal(whole[0].read_labels(), wanted)
+    assert np.array_equal(whole[0].read_labels(), expected)
 
 
-def test_cvat_grey_masks_hold_the_lines_places(cvat_root):
+def test_cvat_grey_masks_hold_line_numbers(cvat_root):
     root, _, _ = cvat_root
     save(root / "SegmentationClass/p0.png", ids(1, 2, 3, 255, 200))  # apple is line 0, background 1
     read = open_dataset(root, "default")[0].read_labels()
     assert np.array_equal(read, np.where(ids(1, 2, 3, 255, 200) == 0, 1, ids(0, 2, 255, 255, 200)))
 
 
-def test_cvat_default_is_parted_by_hash(cvat_root):
+def test_cvat_default_is_split_by_hash(cvat_root):
     root, _, _ = cvat_root
     assert find_layout(root).splits == ("train", "val")
     assert names_of(open_dataset(root, "val")) == ["p7", "p19"]
@@ -148,7 +148,7 @@ def test_an_unknown_colour_is_named_with_count_and_file(cvat_root):
         open_dataset(root, "default")[0].read_labels()
 
 
-# --- folder pairs
+# --- folders of photos and masks
 
 
 @pytest.mark.parametrize("folder", ["masks", "labels", "annotations", "gt"])
@@ -180,101 +180,104 @@ def test_a_list_chooses_within_its_subfolder(tmp_path):
         open_dataset(tmp_path, "train")
     text(tmp_path / "lists/train.txt", "b\n")
     train = open_dataset(tmp_path, "train")
-    assert [str(pair.photo.relative_to(tmp_path)) for pair in train] == ["images/train/b.jpg"]
+    assert [str(sample.photo.relative_to(tmp_path)) for sample in train] == ["images/train/b.jpg"]
 
 
 @pytest.mark.parametrize("place", ["lists", "splits", "."])
-def test_list_files_make_splits(pairs_root, place):
-    text(pairs_root / place / "train.txt", "\ufeffp3\nimages/p1.jpg\n")
-    text(pairs_root / place / "test.txt", "p2\n")
-    assert find_layout(pairs_root).splits == ("train", "test")
-    assert names_of(open_dataset(pairs_root, "train")) == ["p3", "p1"]
-    assert names_of(open_dataset(pairs_root, "test")) == ["p2"]
+def test_list_files_make_splits(folder_root, place):
+    text(folder_root / place / "train.txt", "\ufeffp3\nimages/p1.jpg\n")
+    text(folder_root / place / "test.txt", "p2\n")
+    assert find_layout(folder_root).splits == ("train", "test")
+    assert names_of(open_dataset(folder_root, "train")) == ["p3", "p1"]
+    assert names_of(open_dataset(folder_root, "test")) == ["p2"]
     with pytest.raises(FileNotFoundError, match="no split 'val'; splits there: train, test, all"):
-        open_dataset(pairs_root, "val")
+        open_dataset(folder_root, "val")
 
 
-def test_without_lists_a_hash_parts_them(pairs_root):
-    text(pairs_root / "README.txt", "no list")
-    assert find_layout(pairs_root).splits == ("train", "val")
-    everything = names_of(open_dataset(pairs_root, "all"))
-    train, val = (names_of(open_dataset(pairs_root, split)) for split in ("train", "val"))
+def test_without_lists_a_hash_splits_them(folder_root):
+    text(folder_root / "README.txt", "no list")
+    assert find_layout(folder_root).splits == ("train", "val")
+    everything = names_of(open_dataset(folder_root, "all"))
+    train, val = (names_of(open_dataset(folder_root, split)) for split in ("train", "val"))
     assert sorted(train + val) == everything
     assert len(everything) == 20
     assert val == ["p19", "p7"]
-    photos(pairs_root / "images", "new.jpg")
-    save(pairs_root / "masks/new.png", ids(1))
-    assert names_of(open_dataset(pairs_root, "val")) == val  # more photos move none
+    photos(folder_root / "images", "new.jpg")
+    save(folder_root / "masks/new.png", ids(1))
+    assert names_of(open_dataset(folder_root, "val")) == val  # more photos move none
 
 
-def test_the_hash_is_the_same_for_ever():
-    assert [name for name in "abcdefgh" if side(name) == "val"] == ["a", "c"]
-    assert side("stra\u00dfe") == "val"
-    assert side("folder/a") == side("a")
-    assert side("e\u0301t\u00e9") == side("\u00e9te\u0301")  # file systems differ in how they spell an accent
+def test_the_hash_never_changes():
+    assert [name for name in "abcdefgh" if split_by_hash(name) == "val"] == ["a", "c"]
+    assert split_by_hash("stra\u00dfe") == "val"
+    assert split_by_hash("folder/a") == split_by_hash("a")
+    assert split_by_hash("e\u0301t\u00e9") == split_by_hash(
+        "\u00e9te\u0301"
+    )  # file systems differ in how they spell an accent
 
 
 @given(st.sets(st.text("abcdefghij0123456789_", min_size=1, max_size=12), min_size=400, max_size=500))
 def test_about_a_fifth_is_for_validation(names):
-    share = sum(side(name) == "val" for name in names) / len(names)
+    share = sum(split_by_hash(name) == "val" for name in names) / len(names)
     assert 0.08 < share < 0.32  # six standard deviations
 
 
-def test_pairs_travel_to_other_processes(pairs_root):
-    text(pairs_root / "classes.txt", "0 sky\n1 road\n2 void\n")
-    pair = pickle.loads(pickle.dumps(open_dataset(pairs_root, "all")[0]))
-    assert np.array_equal(pair.read_labels(), ids(1, 255, 255))
+def test_samples_can_be_pickled(folder_root):
+    text(folder_root / "classes.txt", "0 sky\n1 road\n2 void\n")
+    sample = pickle.loads(pickle.dumps(open_dataset(folder_root, "all")[0]))
+    assert np.array_equal(sample.read_labels(), ids(1, 255, 255))
 
 
-def test_classes_found_in_the_masks_of_all_splits(pairs_root):
-    (pairs_root / "classes.txt").unlink()
-    save(pairs_root / "masks/p7.png", ids(4, 255))  # p7 is in "val"
-    assert open_dataset(pairs_root, "train").class_names == tuple(f"class {i}" for i in range(5))
-    assert open_dataset(pairs_root, "train")[0].read_labels().max() == 255
+def test_classes_found_in_the_masks_of_all_splits(folder_root):
+    (folder_root / "classes.txt").unlink()
+    save(folder_root / "masks/p7.png", ids(4, 255))  # p7 is in "val"
+    assert open_dataset(folder_root, "train").class_names == tuple(f"class {i}" for i in range(5))
+    assert open_dataset(folder_root, "train")[0].read_labels().max() == 255
 
 
-def test_black_and_white_masks_are_refused_where_classes_must_be_found(pairs_root):
-    (pairs_root / "classes.txt").unlink()
-    for path in (pairs_root / "masks").iterdir():
+def test_black_and_white_masks_are_refused_where_classes_must_be_found(folder_root):
+    (folder_root / "classes.txt").unlink()
+    for path in (folder_root / "masks").iterdir():
         save(path, ids(255, 255))
     with pytest.raises(ValueError, match=r"masks: the masks hold no id but 0 and 255.*'object 255 255 255'"):
-        open_dataset(pairs_root, "train")
+        open_dataset(folder_root, "train")
 
 
-def test_colour_masks_without_a_table_are_refused(pairs_root):
-    (pairs_root / "classes.txt").unlink()
-    save(pairs_root / "masks/p3.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+def test_colour_masks_without_a_table_are_refused(folder_root):
+    (folder_root / "classes.txt").unlink()
+    save(folder_root / "masks/p3.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     with pytest.raises(ValueError, match=r"p3.png: got a RGB mask, wanted .*; .*'name red green blue'"):
-        open_dataset(pairs_root, "all")
+        open_dataset(folder_root, "all")
 
 
-def test_what_lacks_or_clashes_is_named(pairs_root):
-    (pairs_root / "masks/p4.png").unlink()
+def test_missing_and_clashing_files_are_named(folder_root):
+    (folder_root / "masks/p4.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"images/p4.jpg: no mask of that stem in .*masks; put it there as p4.png"
     ):
-        open_dataset(pairs_root, "train")
-    (pairs_root / "masks/p5.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"\(1 more faults: deeplab check-data"):
-        open_dataset(pairs_root, "train")
+        open_dataset(folder_root, "train")
+    (folder_root / "masks/p5.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"\(1 more problems: deeplab check-data"):
+        open_dataset(folder_root, "train")
     for name in ("p4", "p5"):
-        save(pairs_root / f"masks/{name}.png", ids(1))
-    save(pairs_root / "masks/extra.png", ids(1))
-    assert len(open_dataset(pairs_root, "all")) == 20  # a mask without photo does no harm
-    photos(pairs_root / "images", "p6.png")
+        save(folder_root / f"masks/{name}.png", ids(1))
+    save(folder_root / "masks/extra.png", ids(1))
+    assert len(open_dataset(folder_root, "all")) == 20  # a mask without photo does no harm
+    photos(folder_root / "images", "p6.png")
     with pytest.raises(ValueError, match=r"two photos: p6\.jpg and p6\.png; keep one"):
-        open_dataset(pairs_root, "all")
-    (pairs_root / "images/p6.png").unlink()
-    save(pairs_root / "gt/p6.png", ids(1))
+        open_dataset(folder_root, "all")
+    (folder_root / "images/p6.png").unlink()
+    save(folder_root / "gt/p6.png", ids(1))
     with pytest.raises(ValueError, match="masks in masks and in gt; wanted one folder"):
-        open_dataset(pairs_root, "all")
+        open_dataset(folder_root, "all")
 
 
 def test_a_split_that_would_be_empty(tmp_path):
     photos(tmp_path / "images", "b.jpg")
     save(tmp_path / "masks/b.png", ids(1))
     with pytest.raises(
-        ValueError, match=r"no photos in split 'val' \(1 in all, parted by hash\); .*lists/val.txt"
+        ValueError,
+        match=r"no photos in split 'val' \(1 in all, split by a hash of their names\); .*lists/val.txt",
     ):
         open_dataset(tmp_path, "val")
     text(tmp_path / "val.txt", "\n")
@@ -286,24 +289,24 @@ def test_folders_that_are_no_data_set(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         open_dataset(tmp_path / "nowhere", "train")
     text(tmp_path / "images/notes.txt", "")
-    with pytest.raises(ValueError, match=r"no layout that is known; wanted PASCAL VOC or CVAT .* labelme"):
+    with pytest.raises(ValueError, match=r"unknown layout; wanted PASCAL VOC or CVAT .* labelme"):
         open_dataset(tmp_path, "train")
     text(tmp_path / "file.txt", "")
     with pytest.raises(ValueError, match=r"file\.txt"):
         open_dataset(tmp_path / "file.txt", "train")
 
 
-def test_links_to_folders_are_followed_once(pairs_root):
-    (pairs_root / "images").rename(pairs_root / "elsewhere")
-    (pairs_root / "images").mkdir()
-    (pairs_root / "images/train").symlink_to(pairs_root / "elsewhere")
-    (pairs_root / "elsewhere/loop").symlink_to(pairs_root / "images")
-    (pairs_root / "masks").rename(pairs_root / "old")
-    (pairs_root / "old").rename(pairs_root / "masks")
-    (pairs_root / "masks/train").mkdir()
-    for path in (pairs_root / "masks").glob("*.png"):
-        path.rename(pairs_root / "masks/train" / path.name)
-    assert len(open_dataset(pairs_root, "train")) == 20
+def test_links_to_folders_are_followed_once(folder_root):
+    (folder_root / "images").rename(folder_root / "elsewhere")
+    (folder_root / "images").mkdir()
+    (folder_root / "images/train").symlink_to(folder_root / "elsewhere")
+    (folder_root / "elsewhere/loop").symlink_to(folder_root / "images")
+    (folder_root / "masks").rename(folder_root / "old")
+    (folder_root / "old").rename(folder_root / "masks")
+    (folder_root / "masks/train").mkdir()
+    for path in (folder_root / "masks").glob("*.png"):
+        path.rename(folder_root / "masks/train" / path.name)
+    assert len(open_dataset(folder_root, "train")) == 20
 
 
 # --- masks as files
@@ -312,14 +315,14 @@ def test_links_to_folders_are_followed_once(pairs_root):
 @pytest.mark.parametrize("kind", ["grey", "palette", "16 bits", "1 bit", "tiff"])
 def test_ids_of_masks_in_many_forms(tmp_path, kind):
     path = tmp_path / ("mask.tif" if kind == "tiff" else "mask.png")
-    wanted = ids(1) if kind == "1 bit" else ids(1, 7, 255)
-    mask = Image.fromarray(wanted.astype({"1 bit": bool, "16 bits": np.uint16}.get(kind, np.uint8)))
+    expected = ids(1) if kind == "1 bit" else ids(1, 7, 255)
+    mask = Image.fromarray(expected.astype({"1 bit": bool, "16 bits": np.uint16}.get(kind, np.uint8)))
     if kind == "palette":
         mask.putpalette(palette()[::-1].tobytes())
     mask.save(path)
     read = read_ids(path)
     assert read.dtype == np.uint8
-    assert np.array_equal(read, wanted)
+    assert np.array_equal(read, expected)
 
 
 def test_masks_that_cannot_be_read_say_why(tmp_path):

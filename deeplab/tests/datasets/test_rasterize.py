@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeplab.datasets.coco import outline_pixels
-from deeplab.datasets.rasterize import circle, polygon, rectangle, run_lengths, runs
+from deeplab.datasets.coco_annotations import outline_mask
+from deeplab.datasets.rasterize import circle, decode_run_lengths, mask_from_run_lengths, polygon, rectangle
 
 HEIGHT, WIDTH = 5, 8
 
@@ -83,14 +83,14 @@ corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=7)
 
 @given(corners)
 def test_polygon_against_a_ray_from_every_centre(points):
-    wanted = np.zeros((HEIGHT, WIDTH), bool)
+    expected = np.zeros((HEIGHT, WIDTH), bool)
     for row, column in np.ndindex(HEIGHT, WIDTH):
         x, y = column + 0.5, row + 0.5
         for edge in zip(points, points[1:] + points[:1], strict=True):
             (x0, y0), (x1, y1) = sorted(edge, key=lambda end: end[1])
             if (y0 <= y) != (y1 <= y) and x0 + (y - y0) / (y1 - y0) * (x1 - x0) <= x:
-                wanted[row, column] ^= True
-    assert np.array_equal(polygon(np.array(points), HEIGHT, WIDTH), wanted)
+                expected[row, column] ^= True
+    assert np.array_equal(polygon(np.array(points), HEIGHT, WIDTH), expected)
 
 
 @given(st.tuples(numbers, numbers), st.tuples(numbers, numbers))
@@ -113,22 +113,22 @@ def test_runs_go_down_the_columns():
     .#..
     """)
     # column 0: 3 outside; column 1: 1 in, 1 out, 1 in; column 2: 1 out, 1 in, 1 out; column 3: 3 out
-    assert np.array_equal(runs([3, 1, 1, 1, 1, 1, 4], 3, 4), mask == 1)
-    assert np.array_equal(runs([0, 12], 3, 4), np.ones((3, 4), bool))
+    assert np.array_equal(mask_from_run_lengths([3, 1, 1, 1, 1, 1, 4], 3, 4), mask == 1)
+    assert np.array_equal(mask_from_run_lengths([0, 12], 3, 4), np.ones((3, 4), bool))
     for counts in ([3, 1], [3, -1, 10]):
         with pytest.raises(ValueError, match=r"got runs of .* pixels, wanted 3·4 = 12, none below 0"):
-            runs(counts, 3, 4)
+            mask_from_run_lengths(counts, 3, 4)
 
 
 def test_compressed_runs_by_hand():
     # 3, 2, 4 as they are; then 1 - 2 = -1 is 11111 or 'O', 2 - 4 = -2 is 11110 or 'N'.
-    assert run_lengths("324ON") == [3, 2, 4, 1, 2]
+    assert decode_run_lengths("324ON") == [3, 2, 4, 1, 2]
     # 100 = 3·32 + 4: 'T' = 48 + 4 + 32 (more to come), then '3'. 20 has the sign's bit set, so a 0 must
     # follow it.
-    assert run_lengths("T3d0") == run_lengths(b"T3d0") == [100, 20]
+    assert decode_run_lengths("T3d0") == decode_run_lengths(b"T3d0") == [100, 20]
     for wrong in ("3T", "3~", "3 "):
         with pytest.raises(ValueError, match="run lengths"):
-            run_lengths(wrong)
+            decode_run_lengths(wrong)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 90), st.floats(0, 1))
@@ -136,8 +136,8 @@ def test_both_run_forms_against_pycocotools(seed, height, width, share):
     oracle = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
     mask = np.random.default_rng(seed).random((height, width)) < share
     packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    assert np.array_equal(outline_pixels(packed, height, width), mask)
-    unpacked = run_lengths(packed["counts"])
+    assert np.array_equal(outline_mask(packed, height, width), mask)
+    unpacked = decode_run_lengths(packed["counts"])
     assert sum(unpacked) == height * width
     again = oracle.frPyObjects({"size": [height, width], "counts": unpacked}, height, width)
     assert again["counts"] == packed["counts"]

@@ -68,22 +68,24 @@ def test_agrees_with_torchmetrics(classes, seed):
     truth, guess = rng.integers(classes, size=(7, 11)), rng.integers(classes, size=(7, 11))
     truth[rng.uniform(size=truth.shape) < 0.2] = 255
     metric = MulticlassJaccardIndex(classes, average="none", ignore_index=255)
-    wanted = metric(torch.from_numpy(guess), torch.from_numpy(truth)).numpy()
+    expected = metric(torch.from_numpy(guess), torch.from_numpy(truth)).numpy()
     confusion = confusion_matrix(truth, guess, classes)
-    np.testing.assert_allclose(np.nan_to_num(class_iou(confusion)), wanted, rtol=1e-5)
-    assert mean_iou(confusion, absent="counted as zero") == pytest.approx(wanted.mean(), rel=1e-5)
+    np.testing.assert_allclose(np.nan_to_num(class_iou(confusion)), expected, rtol=1e-5)
+    assert mean_iou(confusion, absent="counted as zero") == pytest.approx(expected.mean(), rel=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 8), st.integers(0, 9999))
 def test_mean_agrees_with_torchmetrics_where_classes_are_absent(classes, seed):
     rng = np.random.default_rng(seed)
-    there = rng.permutation(classes)[: rng.integers(1, classes)]
-    truth, guess = rng.choice(there, size=(4, 6)), rng.choice(there, size=(4, 6))
+    present = rng.permutation(classes)[: rng.integers(1, classes)]
+    truth, guess = rng.choice(present, size=(4, 6)), rng.choice(present, size=(4, 6))
     truth[rng.uniform(size=truth.shape) < 0.3] = 255
     metric = MulticlassJaccardIndex(classes, average="macro", ignore_index=255)
-    wanted = metric(torch.from_numpy(guess), torch.from_numpy(truth)).item()
-    assert np.nan_to_num(mean_iou(confusion_matrix(truth, guess, classes))) == pytest.approx(wanted, rel=1e-5)
+    expected = metric(torch.from_numpy(guess), torch.from_numpy(truth)).item()
+    assert np.nan_to_num(mean_iou(confusion_matrix(truth, guess, classes))) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,8 +116,8 @@ def test_band_pixel_by_pixel():
         "............",
         "............",
     ]
-    wanted = np.array([[cell == "#" for cell in line] for line in picture])
-    assert np.array_equal(boundary_band(truth, 1), wanted)
+    expected = np.array([[cell == "#" for cell in line] for line in picture])
+    assert np.array_equal(boundary_band(truth, 1), expected)
     assert boundary_band(truth, 2).sum() == 6 * 7 - 6
     assert boundary_band(np.zeros((9, 12), int), 3).sum() == 0
 
@@ -143,21 +145,21 @@ def test_distance_pixel_by_pixel():
         "433333333211",
         "444444443210",
     ]
-    wanted = np.array([[int(cell) for cell in line] for line in picture])
-    assert np.array_equal(void_distance(truth, 5), wanted)
-    assert np.array_equal(void_distance(truth, 2), np.minimum(wanted, 3))
+    expected = np.array([[int(cell) for cell in line] for line in picture])
+    assert np.array_equal(void_distance(truth, 5), expected)
+    assert np.array_equal(void_distance(truth, 2), np.minimum(expected, 3))
     for width in range(1, 6):
-        assert np.array_equal(boundary_band(truth, width), (wanted > 0) & (wanted <= width))
+        assert np.array_equal(boundary_band(truth, width), (expected > 0) & (expected <= width))
     assert np.array_equal(void_distance(np.zeros((2, 3), int), 4), np.full((2, 3), 5))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 25), st.integers(0, 9999))
-def test_distance_is_the_chessboard_distance(height, width, most, seed):
+def test_distance_is_the_chessboard_distance(height, width, max_distance, seed):
     void = np.random.default_rng(seed).uniform(size=(height, width)) < 0.05
     void[0, 0] = True
-    wanted = np.minimum(distance_transform_cdt(~void, "chessboard"), most + 1)
-    assert np.array_equal(void_distance(np.where(void, 255, 3), most), wanted)
+    expected = np.minimum(distance_transform_cdt(~void, "chessboard"), max_distance + 1)
+    assert np.array_equal(void_distance(np.where(void, 255, 3), max_distance), expected)
 
 
 def test_bands_by_hand():

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -23,7 +24,7 @@ pytest.importorskip(
 
 @pytest.fixture
 def voc_folder(tmp_path, photo):
-    """Two pairs in VOC's layout, 45×70: a block of cat with a void border."""
+    """Two samples in VOC's layout, 45×70: a block of cat with a void border."""
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (tmp_path / folder).mkdir(parents=True)
     for name, left in (("a", 20), ("b", 30)):
@@ -40,17 +41,21 @@ def pixels(file):
         return np.asarray(image)
 
 
+NAME = """a<b>" '&amp;{{ 7 }}"""  # of a photo: it must be escaped in the page
+
+
 class Page(HTMLParser):
-    """What a page links to and shows, its words, and whether its tags close."""
+    """The links of a page, texts of its pictures, its words, and the tags that are open."""
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.words, self.open = [], "", []
+        self.links, self.alternatives, self.words, self.open = [], [], "", []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         self.links += [found[key] for key in ("href", "src") if key in found]
+        self.alternatives += [found["alt"]] if "alt" in found else []
         if tag not in ("img", "meta"):
             self.open.append(tag)
 
@@ -61,7 +66,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_command_writes_a_folder_to_look_at(voc_folder, network, capsys):
+def test_command_writes_a_report(voc_folder, network, capsys):
     save_weights(voc_folder / "net.safetensors", network, Card("deeplab-largefov", deeplab.VOC_CLASSES))
     report = voc_folder / "made" / "report"
     arguments = ["--data", str(voc_folder), "--weights", str(voc_folder / "net.safetensors"), "--boundary-f1"]
@@ -91,7 +96,7 @@ def test_command_writes_a_folder_to_look_at(voc_folder, network, capsys):
 
 
 def test_without_matplotlib_nothing_is_started(voc_folder, monkeypatch, capsys):
-    monkeypatch.setattr("deeplab.evaluation.charts.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     report = voc_folder / "report"
     assert main(["evaluate", "--data", str(voc_folder), "--weights", "nowhere", "--report", str(report)]) == 1
     assert "pip install 'deeplab-crf[report]'" in capsys.readouterr().err
@@ -99,37 +104,37 @@ def test_without_matplotlib_nothing_is_started(voc_folder, monkeypatch, capsys):
 
 
 @pytest.fixture
-def board(tmp_path):
-    """Label maps of somebody else, scored: no void, so neither bands nor a reliability; names to be
-    escaped."""
+def report(tmp_path):
+    """Scores of label maps without void: no bands, no reliability, and names that must be escaped."""
     labels = np.zeros((6, 9), np.uint8)
     labels[:, 4:] = 1
-    pair = Sample("a<b>", tmp_path / "photo.png", tmp_path / "labels.png")
-    Image.fromarray(np.full((6, 9, 3), 120, np.uint8)).save(pair.photo)
-    Image.fromarray(labels).save(pair.labels)
-    (tmp_path / "theirs").mkdir()
-    Image.fromarray(labels).save(tmp_path / "theirs/a<b>.png")
-    dataset = Dataset((pair,), ("ground & sky", "<tree>", "road"))
-    return score_folder(tmp_path / "theirs", dataset, boundary=(1, 5), worst=3)
+    sample = Sample(NAME, tmp_path / "photo.png", tmp_path / "labels.png")
+    Image.fromarray(np.full((6, 9, 3), 120, np.uint8)).save(sample.photo)
+    Image.fromarray(labels).save(sample.labels)
+    (tmp_path / "predictions").mkdir()
+    Image.fromarray(labels).save(tmp_path / f"predictions/{NAME}.png")
+    dataset = Dataset((sample,), ("ground & sky", "<tree>", "road"))
+    return score_folder(tmp_path / "predictions", dataset, boundary=(1, 5), worst=3)
 
 
-def test_what_cannot_be_drawn_is_left_out(board, tmp_path):
-    assert band_chart(board) is None
-    assert reliability_chart(board) is None
-    index = write_report(tmp_path / "report", board)
+def test_what_cannot_be_drawn_is_left_out(report, tmp_path):
+    assert band_chart(report) is None
+    assert reliability_chart(report) is None
+    index = write_report(tmp_path / "report", report)
     assert not (index.parent / "trimap.png").exists()
     page = Page(index.read_text(encoding="utf-8"))
     assert page.open == []
     assert "<tree>" in page.words
-    assert "a<b>: mean IoU predictions 100.0" in page.words
+    assert f"{NAME}: mean IoU predictions 100.0" in page.words
+    assert NAME in page.alternatives
     assert "confusion-predictions.png" in page.links
-    assert write_report(tmp_path / "report", board) == index  # a second time, over the first
+    assert write_report(tmp_path / "report", report) == index  # a second time, over the first
 
 
-def test_charts_are_as_large_as_the_classes_ask_for(board):
-    few = pixels(io.BytesIO(class_chart(board)))
+def test_charts_are_as_large_as_the_classes_ask_for(report):
+    few = pixels(io.BytesIO(class_chart(report)))
     assert few.shape[1] > few.shape[0]
     names = tuple(f"class {place}" for place in range(30))
     many = confusion_chart(Scores(names, np.eye(30, 30, dtype=np.int64), {}))
-    three = confusion_chart(board.ways["predictions"].scores)
+    three = confusion_chart(report.methods["predictions"].scores)
     assert pixels(io.BytesIO(many)).shape[0] > 2 * pixels(io.BytesIO(three)).shape[0]

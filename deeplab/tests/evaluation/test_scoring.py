@@ -13,7 +13,7 @@ from deeplab.weights.store import Card, save_weights
 
 @pytest.fixture
 def voc_folder(tmp_path, photo):
-    """Two pairs in VOC's layout: background with a block of cat and a void border around it."""
+    """Two samples in VOC's layout: background with a block of cat and a void border around it."""
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "SegmentationClassAug"):
         (tmp_path / folder).mkdir(parents=True)
     labels = np.zeros((45, 70), np.uint8)
@@ -73,15 +73,15 @@ def test_further_measures_by_hand(voc_folder):
 
 
 def test_names_are_those_of_the_data_set(voc_folder):
-    pairs = tuple(voc(voc_folder, "val"))
+    samples = tuple(voc(voc_folder, "val"))
     names = (*(f"class {place}" for place in range(8)), "cat")
     scores = deeplab.evaluate(
-        lambda photo: np.zeros(photo.shape[:2], np.uint8), Dataset(pairs, names), boundary=()
+        lambda photo: np.zeros(photo.shape[:2], np.uint8), Dataset(samples, names), boundary=()
     )
     assert scores.class_names == names
     assert set(scores.summary()) == {"mIoU-9", "pixel accuracy"}  # no mIoU-7 without its seven classes
     assert (
-        deeplab.evaluate(lambda photo: np.zeros(photo.shape[:2], int), pairs).class_names
+        deeplab.evaluate(lambda photo: np.zeros(photo.shape[:2], int), samples).class_names
         == deeplab.VOC_CLASSES
     )
 
@@ -130,10 +130,10 @@ def test_command_writes_both_rows(voc_folder, network, capsys):
         str(out),
     ]
     assert main(["evaluate", *arguments]) == 0
-    board = json.loads(out.read_text())
-    assert list(board["scores"]) == ["network", "network + CRF"]
-    assert board["photos"] == 2
-    assert set(board["scores"]["network"]["summary"]) == {
+    report = json.loads(out.read_text())
+    assert list(report["scores"]) == ["network", "network + CRF"]
+    assert report["photos"] == 2
+    assert set(report["scores"]["network"]["summary"]) == {
         f"{name}{band}" for name in ("mIoU-7", "mIoU-21", "pixel accuracy") for band in ("", ", 10 px")
     }
     assert "| mIoU-7 |" in out.with_suffix(".md").read_text()

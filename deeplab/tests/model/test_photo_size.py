@@ -1,4 +1,4 @@
-"""The size at which the network looks at large photos: one rule, wherever a photo comes in."""
+"""The size to which large photos are reduced for the network, in every interface."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ from PIL import Image
 
 import deeplab
 import deeplab.model.loading
-from deeplab.bulk.jobs import Job, LargeJob, Settings, attempt
+from deeplab.bulk.jobs import Job, LargeJob, Settings, run_job
 from deeplab.bulk.ray import Labeller
 from deeplab.bulk.workers import Workers
 from deeplab.classes import VOC_CLASSES
@@ -30,14 +30,14 @@ SIZE = 72
 
 @pytest.fixture(scope="module")
 def small(narrow):
-    """A network with random weights that looks at photos at 72 pixels by its card."""
+    """A network with random weights whose card reduces photos to 72 pixels."""
     card = Card("deeplab-largefov", VOC_CLASSES, size=SIZE)
     return Model(narrow("deeplab-largefov", classes=21), card, precision="fp32")
 
 
 @pytest.fixture(scope="module")
 def large():
-    """(200, 144, 3) uint8, smooth: twice and a bit as high as the network looks."""
+    """(200, 144, 3) uint8, smooth, and more than twice as high as the network sees it."""
     coarse = np.random.default_rng(5).integers(0, 256, size=(7, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((144, 200), Image.Resampling.BICUBIC))
 
@@ -49,8 +49,8 @@ def file(large, tmp_path):
     return path
 
 
-def looked_at(model, photo, width, height):
-    """(K, H, W) probabilities of a photo that the network sees at another size, written out."""
+def at_size(model, photo, width, height):
+    """(K, H, W) probabilities of a photo that the network sees at another size, step by step."""
     reduced = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
     found = torch.from_numpy(model.predictor.probabilities([reduced]))
     return F.interpolate(found, photo.shape[:2], mode="bilinear", align_corners=False)[0].numpy()
@@ -61,16 +61,16 @@ def ids_of(source):
         return np.asarray(image)
 
 
-def test_the_rule():
-    assert TestTimeAugmentation(size=500).reduced(3000, 4000) == (375, 500)
-    assert TestTimeAugmentation(size=500).reduced(4000, 3000) == (500, 375)
-    assert TestTimeAugmentation(size=500).reduced(500, 333) == (500, 333)  # not enlarged
-    assert TestTimeAugmentation(size=500).reduced(10, 90_000) == (1, 500)
-    assert TestTimeAugmentation().reduced(3000, 4000) == (3000, 4000)
+def test_reduced_sizes():
+    assert TestTimeAugmentation(size=500).reduced_size(3000, 4000) == (375, 500)
+    assert TestTimeAugmentation(size=500).reduced_size(4000, 3000) == (500, 375)
+    assert TestTimeAugmentation(size=500).reduced_size(500, 333) == (500, 333)  # not enlarged
+    assert TestTimeAugmentation(size=500).reduced_size(10, 90_000) == (1, 500)
+    assert TestTimeAugmentation().reduced_size(3000, 4000) == (3000, 4000)
 
 
 @pytest.mark.parametrize("size", [-1, 1, 31])
-def test_sizes_that_make_no_sense(small, large, size):
+def test_invalid_sizes(small, large, size):
     with pytest.raises(ValueError, match="wanted at least"):
         small.segment(large, size=size)
     with pytest.raises(TypeError, match="wanted a whole number"):
@@ -89,7 +89,7 @@ def test_an_enlarged_photo_gets_the_labels_of_the_original():
 
 
 def test_probabilities_are_those_of_the_reduced_photo(small, large):
-    wanted = looked_at(small, large, 52, 72)  # 144 · 72 / 200 is 51.84
+    wanted = at_size(small, large, 52, 72)  # 144 · 72 / 200 is 51.84
     np.testing.assert_allclose(small.segment(large, crf=False).probabilities, wanted, atol=1e-6)
     np.testing.assert_allclose(small.segment(large, crf=False, size=72).probabilities, wanted, atol=1e-6)
     with_crf = small.segment(large)
@@ -98,7 +98,7 @@ def test_probabilities_are_those_of_the_reduced_photo(small, large):
     np.testing.assert_array_equal(with_crf.probabilities, small.refine(plain).probabilities)
 
 
-def test_size_0_looks_at_the_photo_as_it_is(small, large):
+def test_size_0_keeps_the_photo_as_it_is(small, large):
     wanted = small.predictor.probabilities([large])[0]
     np.testing.assert_array_equal(small.segment(large, crf=False, size=0).probabilities, wanted)
     assert np.abs(small.segment(large, crf=False).probabilities - wanted).max() > 1e-4
@@ -112,16 +112,14 @@ def test_photos_under_the_limit_do_not_change_by_one_bit(small, large):
 
 
 def test_scales_multiply_the_size(small, large):
-    (views, total) = (0.5, 1.5), 0
-    for scale in views:
-        total = total + looked_at(small, large, round(52 * scale), round(72 * scale))
-    found = small.segment(large, crf=False, scales=views, size=72).probabilities
+    scales, total = (0.5, 1.5), 0
+    for scale in scales:
+        total = total + at_size(small, large, round(52 * scale), round(72 * scale))
+    found = small.segment(large, crf=False, scales=scales, size=72).probabilities
     np.testing.assert_allclose(found, total / 2, atol=1e-6)
-    turned = small.segment(large[:, ::-1], crf=False, scales=views, mirror=True).probabilities[..., ::-1]
-    both = small.segment(large, crf=False, scales=views, mirror=True).probabilities
-    np.testing.assert_allclose(
-        both, turned, atol=0.01
-    )  # an odd width is not reduced to its exact mirror image
+    mirrored = small.segment(large[:, ::-1], crf=False, scales=scales, mirror=True).probabilities[..., ::-1]
+    both = small.segment(large, crf=False, scales=scales, mirror=True).probabilities
+    np.testing.assert_allclose(both, mirrored, atol=0.01)  # an odd width has no exact mirror image
 
 
 def test_many_photos_one_by_one(small, large):
@@ -134,10 +132,10 @@ def test_many_photos_one_by_one(small, large):
 
 
 def test_too_little_memory_for_the_probabilities(small, large, monkeypatch):
-    asked = []
-    monkeypatch.setattr("deeplab.model.predictor.memory.require", lambda *said: asked.append(said))
+    requests = []
+    monkeypatch.setattr("densecrf.memory.require", lambda *request: requests.append(request))
     small.segment(large, crf=False)
-    assert asked == [(22 * 4 * 200 * 144, "a photo of 144×200 with probabilities of 21 classes")]
+    assert requests == [(22 * 4 * 200 * 144, "a photo of 144×200 with probabilities of 21 classes")]
     monkeypatch.undo()
     monkeypatch.setattr("densecrf.memory.available", lambda: 2_500_000)
     with pytest.raises(
@@ -146,9 +144,9 @@ def test_too_little_memory_for_the_probabilities(small, large, monkeypatch):
         small.segment(large, crf=False)
 
 
-def test_the_card_says_the_size(narrow, tmp_path):
+def test_the_size_is_on_the_card(narrow, tmp_path):
     assert Card("deeplab-largefov", VOC_CLASSES).size == LONGEST_SIDE
-    assert deeplab.load().card.size == LONGEST_SIDE  # whose card says nothing of it
+    assert deeplab.load().card.size == LONGEST_SIDE  # its card has no size
     path = tmp_path / "w.safetensors"
     save_weights(path, narrow("deeplab-largefov", classes=2), Card("deeplab-largefov", ("a", "b"), size=900))
     assert read_card(path.with_suffix(".json")).size == 900
@@ -195,13 +193,13 @@ def test_in_a_worker_on_a_cluster(small, large, file, tmp_path, monkeypatch):
 def test_pictures_in_blocks_keep_their_scale(small, file, tmp_path):
     job = LargeJob(file, tmp_path / "out")
     assert "wanted none of --scales, --mirror and --size" in (
-        attempt(job, small, Settings(size=100)).error or ""
+        run_job(job, small, Settings(size=100)).error or ""
     )
 
 
-def test_too_little_memory_names_what_is_lost_in_blocks(small, file, tmp_path, monkeypatch):
+def test_too_little_memory_for_the_crf_names_the_alternatives(small, file, tmp_path, monkeypatch):
     monkeypatch.setattr("densecrf.memory.available", lambda: 10**7)
-    error = attempt(Job(file, tmp_path / "out"), small, Settings()).error or ""
+    error = run_job(Job(file, tmp_path / "out"), small, Settings()).error or ""
     assert "the CRF of a photo of 144×200 needs" in error
     assert "--no-crf needs less" in error
     assert "sees the photo at full size" in error
@@ -227,53 +225,53 @@ def test_evaluation_takes_the_size(small, large, tmp_path, monkeypatch):
         assert found["scores"]["network"]["summary"]["pixel accuracy"] == pytest.approx(wanted, abs=0.02)
 
 
-def ask(model, content, limits=None, **query):
-    """The answer of the HTTP API to one photo."""
+def post(model, content, limits=None, **query):
+    """The HTTP API's response to one photo."""
     httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
     service = pytest.importorskip(
         "deeplab.serving.http", reason="needs pip install 'deeplab-crf[app]'"
     ).service
-    door = service(model, limits)
+    api = service(model, limits)
 
-    async def talk():
-        transport = httpx.ASGITransport(door, raise_app_exceptions=False)
+    async def request():
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         async with (
-            door.router.lifespan_context(door),
+            api.router.lifespan_context(api),
             httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
         ):
             kind = {"content-type": "image/png"}
             return await client.post("/v1/segment", content=content, params=query, headers=kind)
 
-    return asyncio.run(talk())
+    return asyncio.run(request())
 
 
 def test_over_http(small, large, file):
     content = file.read_bytes()
     for query, size in (({}, SIZE), ({"size": 0}, 0), ({"size": 100}, 100)):
-        answer = ask(small, content, crf=False, **query).json()
-        ids = ids_of(io.BytesIO(base64.b64decode(answer["ids"])))
-        assert (answer["width"], answer["height"]) == (144, 200)
-        assert answer["worked_on"] == {"width": 144, "height": 200}
+        response = post(small, content, crf=False, **query).json()
+        ids = ids_of(io.BytesIO(base64.b64decode(response["ids"])))
+        assert (response["width"], response["height"]) == (144, 200)
+        assert response["worked_on"] == {"width": 144, "height": 200}
         assert (ids == small.segment(large, crf=False, size=size).labels).mean() > 0.999
     for size in (-5, 31, "large"):
-        answer = ask(small, content, size=size)
-        assert answer.status_code == 422
-        assert answer.json()["error"] == "bad-option"
-        assert "size" in answer.json()["detail"]
+        response = post(small, content, size=size)
+        assert response.status_code == 422
+        assert response.json()["error"] == "bad-option"
+        assert "size" in response.json()["detail"]
 
 
 def test_photos_of_cameras_over_http(small, large, file):
     decoding = pytest.importorskip("deeplab.serving.decode")
     limits = Limits(pixels=10_000)
-    answer = ask(small, file.read_bytes(), limits).json()
-    shrunk = decoding.shrunk(large, 10_000)
+    response = post(small, file.read_bytes(), limits).json()
+    shrunk = decoding.shrink(large, 10_000)
     assert shrunk.shape == (117, 84, 3)
-    assert (answer["width"], answer["height"]) == (144, 200)
-    assert answer["worked_on"] == {"width": 84, "height": 117}
-    ids = ids_of(io.BytesIO(base64.b64decode(answer["ids"])))
+    assert (response["width"], response["height"]) == (144, 200)
+    assert response["worked_on"] == {"width": 84, "height": 117}
+    ids = ids_of(io.BytesIO(base64.b64decode(response["ids"])))
     wanted = Image.fromarray(small.segment(shrunk).labels).resize((144, 200), Image.Resampling.NEAREST)
     assert ids.shape == (200, 144)
     assert (ids == np.asarray(wanted)).mean() > 0.999
-    overlay = ask(small, file.read_bytes(), limits, output="overlay")
+    overlay = post(small, file.read_bytes(), limits, output="overlay")
     with Image.open(io.BytesIO(overlay.content)) as image:
         assert image.size == (84, 117)

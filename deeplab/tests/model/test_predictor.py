@@ -8,9 +8,10 @@ from PIL import Image
 
 import deeplab
 from deeplab.classes import VOC_CLASSES
-from deeplab.model.predictor import Predictor, TestTimeAugmentation, device_from
+from deeplab.model.devices import device_from
+from deeplab.model.predictor import Predictor, TestTimeAugmentation
 from deeplab.model.segmentation import Model
-from deeplab.network.bfloat16 import choose, reduced
+from deeplab.network.bfloat16 import compute_dtype, to_bfloat16
 from deeplab.network.preprocessing import RELEASE, TORCHVISION, Preparation
 from deeplab.photos import read_photo
 from deeplab.weights.store import Card
@@ -28,23 +29,23 @@ def predictor(narrow):
     return Predictor(narrow("deeplab-largefov"), Preparation(), device="cpu", precision="fp32")
 
 
-def test_a_batch_is_its_photos_one_by_one(predictor):
+def test_a_batch_gives_what_single_photos_give(predictor):
     some = photos(3)
     together = predictor.probabilities(some)
     assert together.shape == (3, 3, 45, 70)
-    for photo, mine in zip(some, together, strict=True):
-        np.testing.assert_allclose(predictor.probabilities([photo])[0], mine, atol=1e-5)
+    for photo, probabilities in zip(some, together, strict=True):
+        np.testing.assert_allclose(predictor.probabilities([photo])[0], probabilities, atol=1e-5)
 
 
 def test_mirror_is_the_mean_with_the_mirrored_photo(predictor):
     (photo,) = photos(1)
     plain = predictor.probabilities([photo])
-    turned = predictor.probabilities([photo[:, ::-1]])[..., ::-1]
+    mirrored = predictor.probabilities([photo[:, ::-1]])[..., ::-1]
     found = predictor.probabilities([photo], views=TestTimeAugmentation(mirror=True))
-    np.testing.assert_allclose(found, (plain + turned) / 2, atol=1e-6)
-    assert np.abs(plain - turned).max() > 1e-3
+    np.testing.assert_allclose(found, (plain + mirrored) / 2, atol=1e-6)
+    assert np.abs(plain - mirrored).max() > 1e-3
     back = predictor.probabilities([photo[:, ::-1]], views=TestTimeAugmentation(mirror=True))[..., ::-1]
-    np.testing.assert_allclose(back, found, atol=1e-6)  # now it does not matter which way the photo is
+    np.testing.assert_allclose(back, found, atol=1e-6)
 
 
 def test_scales_are_the_mean_over_resized_photos(predictor):
@@ -60,18 +61,17 @@ def test_scales_are_the_mean_over_resized_photos(predictor):
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,), (1.0, 100.0), (float("nan"),)])
-def test_scales_that_make_no_sense(scales):
+def test_invalid_scales(scales):
     with pytest.raises(ValueError, match=r"wanted at least one, each from 0\.05 to 20"):
         TestTimeAugmentation(scales)
 
 
 def test_preparation_belongs_to_the_weights(narrow):
-    # The same filters seen through another preparation give the same scores where the weights are changed to
-    # suit.
+    # Weights that are changed to suit another preprocessing give the same scores.
     (photo,) = photos(1)
     network = narrow("deeplab-largefov")
     with torch.no_grad():
-        network.fc8.weight.mul_(60)  # as levels of about one are seen, not of about a hundred
+        network.fc8.weight.mul_(60)  # TORCHVISION's levels are about 1 instead of 100
     wanted = Predictor(network, TORCHVISION, device="cpu", precision="fp32").probabilities([photo])
     scale = torch.tensor(TORCHVISION.scale)[None, :, None, None]
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_preparation_belongs_to_the_weights(narrow):
 @pytest.mark.parametrize(
     "wrong", [{"channels": "GBR"}, {"mean": (1.0, 2.0)}, {"scale": (1.0, float("inf"), 1.0)}, {"mean": 3.0}]
 )
-def test_preparations_that_make_no_sense(wrong):
+def test_invalid_preparations(wrong):
     with pytest.raises(ValueError, match="wanted"):
         Preparation(**wrong)
 
@@ -106,15 +106,14 @@ def test_many_photos_in_their_order(model):
         next(model.segment_many(some, scale=2))
 
 
-def test_windows_where_memory_asks_for_them(predictor, monkeypatch):
+def test_windows_are_used_where_memory_is_short(predictor, monkeypatch):
     (photo,) = photos(1, (900, 1600))
     wanted = predictor.probabilities([photo])
-    looks = []
-    whole = predictor._window
-    monkeypatch.setattr(predictor, "_window", lambda *window: looks.append(window) or whole(*window))
-    monkeypatch.setattr("densecrf.memory.available", lambda: 630_000_000)  # the whole takes 806
+    passes = []
+    predictor.network.fc8.register_forward_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr("densecrf.memory.available", lambda: 630_000_000)  # the whole photo takes 806 MB
     np.testing.assert_allclose(predictor.probabilities([photo]), wanted, atol=1e-4)
-    assert len(looks) > 1
+    assert len(passes) > 1
     monkeypatch.setattr("densecrf.memory.available", lambda: 400_000_000)
     with pytest.raises(MemoryError, match=r"a photo of 1600×900 needs about 0\.6 GB, but 0\.4 GB are free"):
         predictor.probabilities([photo])
@@ -132,32 +131,31 @@ def test_devices():
 
 def test_precision_by_name():
     cpu = torch.device("cpu")
-    assert choose("fp32", cpu) == torch.float32
-    assert choose("bf16", cpu) == torch.bfloat16
-    assert choose("auto", cpu) in (torch.float32, torch.bfloat16)
-    assert choose("auto", torch.device("meta")) == torch.float32
+    assert compute_dtype("fp32", cpu) == torch.float32
+    assert compute_dtype("bf16", cpu) == torch.bfloat16
+    assert compute_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    assert compute_dtype("auto", torch.device("meta")) == torch.float32
     with pytest.raises(ValueError, match="wanted one of: auto, fp32, bf16"):
-        choose("fp8", cpu)
+        compute_dtype("fp8", cpu)
 
 
 @pytest.mark.parametrize("variant", ["deeplab", "deeplab-largefov", "deeplab-msc-largefov"])
 def test_bfloat16_scores_are_near_those_of_fp32(narrow, variant):
     network = narrow(variant)
-    low = reduced(network)
+    low = to_bfloat16(network)
     size = [network.variant.legal_size(n) for n in (60, 80)]
     batch = 60 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted, found = network.full_scores(batch), low.full_scores(batch)
     assert found.dtype == torch.float32
     assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()
-    assert network.conv1_1.weight.dtype == torch.float32  # the network itself stays as it was
+    assert network.conv1_1.weight.dtype == torch.float32  # the network itself is not changed
 
 
 def test_first_layer_keeps_the_bits_of_the_photo(narrow):
-    # Levels 200.25 and 200.75 are one number in bfloat16; a network that sees their difference alone tells
-    # them apart.
+    # Levels 200.25 and 200.75 are the same number in bfloat16.
     network = narrow("deeplab-largefov")
-    first = reduced(network).conv1_1
+    first = to_bfloat16(network).conv1_1
     with torch.inference_mode():
         low, high = (first(torch.full((1, 3, 9, 17), level)).float() for level in (200.25, 200.75))
         wanted = network.conv1_1(torch.full((1, 3, 9, 17), 200.75))
@@ -170,7 +168,7 @@ def test_shipped_weights_give_the_same_labels_in_bfloat16():
     folder = Path(__file__).parents[3] / "examples" / "photos"
     different = total = 0
     for path in sorted(folder.glob("*.jpg"))[:3]:
-        photo = read_photo(path)[::2, ::2]  # bfloat16 is slow where the processor does not have it
+        photo = read_photo(path)[::2, ::2]  # smaller, as bfloat16 is slow on processors without it
         results = [
             Model(shipped.network, shipped.card, precision=p).segment(photo, crf=False).labels
             for p in ("fp32", "bf16")

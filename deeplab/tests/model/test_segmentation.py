@@ -10,7 +10,7 @@ from deeplab.classes import VOC_CLASSES, palette
 from deeplab.model import segmentation
 
 
-def test_the_cascade_written_out(model, photo):
+def test_the_cascade_step_by_step(model, photo):
     height, width = photo.shape[:2]
     batch = torch.zeros(1, 3, 49, 73)  # 45×70 padded at the bottom and right
     bgr = photo[:, :, ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32)
@@ -21,7 +21,9 @@ def test_the_cascade_written_out(model, photo):
     plain = model.segment(photo, crf=False)
     np.testing.assert_allclose(plain.probabilities, probabilities, atol=1e-5)
     refined = model.segment(photo)
-    np.testing.assert_array_equal(refined.probabilities, densecrf.refine(photo, plain.probabilities))
+    release = densecrf.Params(normalization="after")
+    wanted = densecrf.refine(photo, plain.probabilities, params=release)
+    np.testing.assert_array_equal(refined.probabilities, wanted)
     np.testing.assert_array_equal(refined.labels, refined.probabilities.argmax(0))
     assert set(refined.seconds) == {"decode", "network", "CRF"}
 
@@ -92,6 +94,21 @@ def test_photo_too_large_for_the_memory(model, photo, monkeypatch):
 def test_unknown_variant():
     with pytest.raises(ValueError, match="wanted one of: deeplab, deeplab-4x4"):
         deeplab.load("deeplab-v9")
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "folder/net.safetensors"])
+def test_a_path_as_first_argument_is_the_weights(model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / name
+    model.save(file)
+    expected = deeplab.load(weights=file).digest
+    for location in (file, str(file), str(file.relative_to(tmp_path))):
+        assert deeplab.load(location).digest == expected
+    with pytest.raises(FileNotFoundError, match=r"no file missing\.safetensors; wanted weights"):
+        deeplab.load("missing.safetensors")
+    with pytest.raises(ValueError, match=r"got variant 'a\.safetensors', wanted one of: deeplab"):
+        deeplab.load("a.safetensors", weights=file)
 
 
 def test_a_variant_without_weights_says_so():

@@ -13,17 +13,17 @@ def shipped():
 
 
 @pytest.mark.parametrize(
-    ("name", "thing", "least", "most"),
+    ("name", "thing", "min_share", "max_share"),
     [("cat", "cat", 0.4, 1.0), ("astronaut", "person", 0.2, 0.8), ("admiral", "person", 0.25, 0.85)],
 )
-def test_free_photos_show_what_they_show(shipped, name, thing, least, most):
+def test_labels_of_free_photos(shipped, name, thing, min_share, max_share):
     shares = shipped.segment(PHOTOS / f"{name}.jpg").shares()
-    assert least < shares.get(thing, 0) < most
+    assert min_share < shares.get(thing, 0) < max_share
     assert thing in list(shares)[:2]
 
 
 @pytest.mark.parametrize("variant", ["deeplab-largefov", "deeplab-msc-largefov"])
-def test_the_card_tells_the_story(variant):
+def test_the_card_has_provenance_and_crf_parameters(variant):
     model = deeplab.load(variant)
     provenance = model.card.provenance
     assert model.card.variant == variant
@@ -34,7 +34,7 @@ def test_the_card_tells_the_story(variant):
     assert model.crf_params.normalization == "after"
 
 
-def test_the_multi_scale_network_shares_its_trunk_and_labels_nearly_the_same(shipped):
+def test_the_multi_scale_network_gives_nearly_the_same_labels(shipped):
     multi_scale = deeplab.load("deeplab-msc-largefov")
     photo = PHOTOS / "cameraman.jpg"
     one, other = (model.segment(photo, crf=False).labels for model in (shipped, multi_scale))

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplab.network.architecture import VARIANTS, build, upsample
+from deeplab.network.architecture import VARIANTS, build
+from deeplab.network.upsampling import upsample
 
 
 def test_parameters_of_the_paper(network):
@@ -56,8 +57,7 @@ def test_map_sizes_of_the_multi_scale_variants(variant):
 
 
 def test_multi_scale_scores_in_training_are_those_of_testing_at_every_eighth_pixel():
-    # Bilinear upsampling with corners aligned keeps the scores it starts from, so where strides meet the two
-    # agree.
+    # Upsampling with corners aligned keeps the scores at every eighth pixel.
     torch.manual_seed(0)
     network = build("deeplab-msc-largefov", classes=3).eval()
     for parameter in network.branches.parameters():
@@ -67,11 +67,11 @@ def test_multi_scale_scores_in_training_are_those_of_testing_at_every_eighth_pix
         strided, dense = network(batch), network.full_scores(batch)
         single = upsample(network.scores_from_pool4(network.pool4(batch)))
     torch.testing.assert_close(dense[..., ::8, ::8], strided, rtol=1e-4, atol=1e-4)
-    assert (dense - single).abs().max() > 0.1  # the branches do add
+    assert (dense - single).abs().max() > 0.1  # the branches contribute
 
 
-def test_scores_of_the_plain_variant_lie_where_they_belong():
-    # Every layer passes on the first channel of one place, so scores peak where the photo does.
+def test_scores_of_the_plain_variant_are_not_shifted():
+    # Every layer passes on the first channel of one position, so the scores peak where the photo does.
     network = build("deeplab", classes=2).eval()
     for name, layer in network.named_modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -91,9 +91,9 @@ def test_scores_of_the_plain_variant_lie_where_they_belong():
 
 
 def test_layers_as_in_the_release(network):
-    holes = {name: m.dilation[0] for name, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
-    assert {name for name, hole in holes.items() if hole == 2} == {"conv5_1", "conv5_2", "conv5_3"}
-    assert holes["fc6"] == 12
+    rates = {name: m.dilation[0] for name, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert {name for name, rate in rates.items() if rate == 2} == {"conv5_1", "conv5_2", "conv5_3"}
+    assert rates["fc6"] == 12
     assert network.fc6.weight.shape == (1024, 512, 3, 3)
     assert network.fc7.weight.shape == (1024, 1024, 1, 1)
 
@@ -111,7 +111,7 @@ def test_against_the_layers_written_out(network):
             for layer in range(1, depth + 1):
                 x = conv(x, f"conv{stage}_{layer}", 2 if stage == 5 else 1)
             x = F.max_pool2d(x, 3, 2 if stage < 4 else 1, padding=1)
-        ninths = torch.full((512, 1, 3, 3), 1 / 9)  # pool5a: at the border it still divides by nine
+        ninths = torch.full((512, 1, 3, 3), 1 / 9)  # pool5a divides by nine at the border, too
         x = F.conv2d(x, ninths, padding=1, groups=512)
         x = conv(x, "fc6", 12)
         x = F.relu(F.conv2d(x, p["fc7.weight"], p["fc7.bias"]))
@@ -126,14 +126,6 @@ def test_dropout_only_in_training(network):
         network.train()
         assert not torch.equal(network.scores_from_pool4(features), network.scores_from_pool4(features))
         network.eval()
-
-
-def test_upsample_by_hand():
-    scores = torch.tensor([[[[0.0, 8.0], [16.0, 24.0]]]])
-    wanted = (
-        torch.arange(9.0)[None, :] + 2 * torch.arange(9.0)[:, None]
-    )  # corners stay corners, eight even steps
-    torch.testing.assert_close(upsample(scores)[0, 0], wanted)
 
 
 def test_any_number_of_classes():

@@ -1,4 +1,4 @@
-"""The hole algorithm: no approximation, only another order of the same sums. Everything in float64."""
+"""Atrous convolution is no approximation: it computes the same sums in another order. (In float64.)"""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def relu_conv(network, name, x, **options):
 
 
 def strided_vgg(network, batch, pools):
-    """conv5_3 of VGG-16 as it was before the hole algorithm: pool4 has stride 2, conv5 no holes."""
+    """conv5_3 of VGG-16 as it was before the hole algorithm: pool4 has stride 2, conv5 rate 1."""
     x = batch
     for stage, depth in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)):
         for layer in range(1, depth + 1):
@@ -34,13 +34,12 @@ def test_the_trunk_is_the_strided_vgg_at_all_shifts(narrow, variant, pools):
     with torch.inference_mode():
         dense = network.pool4(batch)
         for layer in ("conv5_1", "conv5_2", "conv5_3"):
-            dense = F.relu(getattr(network, layer)(dense))  # with their own holes
+            dense = F.relu(getattr(network, layer)(dense))  # with their own atrous rates
         for down in (0, 1):
             for right in (0, 1):
                 shifted = strided_vgg(network, batch[..., 8 * down :, 8 * right :], pools)
                 found = dense[..., down::2, right::2]
-                # Away from the border, which the shifted photo has elsewhere: 13 of 46 and 54 places on each
-                # side.
+                # Compare positions away from the border, which lies elsewhere in the shifted photo.
                 inner = (..., slice(7, 16), slice(7, 20))
                 assert shifted[inner].shape == found[inner].shape
                 torch.testing.assert_close(shifted[inner], found[inner], rtol=1e-10, atol=1e-10)
@@ -53,26 +52,26 @@ HEADS = ["deeplab", "deeplab-4x4", "deeplab-7x7", "deeplab-largefov"]
 def test_fc6_is_a_plain_convolution_at_all_shifts(narrow, variant):
     fc6 = narrow(variant).double().fc6
     features = torch.randn(2, fc6.in_channels, 29, 37, dtype=torch.float64)
-    (hole, _), (pad, _) = fc6.dilation, fc6.padding
+    (rate, _), (pad, _) = fc6.dilation, fc6.padding
     with torch.inference_mode():
         dense, padded = fc6(features), F.pad(features, (pad,) * 4)
-        woven = torch.full_like(dense, float("nan"))
-        for down in range(hole):
-            for right in range(hole):
-                part = F.conv2d(padded[..., down::hole, right::hole], fc6.weight, fc6.bias)
-                target = woven[..., down::hole, right::hole]
+        interleaved = torch.full_like(dense, float("nan"))
+        for down in range(rate):
+            for right in range(rate):
+                part = F.conv2d(padded[..., down::rate, right::rate], fc6.weight, fc6.bias)
+                target = interleaved[..., down::rate, right::rate]
                 target.copy_(part[..., : target.shape[-2], : target.shape[-1]])
-    torch.testing.assert_close(woven, dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(interleaved, dense, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", HEADS)
 def test_fc6_is_a_convolution_with_zero_stuffed_filters(narrow, variant):
     fc6 = narrow(variant).double().fc6
-    kernel, hole = fc6.kernel_size[0], fc6.dilation[0]
+    kernel, rate = fc6.kernel_size[0], fc6.dilation[0]
     stuffed = torch.zeros(
-        *fc6.weight.shape[:2], *[kernel + (kernel - 1) * (hole - 1)] * 2, dtype=torch.float64
+        *fc6.weight.shape[:2], *[kernel + (kernel - 1) * (rate - 1)] * 2, dtype=torch.float64
     )
-    stuffed[..., ::hole, ::hole] = fc6.weight.detach()
+    stuffed[..., ::rate, ::rate] = fc6.weight.detach()
     features = torch.randn(1, fc6.in_channels, 17, 31, dtype=torch.float64)
     with torch.inference_mode():
         wanted = F.conv2d(features, stuffed, fc6.bias, padding=fc6.padding)

@@ -7,7 +7,7 @@ from deeplab.network.layer_table import describe
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_table_is_the_network(variant):
+def test_the_table_describes_the_network(variant):
     rows = {row.name: row for row in describe(variant, classes=5, height=310, width=150)}
     with torch.device("meta"):
         network = build(variant, classes=5).eval()
@@ -24,8 +24,7 @@ def test_the_table_is_the_network(variant):
 
 
 def test_fields_of_view_of_the_paper():
-    # Paper, section 3.1: 404 for 7x7 and 308 for 4x4 with hole 4. The release's 3x3 pools and pool5a make it
-    # more.
+    # Paper, section 3.1: 404 for 7×7 and 308 for 4×4 with rate 4. The release's pools enlarge it.
     views = {name: {row.name: row for row in describe(name)}["fc8"].field_of_view for name in VARIANTS}
     assert (views["deeplab-7x7"], views["deeplab"], views["deeplab-4x4"]) == (404, 308, 404)
     assert views["deeplab-largefov"] == 435

@@ -14,7 +14,7 @@ def test_spans_by_hand():
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 900), st.sampled_from([0, 8, 64, 224]))
-def test_every_pixel_is_answered_for_once(height, width, core, margin):
+def test_every_pixel_is_labelled_by_one_window(height, width, core, margin):
     core = max(core, max(height, width) // 20)  # not thousands of windows
     count = np.zeros((height, width), np.uint8)
     for rows, columns in windows(height, width, core, margin):
@@ -32,22 +32,21 @@ def test_margin_covers_half_the_field_of_view():
 
 
 @pytest.mark.parametrize("variant", ["deeplab", "deeplab-7x7", "deeplab-largefov", "deeplab-msc-largefov"])
-def test_no_seam_shows(narrow, variant):
-    # Wherever windows lie, the probabilities are those of the whole photo; near its border as well.
+def test_no_seams_are_visible(narrow, variant):
+    # The probabilities are those of the whole photo, near its border as well.
     size = (120, 300) if "msc" in variant else (310, 651)
     photo = np.random.default_rng(0).integers(0, 256, size=(*size, 3), dtype=np.uint8)
     predictor = Predictor(narrow(variant), Preparation(), device="cpu", precision="fp32")
     whole = predictor.probabilities([photo])
-    assert whole.std() > 0.01  # there is something to see
+    assert whole.std() > 0.01
     for tile in (72, 200):
-        np.testing.assert_allclose(
-            predictor.probabilities([photo], tile=tile), whole, atol=5e-4
-        )  # tiles of convolutions lie elsewhere, too
+        # Rounding differs, because the tiles of Winograd's algorithm lie elsewhere.
+        np.testing.assert_allclose(predictor.probabilities([photo], tile=tile), whole, atol=5e-4)
 
 
-def test_less_than_the_field_of_view_does_show(narrow, monkeypatch):
+def test_a_margin_below_half_the_field_of_view_is_visible(narrow, monkeypatch):
     photo = np.random.default_rng(0).integers(0, 256, size=(310, 651, 3), dtype=np.uint8)
+    monkeypatch.setattr("deeplab.model.predictor.margin_of", lambda variant: 64)
     predictor = Predictor(narrow("deeplab-largefov"), Preparation(), device="cpu", precision="fp32")
     whole = predictor.probabilities([photo])
-    monkeypatch.setattr(predictor, "_margin", 64)
     assert np.abs(predictor.probabilities([photo], tile=72) - whole).max() > 1e-3

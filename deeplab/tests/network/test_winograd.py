@@ -1,4 +1,4 @@
-"""The fast 3×3 convolution against the direct one, forward and backward, at every rate and size."""
+"""Winograd's algorithm against direct convolution, forward and backward, for all rates and sizes."""
 
 import copy
 
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from deeplab.network.architecture import build
 from deeplab.network.winograd import (
-    LEAST_CHANNELS,
+    MIN_CHANNELS,
     Convolution3x3,
+    cached_bytes,
     convolve,
-    kept_bytes,
-    transformed,
+    is_worthwhile,
+    transform_weight,
     weight_gradient,
-    worthwhile,
 )
 
 SHAPES = [(2, 128, 136, 33, 41, 1), (3, 128, 192, 37, 30, 2), (1, 256, 128, 48, 40, 12)]
 
 
-def off_by(found, wanted):
+def relative_error(found, wanted):
     return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
 
 
@@ -32,9 +32,10 @@ def maps_of(batch, channels, height, width):
 
 
 def direct(layer):
-    same = copy.deepcopy(layer)
-    same.fast = False
-    return same
+    """A copy of a layer that computes direct sums."""
+    plain = copy.deepcopy(layer)
+    plain.fast = False
+    return plain
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def test_any_size_and_rate_equals_the_direct_sums(batch, inputs, outputs, height
     wanted = torch.nn.functional.conv2d(
         maps.double(), weight.double(), bias.double(), padding=rate, dilation=rate
     )
-    found = convolve(maps, transformed(weight), bias, rate)
+    found = convolve(maps, transform_weight(weight), bias, rate)
     assert found.shape == wanted.shape
     assert float((found - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
 
@@ -67,74 +68,76 @@ def test_any_size_and_rate_equals_the_direct_sums(batch, inputs, outputs, height
 def test_gradients_equal_the_direct_ones(batch, inputs, outputs, height, width, rate):
     layer = Convolution3x3(inputs, outputs, rate)
     maps = maps_of(batch, inputs, height, width).requires_grad_()
-    given = maps_of(batch, outputs, height, width)
-    assert worthwhile(height, width, rate)
-    found = torch.autograd.grad(layer(maps), (maps, layer.weight, layer.bias), given)
+    output_gradient = maps_of(batch, outputs, height, width)
+    assert is_worthwhile(height, width, rate)
+    found = torch.autograd.grad(layer(maps), (maps, layer.weight, layer.bias), output_gradient)
     plain = direct(layer)
-    wanted = torch.autograd.grad(plain(maps), (maps, plain.weight, plain.bias), given)
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert mine.shape == theirs.shape
-        assert off_by(mine, theirs) < 3e-5
+    wanted = torch.autograd.grad(plain(maps), (maps, plain.weight, plain.bias), output_gradient)
+    for gradient, direct_gradient in zip(found, wanted, strict=True):
+        assert gradient.shape == direct_gradient.shape
+        assert relative_error(gradient, direct_gradient) < 3e-5
 
 
 def test_work_in_chunks_gives_the_same(monkeypatch):
-    maps, given = maps_of(3, 16, 41, 23), maps_of(3, 24, 41, 23)
-    matrices = transformed(torch.randn(24, 16, 3, 3, generator=torch.Generator().manual_seed(1)))
-    whole = convolve(maps, matrices, None, 2), weight_gradient(maps, given, 2)
+    maps = maps_of(3, 16, 41, 23)
+    output_gradient = maps_of(3, 24, 41, 23)
+    matrices = transform_weight(torch.randn(24, 16, 3, 3, generator=torch.Generator().manual_seed(1)))
+    whole = convolve(maps, matrices, None, 2), weight_gradient(maps, output_gradient, 2)
     monkeypatch.setattr("deeplab.network.winograd.CHUNK_BYTES", 1)
-    assert off_by(convolve(maps, matrices, None, 2), whole[0]) < 1e-6
-    assert off_by(weight_gradient(maps, given, 2), whole[1]) < 1e-5
+    assert relative_error(convolve(maps, matrices, None, 2), whole[0]) < 1e-6
+    assert relative_error(weight_gradient(maps, output_gradient, 2), whole[1]) < 1e-5
 
 
-def test_kept_weights_follow_every_change():
-    layer, other = (Convolution3x3(LEAST_CHANNELS, LEAST_CHANNELS) for _ in range(2))
-    maps = maps_of(1, LEAST_CHANNELS, 33, 40)
+def test_cached_weights_follow_every_change():
+    layer, other = (Convolution3x3(MIN_CHANNELS, MIN_CHANNELS) for _ in range(2))
+    maps = maps_of(1, MIN_CHANNELS, 33, 40)
     with torch.no_grad():
         for change in (lambda: layer.weight.mul_(2), lambda: layer.load_state_dict(other.state_dict())):
             layer(maps)
             change()
-            assert off_by(layer(maps), direct(layer)(maps)) < 3e-5
+            assert relative_error(layer(maps), direct(layer)(maps)) < 3e-5
     with torch.inference_mode():
-        assert off_by(layer(maps), direct(layer)(maps)) < 3e-5
+        assert relative_error(layer(maps), direct(layer)(maps)) < 3e-5
 
 
-def test_nothing_that_is_kept_is_saved_or_copied():
-    layer = Convolution3x3(LEAST_CHANNELS, LEAST_CHANNELS)
+def test_cached_weights_are_neither_saved_nor_copied():
+    layer = Convolution3x3(MIN_CHANNELS, MIN_CHANNELS)
     with torch.no_grad():
-        layer(maps_of(1, LEAST_CHANNELS, 33, 40))
+        layer(maps_of(1, MIN_CHANNELS, 33, 40))
     assert list(layer.state_dict()) == ["weight", "bias"]
-    assert copy.deepcopy(layer)._kept is None
+    assert layer.is_cached
+    assert not copy.deepcopy(layer).is_cached
 
 
-def test_what_is_kept_is_counted_before_and_after():
-    layers = torch.nn.Sequential(Convolution3x3(LEAST_CHANNELS, 2 * LEAST_CHANNELS), Convolution3x3(64, 64))
-    size = 4 * 36 * LEAST_CHANNELS * 2 * LEAST_CHANNELS
-    assert kept_bytes(layers) == kept_bytes(layers, to_come=True) == size
+def test_cached_bytes_before_and_after_a_prediction():
+    layers = torch.nn.Sequential(Convolution3x3(MIN_CHANNELS, 2 * MIN_CHANNELS), Convolution3x3(64, 64))
+    size = 4 * 36 * MIN_CHANNELS * 2 * MIN_CHANNELS
+    assert cached_bytes(layers) == cached_bytes(layers, missing_only=True) == size
     with torch.no_grad():
-        layers[0](maps_of(1, LEAST_CHANNELS, 33, 40))
-    assert (kept_bytes(layers), kept_bytes(layers, to_come=True)) == (size, 0)
+        layers[0](maps_of(1, MIN_CHANNELS, 33, 40))
+    assert (cached_bytes(layers), cached_bytes(layers, missing_only=True)) == (size, 0)
 
 
 @pytest.mark.parametrize(
     ("channels", "height", "width", "dtype"),
     [
-        (LEAST_CHANNELS, 9, 12, torch.float32),
+        (MIN_CHANNELS, 9, 12, torch.float32),
         (64, 40, 33, torch.float32),
-        (LEAST_CHANNELS, 40, 33, torch.float64),
+        (MIN_CHANNELS, 40, 33, torch.float64),
     ],
 )
-def test_where_it_does_not_pay_the_direct_way_is_taken_to_the_bit(channels, height, width, dtype):
+def test_unsuitable_maps_are_convolved_by_direct_sums_to_the_bit(channels, height, width, dtype):
     layer = Convolution3x3(channels, channels).to(dtype)
     maps = maps_of(1, channels, height, width).to(dtype)
     assert torch.equal(layer(maps), direct(layer)(maps))
 
 
-def test_autocast_and_an_image_without_a_batch_go_the_direct_way():
-    layer = Convolution3x3(LEAST_CHANNELS, LEAST_CHANNELS)
-    maps = maps_of(1, LEAST_CHANNELS, 40, 33)
+def test_autocast_and_unbatched_images_use_direct_sums():
+    layer = Convolution3x3(MIN_CHANNELS, MIN_CHANNELS)
+    maps = maps_of(1, MIN_CHANNELS, 40, 33)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(maps).dtype == torch.bfloat16
-    assert layer(maps[0]).shape == (LEAST_CHANNELS, 40, 33)
+    assert layer(maps[0]).shape == (MIN_CHANNELS, 40, 33)
 
 
 def test_the_whole_network_gives_the_direct_scores_and_gradients():
@@ -146,11 +149,10 @@ def test_the_whole_network_gives_the_direct_scores_and_gradients():
             layer.fast = False
     batch = 50 * maps_of(1, 3, 297, 265)
     scores, wanted = network(batch), plain(batch)
-    assert off_by(scores, wanted) < 1e-4
+    assert relative_error(scores, wanted) < 1e-4
     scores.square().sum().backward()
     wanted.square().sum().backward()
     for name in ("conv1_1", "conv3_2", "conv5_3", "fc6", "fc8"):
-        mine, theirs = (getattr(one, name).weight.grad for one in (network, plain))
-        assert float((mine - theirs).norm() / theirs.norm()) < 2e-2, (
-            name
-        )  # a few pools and ReLUs fall the other way
+        gradient, direct_gradient = (getattr(one, name).weight.grad for one in (network, plain))
+        difference = float((gradient - direct_gradient).norm() / direct_gradient.norm())
+        assert difference < 2e-2, name  # rounding changes the outcome of a few pools and ReLUs

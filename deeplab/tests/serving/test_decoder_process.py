@@ -1,4 +1,4 @@
-"""Pictures of strangers: how many scans they may have, and decoders that can be ended."""
+"""Untrusted pictures: how many scans they may have, and decoder processes that can be killed."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from deeplab.jpeg_scans import scans_of
 from deeplab.photos import MAX_SCANS, PhotoError, read_photo
 from deeplab.serving import decoder_process as decoder_module
-from deeplab.serving.decoder_process import Decoder
+from deeplab.serving.decoder_process import DecoderPool
 from deeplab.serving.limits import HTTPError, Limits
 
 
@@ -23,24 +23,23 @@ def encoded(photo, kind="PNG", **options):
 
 
 def segments(content):
-    """A progressive JPEG in parts: what is before the first scan, and each scan with the tables before it."""
-    places, place = [], 2
-    while content[place : place + 2] != b"\xff\xd9":
-        size = int.from_bytes(content[place + 2 : place + 4], "big") + 2
-        end = place + size
-        if content[place + 1] == 0xDA:
+    """A progressive JPEG in two parts: what is before the first scan, and all scans with their tables."""
+    parts, position = [], 2
+    while content[position : position + 2] != b"\xff\xd9":
+        size = int.from_bytes(content[position + 2 : position + 4], "big") + 2
+        end = position + size
+        if content[position + 1] == 0xDA:
             while content[end] != 0xFF or content[end + 1] == 0 or 0xD0 <= content[end + 1] <= 0xD7:
                 end += 1
-        places.append((content[place + 1], content[place:end]))
-        place = end
-    first = next(number for number, (kind, _) in enumerate(places) if kind in (0xC4, 0xDA))
-    return content[:2] + b"".join(part for _, part in places[:first]), b"".join(
-        part for _, part in places[first:]
-    )
+        parts.append((content[position + 1], content[position:end]))
+        position = end
+    first = next(number for number, (kind, _) in enumerate(parts) if kind in (0xC4, 0xDA))
+    head = b"".join(part for _, part in parts[:first])
+    return content[:2] + head, b"".join(part for _, part in parts[first:])
 
 
-def repeated(photo, times, size=None):
-    """A progressive JPEG whose scans come so many times."""
+def repeated(photo, times):
+    """A progressive JPEG whose scans are repeated."""
     head, scans = segments(encoded(photo, "JPEG", progressive=True, quality=20))
     return head + scans * times + b"\xff\xd9"
 
@@ -53,21 +52,21 @@ def flat():
 
 @pytest.fixture(scope="module")
 def decoder():
-    with Decoder() as started:
+    with DecoderPool() as started:
         yield started
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"), [({}, 1), ({"progressive": True}, 10), ({"restart_marker_rows": 1}, 1)]
+    ("options", "expected"), [({}, 1), ({"progressive": True}, 10), ({"restart_marker_rows": 1}, 1)]
 )
-def test_scans_are_counted(photo, options, wanted):
+def test_scans_are_counted(photo, options, expected):
     noise = np.random.default_rng(0).integers(
         0, 256, (211, 307, 3), np.uint8
     )  # many bytes FF in its coded data
     for picture in (photo, noise):
         file = io.BytesIO(encoded(picture, "JPEG", quality=95, **options))
         file.seek(5)
-        assert scans_of(file, 100) == wanted
+        assert scans_of(file, 100) == expected
         assert file.tell() == 5
     assert scans_of(io.BytesIO(encoded(photo, "JPEG", progressive=True)), 3) == 4
 
@@ -83,7 +82,7 @@ def test_scans_of_a_preview_are_not_counted(photo):
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", b"\xff" * 50, bytes(99)]
 )
-def test_what_is_no_jpeg_has_few_scans(content):
+def test_other_files_than_jpeg_have_few_scans(content):
     assert scans_of(io.BytesIO(content), 100) <= 1
 
 
@@ -97,15 +96,15 @@ def test_a_small_file_of_many_scans_is_refused_before_it_is_decoded(flat, tmp_pa
     path.write_bytes(content)
     with pytest.raises(PhotoError, match=f"scans.jpg: .* more than {MAX_SCANS} scans"):
         read_photo(path)
-    path.write_bytes(repeated(flat, 9))  # odd, and not too many
+    path.write_bytes(repeated(flat, 9))  # unusual, but not too many
     assert np.abs(read_photo(path).astype(int) - flat).max() < 12
 
 
 def test_photos_come_as_they_are_and_shrunk(photo, decoder):
-    found, size = decoder.photo(encoded(photo), Limits())
-    assert np.array_equal(found, photo)
+    decoded, size = decoder.photo(encoded(photo), Limits())
+    assert np.array_equal(decoded, photo)
     assert size == (45, 70)
-    assert found.flags.writeable
+    assert decoded.flags.writeable
     small, size = decoder.photo(encoded(photo), Limits(), 1000)
     assert small.shape == (25, 39, 3)
     assert size == (45, 70)
@@ -126,7 +125,7 @@ def test_photos_come_as_they_are_and_shrunk(photo, decoder):
         ),
     ],
 )
-def test_refusals_come_through(decoder, content, limits, status, words):
+def test_errors_are_passed_on(decoder, content, limits, status, words):
     with pytest.raises(HTTPError, match=words) as caught:
         decoder.photo(content, limits)
     assert caught.value.status == status
@@ -148,10 +147,10 @@ time.sleep(100)
 
 
 @pytest.fixture
-def odd(monkeypatch):
-    """A decoder whose process hangs, crashes or answers, as the picture says."""
+def fake_pool(monkeypatch):
+    """A pool whose processes hang, crash or answer, as the picture says."""
     monkeypatch.setattr(decoder_module, "PROGRAM", "import sys; sys.path[:] = sys.argv[1:]\n" + PROGRAM)
-    with Decoder(seconds=3) as started:
+    with DecoderPool(seconds=3) as started:
         yield started
 
 
@@ -159,60 +158,60 @@ def odd(monkeypatch):
     ("content", "kind", "words"),
     [
         (b"hang", "slow-decode", "not decoded within 3 seconds"),
-        (b"crash", "damaged", "ends its decoder"),
+        (b"crash", "damaged", "crashes its decoder"),
     ],
 )
-def test_a_decoder_that_hangs_or_crashes_is_replaced(odd, content, kind, words):
-    first = next(iter(odd._every))
+def test_a_decoder_that_hangs_or_crashes_is_replaced(fake_pool, content, kind, words):
+    (first,) = fake_pool.processes
     with pytest.raises(HTTPError, match=words) as caught:
-        odd.photo(content, Limits())
+        fake_pool.photo(content, Limits())
     assert (caught.value.status, caught.value.kind) == (422, kind)
     assert first.poll() is not None
     with pytest.raises(HTTPError, match="bcd") as caught:
-        odd.photo(b"fine", Limits())
+        fake_pool.photo(b"fine", Limits())
     assert (caught.value.status, caught.value.kind) == (418, "a")
 
 
 def test_a_decoder_that_was_killed_is_replaced(photo):
-    with Decoder() as mine:
-        mine.photo(encoded(photo), Limits())
-        (process,) = mine._every
+    with DecoderPool() as pool:
+        pool.photo(encoded(photo), Limits())
+        (process,) = pool.processes
         process.kill()
         process.wait()
-        assert np.array_equal(mine.photo(encoded(photo), Limits())[0], photo)
+        assert np.array_equal(pool.photo(encoded(photo), Limits())[0], photo)
 
 
-def test_a_decoder_gives_the_memory_of_a_large_picture_back(photo, monkeypatch):
-    monkeypatch.setattr(decoder_module, "LARGE", 45 * 70 - 1)
-    with Decoder() as mine:
-        (process,) = mine._every
-        assert np.array_equal(mine.photo(encoded(photo), Limits())[0], photo)
+def test_a_decoder_ends_after_a_large_picture(photo, monkeypatch):
+    monkeypatch.setattr(decoder_module, "LARGE_PIXELS", 45 * 70 - 1)
+    with DecoderPool() as pool:
+        (process,) = pool.processes
+        assert np.array_equal(pool.photo(encoded(photo), Limits())[0], photo)
         assert process.poll() is not None
-        assert not mine._every
+        assert not pool.processes
 
 
-def test_threads_have_decoders_of_their_own(photo):
-    found = []
-    with Decoder() as mine:
+def test_each_thread_has_its_own_decoder(photo):
+    equal = []
+    with DecoderPool() as pool:
         pictures = [np.roll(photo, shift, axis=0) for shift in range(6)]
 
         def work(picture):
-            found.append(np.array_equal(mine.photo(encoded(picture), Limits())[0], picture))
+            equal.append(np.array_equal(pool.photo(encoded(picture), Limits())[0], picture))
 
         threads = [threading.Thread(target=work, args=(picture,)) for picture in pictures]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        processes = set(mine._every)
-    assert found == [True] * 6
+        processes = pool.processes
+    assert equal == [True] * 6
     assert all(process.poll() is not None for process in processes)  # none outlives the block
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
-def test_a_decoder_writes_no_files(decoder, photo):
+def test_a_decoder_cannot_write_files(decoder, photo):
     decoder.photo(encoded(photo), Limits())
-    process = decoder._idle[-1]
+    process = next(iter(decoder.processes))
     try:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Who may ask the server: hosts, sites, and what other origins may read."""
+"""The host and the site of a request, and what other origins may read of an answer."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ httpx = pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]
 from deeplab.serving.host_check import HostCheck  # noqa: E402  (after the skips)
 
 
-class Behind:
-    """An application that lets every origin read, and counts what reaches it."""
+class Permissive:
+    """An application that lets every origin read its answers, and counts the requests."""
 
     def __init__(self):
-        self.asked = 0
+        self.requests = 0
 
     async def __call__(self, scope, receive, send):
-        self.asked += 1
+        self.requests += 1
         headers = [
             (b"Access-Control-Allow-Origin", b"*"),
             (b"access-control-allow-credentials", b"true"),
@@ -28,16 +28,16 @@ class Behind:
 
 
 def ask(method="GET", names=(), url="http://127.0.0.1:7860/", **headers):
-    behind = Behind()
+    app = Permissive()
 
     async def talk():
-        transport = httpx.ASGITransport(HostCheck(behind, names))
+        transport = httpx.ASGITransport(HostCheck(app, names))
         async with httpx.AsyncClient(transport=transport) as client:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
             return await client.request(method, url, headers=sent)
 
     answer = asyncio.run(talk())
-    assert behind.asked == (answer.status_code == 200)
+    assert app.requests == (answer.status_code == 200)
     return answer
 
 
@@ -57,7 +57,7 @@ def ask(method="GET", names=(), url="http://127.0.0.1:7860/", **headers):
         "Labels.Example.Org.",
     ],
 )
-def test_hosts_of_this_server(host):
+def test_host_names_of_this_server_are_accepted(host):
     assert ask(host=host, names=["labels.example.org"]).status_code == 200
 
 
@@ -80,12 +80,12 @@ def test_hosts_of_this_server(host):
         "2130706433",
     ],
 )
-def test_a_name_of_somebody_else_that_leads_here_is_refused(host):
+def test_other_host_names_are_refused(host):
     answer = ask(host=host, names=["labels.example.org"])
     assert (answer.status_code, answer.json()["error"]) == (421, "wrong-host")
 
 
-def test_a_request_names_one_host():
+def test_a_request_must_have_one_host_header():
     for hosts in ([], [b"127.0.0.1", b"127.0.0.1"]):
         sent = []
 
@@ -93,7 +93,7 @@ def test_a_request_names_one_host():
             sent.append(message)
 
         scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host) for host in hosts]}
-        asyncio.run(HostCheck(Behind())(scope, None, send))
+        asyncio.run(HostCheck(Permissive())(scope, None, send))
         assert sent[0]["status"] == 400
 
 
@@ -113,7 +113,7 @@ def test_a_request_names_one_host():
         {"sec_fetch_site": "cross-site", "origin": "http://127.0.0.1:7860"},
     ],
 )
-def test_what_another_site_sends_is_refused(method, headers):
+def test_requests_of_other_sites_are_refused(method, headers):
     answer = ask(method, **headers)
     assert (answer.status_code, answer.json()["error"]) == (403, "cross-site")
 
@@ -128,11 +128,11 @@ def test_what_another_site_sends_is_refused(method, headers):
         {"origin": "https://labels.example.org"},
     ],
 )
-def test_what_the_page_itself_and_programs_send_is_answered(headers):
+def test_requests_of_the_page_and_of_programs_are_answered(headers):
     assert ask("POST", ["labels.example.org"], **headers).status_code == 200
 
 
-def test_another_site_may_link_to_the_page_and_not_embed_it():
+def test_another_site_may_link_to_the_page_but_not_embed_it():
     assert ask(sec_fetch_site="cross-site", sec_fetch_mode="navigate").status_code == 200
     for mode in ("no-cors", "cors", "websocket"):
         assert ask(sec_fetch_site="cross-site", sec_fetch_mode=mode).status_code == 403
@@ -153,11 +153,11 @@ def test_no_answer_lets_another_origin_read_it():
 
 
 def test_websockets_are_closed():
-    sent, behind = [], Behind()
+    sent, app = [], Permissive()
 
     async def send(message):
         sent.append(message["type"])
 
-    asyncio.run(HostCheck(behind)({"type": "websocket", "path": "/", "headers": []}, None, send))
+    asyncio.run(HostCheck(app)({"type": "websocket", "path": "/", "headers": []}, None, send))
     assert sent == ["websocket.close"]
-    assert behind.asked == 0
+    assert app.requests == 0

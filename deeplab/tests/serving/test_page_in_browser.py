@@ -1,6 +1,6 @@
 """The page in a real browser: headless Chromium, driven by Selenium.
 
-With DEEPLAB_SCREENSHOTS=docs/images the pictures of the docs are made anew.
+DEEPLAB_SCREENSHOTS=docs/images makes the screenshots of the documentation.
 """
 
 import io
@@ -56,7 +56,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def server():
-    """A server with the shipped weights: the process, and the first line that it says."""
+    """A server with the shipped weights: the process, and the first line that it prints."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -96,7 +96,7 @@ def browser(address, downloads, tmp_path_factory):
 
 
 def wait(browser, condition, seconds=240):
-    """The first true answer of a condition; a page that is being drawn anew is asked again."""
+    """Wait until a condition returns something true, and return it; the page may redraw meanwhile."""
     from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 
     ignored = [StaleElementReferenceException, WebDriverException]
@@ -112,8 +112,11 @@ def text(browser, selector):
 
 
 def sources(browser, selector):
-    """Addresses of the pictures in a part of the page, once they are loaded."""
-    script = "return [...document.querySelectorAll(arguments[0])].map(i => i.complete && i.naturalWidth ? i.src : '')"
+    """Addresses of the pictures in a part of the page; empty for one that is not loaded."""
+    script = (
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".map(image => image.complete && image.naturalWidth ? image.src : '')"
+    )
     return browser.execute_script(script, selector)
 
 
@@ -123,10 +126,10 @@ def size(browser, width, height, *, mobile=False):
 
 
 def screenshot(browser, name, *, scale=1.0):
-    """Of the whole page, if asked for."""
+    """Take a picture of the whole page, if DEEPLAB_SCREENSHOTS names a folder for it."""
     if not SCREENSHOTS:
         return
-    time.sleep(1)  # what fades in is there
+    time.sleep(1)  # for what fades in
     width, height = browser.execute_script("return [innerWidth, document.documentElement.scrollHeight]")
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": scale}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
@@ -137,23 +140,25 @@ def screenshot(browser, name, *, scale=1.0):
 
 @pytest.fixture
 def labelled(browser, address):
-    """The page at 1280×900 with the cat labelled; what an earlier test left is taken over."""
+    """The page at 1280×900 with the cat labelled; reused if an earlier test has left it so."""
     size(browser, 1280, 900)
-    if not browser.current_url.startswith(address) or "451×300" not in text(browser, "#times"):
-        give(browser, address, CAT)
-        wait(browser, lambda: "network" in text(browser, "#times") and "451×300" in text(browser, "#times"))
+    if not browser.current_url.startswith(address) or "451×300" not in text(browser, "#summary"):
+        upload(browser, address, CAT)
+        wait(
+            browser, lambda: "network" in text(browser, "#summary") and "451×300" in text(browser, "#summary")
+        )
     wait(browser, lambda: all(sources(browser, "#compare img")))
     return browser
 
 
-def give(browser, address, photo):
-    """Open the page and drop a photo."""
+def upload(browser, address, photo):
+    """Open the page and upload a photo."""
     browser.get(address)
     wait(browser, lambda: one(browser, "#photo input[type=file]")).send_keys(str(photo))
 
 
 def downloaded(browser, downloads, selector, name):
-    """The bytes of the file that a link saves."""
+    """Click a link, and return the bytes of the file that it saves."""
     path = downloads / name
     path.unlink(missing_ok=True)
     one(browser, selector).click()
@@ -162,36 +167,34 @@ def downloaded(browser, downloads, selector, name):
 
 
 def press(browser, selector, *keys):
-    """Focus by script, then keys: what a keyboard does."""
+    """Focus an element and press keys."""
     browser.execute_script("arguments[0].focus()", one(browser, selector))
     ActionChains(browser).send_keys(*keys).perform()
 
 
-def foreign(browser):
-    """Hosts other than this machine that the browser asked for anything."""
-    asked = []
+def foreign_requests(browser):
+    """Addresses on other machines that the browser has requested."""
+    urls = []
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
-            asked.append(message["params"]["request"]["url"])
+            urls.append(message["params"]["request"]["url"])
     local = ("http://127.0.0.1:", "data:", "blob:", "chrome:", "about:")
-    assert any(url.startswith(local[0]) for url in asked)
-    return [url for url in asked if not url.startswith(local)]
+    assert any(url.startswith(local[0]) for url in urls)
+    return [url for url in urls if not url.startswith(local)]
 
 
-def cut(browser):
-    """Where the line of the comparison stands, in percent of the width, by what is drawn."""
+def divider(browser):
+    """Position of the dividing line as it is drawn, in percent of the width."""
     script = (
         "const box = e => document.querySelector(e).getBoundingClientRect(), stage = box('#compare .stage');"
-        "return 100 * (box('#compare .cut').left + 2 - stage.left) / stage.width"
+        "return 100 * (box('#compare .divider').left + 2 - stage.left) / stage.width"
     )
     shown = browser.execute_script(
         "return getComputedStyle(document.querySelector('#compare .right')).clipPath"
     )
     percent = browser.execute_script(script)
-    assert (
-        abs(float(shown.removesuffix("%)").split()[-1]) - percent) < 1
-    )  # the right picture begins at the line
+    assert abs(float(shown.removesuffix("%)").split()[-1]) - percent) < 1  # the right picture begins there
     return percent
 
 
@@ -203,27 +206,27 @@ def test_upload_compare_slide_and_download(labelled, downloads):
     assert "cat" in text(browser, "#legend")
     share = 100 * model.refine(plain).shares()["cat"]
     assert f"{share:.1f} %" in text(browser, "#legend")
-    assert cut(browser) == pytest.approx(50, abs=1)
+    assert divider(browser) == pytest.approx(50, abs=1)
     stage = one(browser, "#compare .stage")
     ActionChains(browser).drag_and_drop_by_offset(stage, stage.size["width"] // 4, 0).perform()
-    assert wait(browser, lambda: cut(browser) == pytest.approx(75, abs=2))
+    assert wait(browser, lambda: divider(browser) == pytest.approx(75, abs=2))
     press(browser, "#compare input", *[Keys.ARROW_LEFT] * 10)
-    assert wait(browser, lambda: cut(browser) == pytest.approx(65, abs=2))
+    assert wait(browser, lambda: divider(browser) == pytest.approx(65, abs=2))
 
-    press(browser, "#knob-smoothness_weight input[type=range]", *[Keys.ARROW_RIGHT] * 6)
+    press(browser, "#slider-smoothness_weight input[type=range]", *[Keys.ARROW_RIGHT] * 6)
     wait(browser, lambda: "smoothness_weight=6.0" in text(browser, "#code"))
     wait(
         browser,
         lambda: all(sources(browser, "#compare img")) and sources(browser, "#compare img")[1] != first[1],
     )
     assert sources(browser, "#compare img")[0] == first[0]
-    assert cut(browser) == pytest.approx(65, abs=2)
+    assert divider(browser) == pytest.approx(65, abs=2)
 
     ids = downloaded(browser, downloads, "#files a[download='ids.png']", "ids.png")
     params = json.loads(downloaded(browser, downloads, "#files a[download='params.json']", "params.json"))
     assert params["smoothness_weight"] == 6
-    wanted = model.refine(plain, params=densecrf.Params(**params))
-    assert (np.asarray(Image.open(io.BytesIO(ids))) == wanted.labels).mean() > 0.999
+    expected = model.refine(plain, params=densecrf.Params(**params))
+    assert (np.asarray(Image.open(io.BytesIO(ids))) == expected.labels).mean() > 0.999
     overlay = downloaded(browser, downloads, "#files a[download='overlay.png']", "overlay.png")
     assert Image.open(io.BytesIO(overlay)).size == (451, 300)
     arrays = downloaded(browser, downloads, "#files a[download='probabilities.npz']", "probabilities.npz")
@@ -232,24 +235,37 @@ def test_upload_compare_slide_and_download(labelled, downloads):
 
     one(browser, "#reset").click()
     wait(browser, lambda: "smoothness_weight" not in text(browser, "#code"))
-    assert foreign(browser) == []
+    assert foreign_requests(browser) == []
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
+
+
+def test_an_emptied_number_box(labelled):
+    browser, box = labelled, "#slider-smoothness_weight input[type=number]"
+    browser.execute_script("arguments[0].select()", one(browser, box))
+    press(browser, box, Keys.BACKSPACE)
+    words = "w2 · smoothness, weight: the box is empty; type a number from 0 to 30"
+    assert wait(browser, lambda: words in text(browser, ".toast-body"))
+    one(browser, ".toast-close").click()
+    press(browser, box, "4")
+    wait(browser, lambda: "smoothness_weight=4" in text(browser, "#code"))
+    one(browser, "#reset").click()
+    wait(browser, lambda: "smoothness_weight" not in text(browser, "#code"))
 
 
 def test_class_and_confidence_by_pointing_by_click_and_by_keyboard(labelled):
     browser, stage = labelled, one(labelled, "#compare .stage")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
     ActionChains(browser).move_to_element(stage).perform()
-    told = wait(browser, lambda: "x 22" in text(browser, "#pixel") and text(browser, "#pixel"))
-    assert "cat" in told
-    assert abs(int(told.split()[3].rstrip(",")) - 150) < 3
-    before = cut(browser)
+    shown = wait(browser, lambda: "x 22" in text(browser, "#pixel") and text(browser, "#pixel"))
+    assert "cat" in shown
+    assert abs(int(shown.split()[3].rstrip(",")) - 150) < 3
+    before = divider(browser)
     ActionChains(browser).move_to_element_with_offset(stage, -40, -30).click().perform()
     wait(browser, lambda: one(browser, "#x input").get_attribute("value") not in ("0", ""))
     x = int(one(browser, "#x input").get_attribute("value"))
     assert x == pytest.approx(225 - 40 * 451 / stage.size["width"], abs=2)
-    assert cut(browser) == before  # a click is no drag
+    assert divider(browser) == before  # a click is no drag
     browser.execute_script("arguments[0].select()", one(browser, "#x input"))
     press(browser, "#x input", "7")
     assert "%" in wait(browser, lambda: "x 7," in text(browser, "#pixel") and text(browser, "#pixel"))
@@ -276,16 +292,17 @@ def test_everything_can_be_reached_by_tab(labelled):
         ActionChains(browser).send_keys(Keys.TAB).perform()
         reached |= set(
             browser.execute_script(
-                "let e = document.activeElement, ids = []; while (e) { if (e.id) ids.push(e.id); e = e.parentElement }"
+                "let e = document.activeElement, ids = [];"
+                "while (e) { if (e.id) ids.push(e.id); e = e.parentElement }"
                 "return ids"
             )
         )
-    wanted = {"photo", "files", "pair", "compare", "x", "y", "code", "reset"}
-    wanted |= {"knob-normalization", "knob-appearance_weight"}
-    assert wanted <= reached
+    expected = {"photo", "files", "pair", "compare", "x", "y", "code", "reset"}
+    expected |= {"slider-normalization", "slider-appearance_weight"}
+    assert expected <= reached
 
 
-def test_a_phone(labelled):
+def test_the_page_on_a_phone(labelled):
     browser = labelled
     size(browser, 400, 850, mobile=True)
     browser.execute_script("scrollTo(0, 0)")
@@ -297,16 +314,16 @@ def test_a_phone(labelled):
     )
     assert outside == []
     screenshot(browser, "app-phone.png")
-    browser.execute_script("document.querySelector('#knob-iterations').scrollIntoView({block: 'end'})")
+    browser.execute_script("document.querySelector('#slider-iterations').scrollIntoView({block: 'end'})")
     top = "return document.querySelector('#compare').getBoundingClientRect().top"
     assert wait(browser, lambda: browser.execute_script(top) == 0)  # the picture stays in sight
 
 
-def test_one_of_the_examples(browser, address):
+def test_an_example_photo(browser, address):
     size(browser, 1280, 900)
     browser.get(address)
     wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".gallery-item"))[1].click()
-    wait(browser, lambda: "512×512" in text(browser, "#times"))
+    wait(browser, lambda: "512×512" in text(browser, "#summary"))
     assert "person" in text(browser, "#legend")
     wait(browser, lambda: all(sources(browser, "#compare img")))
     assert wait(browser, lambda: all(sources(browser, "#photo img")))
@@ -326,7 +343,7 @@ def test_a_picture_from_the_camera(browser, address):
     ).click()
     wait(browser, lambda: browser.execute_script("return document.querySelector('#photo video')?.videoWidth"))
     wait(browser, lambda: one(browser, "#photo button[aria-label='capture photo']")).click()
-    wait(browser, lambda: "network" in text(browser, "#times"))
+    wait(browser, lambda: "network" in text(browser, "#summary"))
     assert "background" in text(browser, "#legend")
 
 
@@ -334,7 +351,7 @@ def test_a_file_that_is_no_photo(browser, address, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(CAT.read_bytes()[:3000])
     size(browser, 1280, 900)
-    give(browser, address, broken)
+    upload(browser, address, broken)
     assert "damaged" in wait(browser, lambda: text(browser, ".toast-body"))
 
 
@@ -345,11 +362,11 @@ def test_the_photos_of_a_folder(browser, address, downloads, tmp_path):
     size(browser, 1280, 900)
     browser.get(address)
     tabs = wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "button[role=tab]"))
-    next(tab for tab in tabs if tab.text == "BatchTab photos").click()
+    next(tab for tab in tabs if tab.text == "Several photos").click()
     wait(browser, lambda: one(browser, "input[webkitdirectory]")).send_keys(str(tmp_path))
     wait(browser, lambda: "cameraman" in text(browser, "#photos"))
     one(browser, "#start").click()
-    wait(browser, lambda: "2 of 2 photos labelled" in text(browser, "#told"))
+    wait(browser, lambda: "2 of 2 photos labelled" in text(browser, "#batch-status"))
     wait(browser, lambda: len([source for source in sources(browser, "#gallery img") if source]) >= 2)
     screenshot(browser, "app-several.png", scale=0.75)
     with zipfile.ZipFile(
@@ -362,7 +379,7 @@ def test_the_photos_of_a_folder(browser, address, downloads, tmp_path):
             "cat_overlay.png",
             "classes.csv",
         ]
-    assert foreign(browser) == []
+    assert foreign_requests(browser) == []
 
 
 def test_a_stop_does_not_wait_for_open_pages(browser, address, server):

@@ -1,5 +1,7 @@
-"""The page gives no file of the server away, whichever route is asked and however. `make test-gradio` runs
-this file against each version of Gradio that is allowed."""
+"""No request to the page gets a file of the server, on any route.
+
+`make test-gradio` runs this file against each version of Gradio that is allowed.
+"""
 
 import asyncio
 import io
@@ -24,7 +26,7 @@ from served_page import ServedPage
 SECRET = "root:secret-of-this-machine"
 STANDARD = [5.0, 50.0, 3.0, 3.0, 3.0, 10, "after"]
 PAIR = f"{NETWORK} | network + CRF"
-OPEN = {  # of Gradio's routes, those that the page needs
+OPEN_ROUTES = {  # of Gradio's routes, those that the page needs
     ("GET", "/"),
     ("HEAD", "/"),
     ("GET", "/config"),
@@ -38,7 +40,7 @@ OPEN = {  # of Gradio's routes, those that the page needs
     ("POST", "/gradio_api/cancel"),
     ("POST", "/gradio_api/reset"),
 }
-OURS = {  # Gradio has them, too; the gate answers them itself
+OWN_ROUTES = {  # Gradio has them too, but the filter answers them
     ("GET", "/gradio_api/file={path_or_url:path}"),
     ("HEAD", "/gradio_api/file={path_or_url:path}"),
     ("POST", "/gradio_api/upload"),
@@ -71,21 +73,21 @@ def served(narrow, folder, monkeypatch):
 
 
 @pytest.fixture
-def behind(served):
-    """Requests that came through the gate; nothing is behind it."""
-    seen = []
+def passed(served):
+    """The requests that pass the filter, recorded in place of Gradio."""
+    requests = []
 
     async def record(scope, receive, send):
         body, more = b"", scope["method"] == "POST"
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        seen.append((scope["method"], scope["path"].removeprefix("/page"), body, dict(scope["headers"])))
+        requests.append((scope["method"], scope["path"].removeprefix("/page"), body, dict(scope["headers"])))
         await send({"type": "http.response.start", "status": 299, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    served.gate._gradio = record
-    return seen
+    served.route_filter.app = record
+    return requests
 
 
 def file(path, **more):
@@ -111,9 +113,9 @@ def encoded(size=(70, 45)):
 
 
 def every_route(app):
-    """(method, path) of each route of an application, those of its routers too."""
+    """(method, path) of each route of an application, with those of its routers."""
     for route in app.routes:
-        router = getattr(route, "original_router", None)  # of later versions of FastAPI
+        router = getattr(route, "original_router", None)  # in later versions of FastAPI
         if router is not None:
             yield from every_route(router)
             continue
@@ -121,23 +123,23 @@ def every_route(app):
             yield method, route.path
 
 
-def test_every_route_of_gradio_is_closed_that_the_page_does_not_need(served, behind, secret):
+def test_routes_of_gradio_that_the_page_does_not_need_are_closed(served, passed, secret):
     routes = set(every_route(served.gradio))
     assert len(routes) > 50
-    assert OPEN | OURS <= routes | {("HEAD", "/")}
+    assert OPEN_ROUTES | OWN_ROUTES <= routes | {("HEAD", "/")}
     for method, path in sorted(routes):
-        if (method, path) in OURS:
+        if (method, path) in OWN_ROUTES:
             continue
         named = re.sub(r"\{path:path\}", "index.js", re.sub(r"\{\w+\}", "x", path))
         named = re.sub(r"\{\w+:path\}", str(secret), named)
-        asked = {"json": {"data": [file(secret)], "path": str(secret)}} if method == "POST" else {}
-        before = len(behind)
-        (answer,) = served.ask((method, f"/page{named}", asked | {"follow_redirects": False}))
-        came_through = len(behind) > before
-        if method == "POST" and (method, path) in OPEN:
-            assert answer.status_code == 403 or b"secret" not in behind[-1][2]
+        body = {"json": {"data": [file(secret)], "path": str(secret)}} if method == "POST" else {}
+        before = len(passed)
+        (answer,) = served.ask((method, f"/page{named}", body | {"follow_redirects": False}))
+        is_passed = len(passed) > before
+        if method == "POST" and (method, path) in OPEN_ROUTES:
+            assert answer.status_code == 403 or b"secret" not in passed[-1][2]
         else:
-            assert came_through == ((method, path) in OPEN), f"{method} {path}: {answer.status_code}"
+            assert is_passed == ((method, path) in OPEN_ROUTES), f"{method} {path}: {answer.status_code}"
         assert SECRET not in answer.text
 
 
@@ -184,7 +186,7 @@ def attacks(folder, secret):
 
 
 @pytest.mark.parametrize("route", ["queue/join", "run/predict", "cancel", "reset"])
-def test_no_path_but_an_upload_s_reaches_gradio(served, behind, folder, secret, route):
+def test_only_paths_of_uploads_reach_gradio(served, passed, folder, secret, route):
     keys = route_filter.JSON_KEYS[f"/gradio_api/{route}"]
 
     def joined(data, event_data=None):
@@ -213,43 +215,43 @@ def test_no_path_but_an_upload_s_reaches_gradio(served, behind, folder, secret, 
         request[2] for request, answer in zip(requests, answers, strict=True) if answer.status_code != 403
     ]
     assert wrong == []
-    assert behind == []
+    assert passed == []
     assert {answer.json()["error"] for answer in answers} == {"foreign-path"}
     assert not any("secret" in answer.text for answer in answers)
 
 
-def test_an_upload_s_path_reaches_gradio_without_its_address(served, behind):
+def test_the_path_of_an_upload_reaches_gradio_without_its_url(served, passed):
     (answer,) = served.ask(upload("cat.png", encoded()))
     (path,) = answer.json()
     url = f"http://127.0.0.1/page/gradio_api/file={path}"
     (answer,) = served.ask(joined([file(path, url=url, orig_name="~cat.png"), 3.5, None, True]))
     assert answer.status_code == 299
-    _, _, body, headers = behind[-1]
+    _, _, body, headers = passed[-1]
     assert json.loads(body)["data"] == [file(path, url=None, orig_name="~cat.png"), 3.5, None, True]
     assert int(headers[b"content-length"]) == len(body)
 
 
-def test_gradio_reads_what_was_checked(served, behind, secret):
+def test_gradio_gets_the_checked_values(served, passed, secret):
     (answer,) = served.ask(upload("cat.png", encoded()))
     (path,) = answer.json()
     twice = (
         '{"data": [{"path": "%s", "path": "%s"}], "fn_index": 0, "simple_format": true, "oauth_token": "x"}'
     )
-    how = {"headers": {"content-type": "application/json; charset=utf-8"}}
+    json_type = {"headers": {"content-type": "application/json; charset=utf-8"}}
     first, second = served.ask(
         (
             "POST",
             "/page/gradio_api/queue/join?__theme=/etc/passwd",
-            how | {"content": twice % (secret, path)},
+            json_type | {"content": twice % (secret, path)},
         ),
-        ("POST", "/page/gradio_api/queue/join", how | {"content": twice % (path, secret)}),
+        ("POST", "/page/gradio_api/queue/join", json_type | {"content": twice % (path, secret)}),
     )
     assert (first.status_code, second.status_code) == (299, 403)
-    assert json.loads(behind[-1][2]) == {"data": [{"path": path}], "fn_index": 0}
-    assert b"secret" not in behind[-1][2]
+    assert json.loads(passed[-1][2]) == {"data": [{"path": path}], "fn_index": 0}
+    assert b"secret" not in passed[-1][2]
 
 
-def test_bodies_of_json_are_bounded(served, behind):
+def test_json_bodies_are_limited(served, passed):
     deep = "[" * 200 + "]" * 200
     cases = [
         (b'{"data": ["' + b"x" * 600_000 + b'"]}', 413),
@@ -262,23 +264,25 @@ def test_bodies_of_json_are_bounded(served, behind):
         (f'{{"data": {deep}}}'.encode(), 400),
         (b'{"data": ' + b"[" * 200_000, 400),
     ]
-    how = {"content-type": "application/json"}
+    headers = {"content-type": "application/json"}
     requests = [
-        ("POST", "/page/gradio_api/queue/join", {"content": body, "headers": how}) for body, _ in cases
+        ("POST", "/page/gradio_api/queue/join", {"content": body, "headers": headers}) for body, _ in cases
     ]
     answers = served.ask(*requests, ("POST", "/page/gradio_api/queue/join", {"content": b"{}"}))
     assert [answer.status_code for answer in answers] == [*(status for _, status in cases), 415]
 
-    async def drip():
+    async def in_pieces():
         for _ in range(700):
             yield b" " * 1000
 
-    (unannounced,) = served.ask(("POST", "/page/gradio_api/cancel", {"content": drip(), "headers": how}))
+    (unannounced,) = served.ask(
+        ("POST", "/page/gradio_api/cancel", {"content": in_pieces(), "headers": headers})
+    )
     assert unannounced.status_code == 413
-    assert behind == []
+    assert passed == []
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(served, behind, monkeypatch):
+def test_a_body_that_does_not_arrive_is_not_waited_for(served, passed, monkeypatch):
     monkeypatch.setattr(route_filter, "JSON_SECONDS", 0.05)
 
     async def never():
@@ -288,10 +292,10 @@ def test_a_body_that_does_not_come_is_not_waited_for(served, behind, monkeypatch
     headers = {"content-type": "application/json"}
     (answer,) = served.ask(("POST", "/page/gradio_api/queue/join", {"content": never(), "headers": headers}))
     assert (answer.status_code, answer.json()["error"]) == (408, "slow-upload")
-    assert behind == []
+    assert passed == []
 
 
-def test_a_photo_is_labelled_through_the_gate_and_a_forged_one_is_not(served, secret):
+def test_an_upload_is_labelled_and_a_forged_path_is_not(served, secret):
     async def talk():
         async with served.client() as client:
             answer = await client.post("/page/gradio_api/upload", files={"files": ("cat.png", encoded())})
@@ -304,39 +308,39 @@ def test_a_photo_is_labelled_through_the_gate_and_a_forged_one_is_not(served, se
     assert good["success"], good
     assert "70×45" in json.dumps(good["output"], ensure_ascii=False)
     assert forged.status_code == 403
-    assert served.reached == []
+    assert served.connections == []
 
 
-def test_gradio_s_own_check_works_too(served, secret, folder):
-    """Without the gate: Gradio itself refuses, which it does only where the page is said to be launched."""
-    takes = [
+def test_gradio_checks_paths_itself(served, secret, folder):
+    """Without the filter: Gradio refuses too, but only because the page is marked as launched."""
+    with_files = [
         number
         for number, each in served.blocks.fns.items()
         if any(type(block).__name__ in ("Image", "File", "UploadButton") for block in each.inputs)
     ]
-    assert len(takes) >= 3
+    assert len(with_files) >= 3
 
     async def talk():
         async with served.client(served.gradio) as client:
-            told = []
-            for number in takes:
+            messages = []
+            for number in with_files:
                 inputs = served.blocks.fns[number].inputs
                 forged = [
                     file(secret) if type(block).__name__ == "Image" else [file(secret)]
                     for block in inputs[:1]
                 ]
                 rest = [PAIR if type(block).__name__ == "Radio" else 0 for block in inputs[1:]]
-                told.append(await served.event(client, number, [*forged, *rest], root=""))
-            return told
+                messages.append(await served.event(client, number, [*forged, *rest], root=""))
+            return messages
 
-    told = asyncio.run(talk())
-    assert [message["success"] for message in told] == [False] * len(takes)
+    messages = asyncio.run(talk())
+    assert [message["success"] for message in messages] == [False] * len(with_files)
     copied = [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert copied == []
-    assert SECRET not in json.dumps(told)
+    assert SECRET not in json.dumps(messages)
 
 
-def test_files_of_the_page_alone_are_given_out(served, folder, secret):
+def test_only_uploads_can_be_downloaded(served, folder, secret):
     content = encoded()
     (answer,) = served.ask(upload("../../my photo.png", content))
     (path,) = answer.json()
@@ -350,9 +354,9 @@ def test_files_of_the_page_alone_are_given_out(served, folder, secret):
     assert (good.status_code, good.content, good.headers["content-type"]) == (200, content, "image/png")
     assert (part.status_code, part.content) == (206, content[:4])
     assert head.status_code == 200
-    ways = [path for path in attacks(folder, secret) if isinstance(path, str)]
-    ways += ["/etc/passwd", "%2e%2e/secret.png", f"{folder}/%2e%2e/secret.png"]
-    requests = [("GET", f"/page/gradio_api/file={way}") for way in ways if "\0" not in way]
+    paths = [path for path in attacks(folder, secret) if isinstance(path, str)]
+    paths += ["/etc/passwd", "%2e%2e/secret.png", f"{folder}/%2e%2e/secret.png"]
+    requests = [("GET", f"/page/gradio_api/file={path}") for path in paths if "\0" not in path]
     requests += [
         ("GET", f"/page/{prefix}{secret}")
         for prefix in ("file=", "file/", "gradio_api/file/", "static/", "assets/")
@@ -366,7 +370,7 @@ def test_files_of_the_page_alone_are_given_out(served, folder, secret):
         assert SECRET not in answer.text
 
 
-def test_pages_and_scripts_that_somebody_uploads_are_only_saved(served):
+def test_uploaded_pages_and_scripts_can_only_be_saved(served):
     answers = served.ask(*(upload(name, b"<script>1</script>") for name in ("a.html", "a.svg", "a.js", "a")))
     for answer in served.ask(*(("GET", f"/page/gradio_api/file={each.json()[0]}") for each in answers)):
         assert answer.headers["content-type"] == "application/octet-stream"
@@ -374,7 +378,7 @@ def test_pages_and_scripts_that_somebody_uploads_are_only_saved(served):
         assert "sandbox" in answer.headers["content-security-policy"]
 
 
-def test_monitoring_and_its_like_are_closed(served):
+def test_monitoring_and_other_services_of_gradio_are_closed(served):
     paths = (
         "monitoring",
         "monitoring/summary",
@@ -394,12 +398,12 @@ def test_monitoring_and_its_like_are_closed(served):
         assert answer.status_code == 404
 
 
-def test_visitors_that_are_remembered_are_bounded(served):
+def test_the_number_of_remembered_visitors_is_limited(served):
     assert served.gradio.state_holder.capacity == 200
 
 
-def test_streams_are_bounded(served, behind, monkeypatch):
-    monkeypatch.setattr(route_filter, "STREAMS", 0)
+def test_the_number_of_streams_is_limited(served, passed, monkeypatch):
+    monkeypatch.setattr(route_filter, "MAX_STREAMS", 0)
     (answer,) = served.ask(("GET", "/page/gradio_api/heartbeat/abc"))
     assert (answer.status_code, answer.json()["error"]) == (503, "busy")
-    assert behind == []
+    assert passed == []

@@ -1,4 +1,4 @@
-"""The page's folder of uploads: how much of them is kept, and how they come there."""
+"""The page's folder of uploads: what is stored, what is deleted, and the requests that upload files."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ pytest.importorskip("httpx", reason="needs pip install 'deeplab-crf[app]'")
 from deeplab.model.segmentation import Model
 from deeplab.serving import page_upload, route_filter
 from deeplab.serving.limits import HTTPError, Limits
-from deeplab.serving.upload_store import SPARED_SECONDS, UploadStore, safe_name
+from deeplab.serving.upload_store import MIN_AGE_SECONDS, UploadStore, safe_name
 from deeplab.weights.store import Card
 from served_page import ServedPage
 
@@ -24,98 +24,98 @@ LIMITS = Limits(bytes=1000, stored_bytes=3000, stored_files=5, stored_seconds=18
 
 
 @pytest.fixture
-def stored(tmp_path):
+def store(tmp_path):
     example = tmp_path / "example" / "cat.jpg"
     example.parent.mkdir()
     example.write_bytes(bytes(9000))
     return UploadStore(tmp_path, LIMITS)
 
 
-def put(stored, name, size, age=0.0):
-    """A file of a size that was uploaded so many seconds ago."""
-    with stored.room(size) as room:
-        path = room.add(name)
+def put(store, name, size, age=0.0):
+    """Store a file of a size that was uploaded so many seconds ago."""
+    with store.reserve(size) as reservation:
+        path = reservation.add(name)
         path.write_bytes(bytes(size))
     os.utime(path, (time.time() - age,) * 2)
     return path
 
 
-def names(stored):
-    return sorted(path.name for path in stored.folder.rglob("*") if path.is_file())
+def names(store):
+    return sorted(path.name for path in store.folder.rglob("*") if path.is_file())
 
 
-def test_old_files_go_and_their_folders_with_them(stored):
-    old, young = put(stored, "old.png", 10, age=1801), put(stored, "young.png", 10, age=1700)
-    stored.sweep()
-    assert names(stored) == ["cat.jpg", "young.png"]
+def test_old_files_are_deleted_with_their_folders(store):
+    old, young = put(store, "old.png", 10, age=1801), put(store, "young.png", 10, age=1700)
+    store.sweep()
+    assert names(store) == ["cat.jpg", "young.png"]
     assert not old.parent.exists()
-    assert stored.read(str(young)) == bytes(10)
+    assert store.read(str(young)) == bytes(10)
 
 
-def test_the_examples_stay_and_do_not_count(stored, tmp_path):
+def test_the_examples_are_permanent_and_not_counted(store, tmp_path):
     os.utime(tmp_path / "example/cat.jpg", (0, 0))
-    with stored.room(3000):
+    with store.reserve(3000):
         pass
-    stored.sweep()
-    assert names(stored) == ["cat.jpg"]
+    store.sweep()
+    assert names(store) == ["cat.jpg"]
 
 
-def test_the_oldest_make_room_by_bytes_and_by_number(stored):
+def test_the_oldest_are_deleted_by_size_and_by_number(store):
     for number in range(4):
-        put(stored, f"{number}.png", 700, age=1000 - number)
-    with stored.room(1200):
-        assert names(stored) == ["2.png", "3.png", "cat.jpg"]
+        put(store, f"{number}.png", 700, age=1000 - number)
+    with store.reserve(1200):
+        assert names(store) == ["2.png", "3.png", "cat.jpg"]
     for number in range(4, 7):
-        put(stored, f"{number}.png", 1)
-    assert names(stored) == ["2.png", "3.png", "4.png", "5.png", "6.png", "cat.jpg"]
-    put(stored, "7.png", 1)
-    assert "2.png" not in names(stored)
+        put(store, f"{number}.png", 1)
+    assert names(store) == ["2.png", "3.png", "4.png", "5.png", "6.png", "cat.jpg"]
+    put(store, "7.png", 1)
+    assert "2.png" not in names(store)
 
 
-def test_files_that_may_still_be_worked_on_make_no_room(stored):
-    put(stored, "new.png", 2500, age=SPARED_SECONDS - 60)
+def test_young_and_protected_files_are_not_deleted(store):
+    put(store, "new.png", 2500, age=MIN_AGE_SECONDS - 60)
     with (
         pytest.raises(HTTPError, match="1 photos of 2500 bytes are stored already") as caught,
-        stored.room(600),
+        store.reserve(600),
     ):
         pass
     assert (caught.value.status, caught.value.kind) == (503, "full")
     assert caught.value.retry_after
-    old = put(stored, "held.png", 400, age=5000)
-    with stored.held([old]), pytest.raises(HTTPError), stored.room(400):
+    old = put(store, "held.png", 400, age=5000)
+    with store.protect([old]), pytest.raises(HTTPError), store.reserve(400):
         pass
-    assert "held.png" in names(stored)
-    with stored.room(400):
-        assert "held.png" not in names(stored)
+    assert "held.png" in names(store)
+    with store.reserve(400):
+        assert "held.png" not in names(store)
 
 
-def test_uploads_that_are_under_way_count(stored):
-    with stored.room(2000), pytest.raises(HTTPError, match="stored already"), stored.room(1500):
+def test_unfinished_uploads_are_counted(store):
+    with store.reserve(2000), pytest.raises(HTTPError, match="stored already"), store.reserve(1500):
         pass
-    with pytest.raises(HTTPError, match="got 3001 bytes, wanted at most 3000"), stored.room(3001):
+    with pytest.raises(HTTPError, match="got 3001 bytes, wanted at most 3000"), store.reserve(3001):
         pass
-    with stored.room(3000):
+    with store.reserve(3000):
         pass
 
 
-def test_a_disk_that_is_nearly_full_takes_no_uploads(stored, monkeypatch):
+def test_no_uploads_when_the_disk_is_nearly_full(store, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_500))
-    with stored.room(400):
+    with store.reserve(400):
         pass
-    with pytest.raises(HTTPError) as caught, stored.room(600):
+    with pytest.raises(HTTPError) as caught, store.reserve(600):
         pass
     assert caught.value.status == 507
 
 
-def test_a_file_that_has_grown_is_not_read_whole(stored):
-    path = put(stored, "grown.png", 1001)
+def test_a_file_that_is_too_large_is_not_read(store):
+    path = put(store, "grown.png", 1001)
     with pytest.raises(HTTPError) as caught:
-        stored.read(str(path))
+        store.read(str(path))
     assert caught.value.status == 413
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("name", "expected"),
     [
         ("cat.jpg", "cat.jpg"),
         ("../../etc/passwd", "passwd"),
@@ -131,8 +131,8 @@ def test_a_file_that_has_grown_is_not_read_whole(stored):
         ("a/", "photo"),
     ],
 )
-def test_names_do_no_harm(given, wanted):
-    assert safe_name(given) == wanted
+def test_file_names_are_made_safe(name, expected):
+    assert safe_name(name) == expected
 
 
 @pytest.fixture
@@ -142,15 +142,15 @@ def served(narrow, tmp_path, monkeypatch):
 
 
 def files_of(served):
-    kept = served.stored._kept
-    return [path for path in served.stored.folder.rglob("*") if path.is_file() and path not in kept]
+    permanent = served.uploads.permanent
+    return [path for path in served.uploads.folder.rglob("*") if path.is_file() and path not in permanent]
 
 
 def upload(*files, **more):
     return ("POST", "/page/gradio_api/upload", {"files": [("files", file) for file in files], **more})
 
 
-def test_uploads_are_bounded_in_bytes_and_number(served):
+def test_uploads_are_limited_in_size_and_number(served):
     one, large, much = served.ask(
         upload(("a.png", b"abc"), ("b.png", b"")),
         upload(("c.png", bytes(1001))),
@@ -160,7 +160,7 @@ def test_uploads_are_bounded_in_bytes_and_number(served):
     assert (large.status_code, large.text) == (413, "got a file of more than 1000 bytes")
     assert much.status_code == 413
     assert re.fullmatch(r"got 4\d+ bytes, wanted at most 3000 in one upload", much.text)
-    assert len(files_of(served)) == 2  # of what was refused half way, nothing is left
+    assert len(files_of(served)) == 2  # nothing is left of those that were refused half way
     (many,) = served.ask(upload(*((f"{number}.png", b"") for number in range(4))))
     assert many.status_code == 503
     assert many.text.startswith("5 photos of 3 bytes are stored already")
@@ -173,20 +173,20 @@ def test_an_upload_is_not_counted_twice_while_it_is_written(served):
     assert len(files_of(served)) == 4
 
 
-def test_files_of_one_upload_are_counted(served, monkeypatch):
-    monkeypatch.setattr(page_upload, "UPLOAD_FILES", 2)
+def test_the_files_of_one_upload_are_limited(served, monkeypatch):
+    monkeypatch.setattr(page_upload, "MAX_UPLOAD_FILES", 2)
     (answer,) = served.ask(upload(*((f"{number}.png", b"") for number in range(3))))
     assert (answer.status_code, answer.text) == (413, "got more than 2 files in one upload, wanted no more")
     assert files_of(served) == []
 
 
-def test_uploads_at_a_time_are_bounded(served, monkeypatch):
-    monkeypatch.setattr(route_filter, "UPLOADS", 0)
+def test_simultaneous_uploads_are_limited(served, monkeypatch):
+    monkeypatch.setattr(route_filter, "MAX_UPLOADS", 0)
     (answer,) = served.ask(upload(("a.png", b"")))
     assert answer.status_code == 503
 
 
-def test_bodies_that_are_no_upload(served, monkeypatch):
+def test_malformed_uploads_are_refused(served, monkeypatch):
     monkeypatch.setattr(page_upload, "HEADER_BYTES", 200)
     form, url = {"content-type": "multipart/form-data; boundary=x"}, "/page/gradio_api/upload"
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'
@@ -204,15 +204,15 @@ def test_bodies_that_are_no_upload(served, monkeypatch):
         yield head + b"\r\nabc\r\n--x--\r\n"
 
     cases.append(({"content": unannounced(), "headers": form}, 411))
-    answers = served.ask(*(("POST", url, how) for how, _ in cases))
+    answers = served.ask(*(("POST", url, request) for request, _ in cases))
     assert [answer.status_code for answer in answers] == [status for _, status in cases]
     assert files_of(served) == []
     (field,) = served.ask(("POST", url, {"files": {"note": (None, "text")}}))
     assert (field.status_code, field.json()) == (200, [])
 
 
-def test_an_upload_that_stops_coming_is_given_up(served, monkeypatch):
-    monkeypatch.setattr(page_upload, "QUIET_SECONDS", 0.05)
+def test_an_upload_that_pauses_is_refused(served, monkeypatch):
+    monkeypatch.setattr(page_upload, "PAUSE_SECONDS", 0.05)
 
     async def slow():
         yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc'

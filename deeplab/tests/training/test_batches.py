@@ -11,7 +11,7 @@ from deeplab.datasets.opening import Sample
 from deeplab.network.architecture import VARIANTS
 from deeplab.network.preprocessing import Preparation
 from deeplab.training.augmentation import Augmentation, augment, jittered, resized
-from deeplab.training.batches import Batches, draws
+from deeplab.training.batches import Batches, draw_batch
 
 MEAN = (124, 117, 104)
 
@@ -39,7 +39,7 @@ def test_photo_and_labels_stay_together(seed, crop, mirror):
     assert not inside[:, 47:].any()
 
 
-def test_mirror_half_of_the_time_and_every_place():
+def test_crops_are_mirrored_half_of_the_time_and_lie_everywhere():
     photo, labels = numbered(12, 17)
     corners = Counter()
     for seed in range(400):
@@ -74,23 +74,23 @@ def test_sizes_must_agree():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 3), st.integers(0, 5))
-def test_every_photo_once_a_round(size, batch, extra, seed):
+def test_every_photo_is_drawn_once_an_epoch(size, batch, extra, seed):
     extra = min(extra, batch - 1)
-    seen = [d for step in range(size * 2) for d in draws(step, batch, [size, 4], extra, seed)]
-    first = [d.index for d in seen if d.source == 0]
+    drawn = [d for step in range(size * 2) for d in draw_batch(step, batch, [size, 4], extra, seed)]
+    first = [d.index for d in drawn if d.source == 0]
     for start in range(0, len(first) - size + 1, size):
         assert sorted(first[start : start + size]) == list(range(size))
-    assert len([d for d in seen if d.source == 1]) == extra * size * 2
-    assert len({d.seed for d in seen}) == len(seen)
+    assert len([d for d in drawn if d.source == 1]) == extra * size * 2
+    assert len({d.seed for d in drawn}) == len(drawn)
 
 
-def test_steps_do_not_depend_on_those_before():
-    assert draws(7, 4, [10], 0, 3) == draws(7, 4, [10], 0, 3)
-    assert draws(7, 4, [10], 0, 3) != draws(7, 4, [10], 0, 4)
+def test_draws_depend_on_step_and_seed_alone():
+    assert draw_batch(7, 4, [10], 0, 3) == draw_batch(7, 4, [10], 0, 3)
+    assert draw_batch(7, 4, [10], 0, 3) != draw_batch(7, 4, [10], 0, 4)
 
 
 @pytest.fixture
-def pairs(tmp_path):
+def samples(tmp_path):
     found = []
     for i in range(5):
         photo, labels = numbered(40 + i, 60)
@@ -100,61 +100,61 @@ def pairs(tmp_path):
     return found
 
 
-def reader(pairs, places=slice(0, 4), variant="deeplab-largefov", crop=33, **options):
+def reader(samples, slots=slice(0, 4), variant="deeplab-largefov", crop=33, **options):
     return Batches(
-        [pairs],
+        [samples],
         VARIANTS[variant],
         Preparation(),
         Augmentation(crop),
         batch=4,
         extra=0,
-        places=places,
+        slots=slots,
         seed=1,
         workers=options.get("workers", 2),
-        complain=options.get("complain", print),
+        warn=options.get("warn", print),
     )
 
 
-def test_targets_are_every_eighth_label(pairs):
-    photos, targets = next(reader(pairs).from_step(0))
+def test_targets_are_every_eighth_label(samples):
+    photos, targets = next(reader(samples).from_step(0))
     assert photos.shape == (4, 3, 33, 33)
     assert targets.shape == (4, 5, 5)
     mean = torch.tensor(Preparation().mean)[:, None, None]
     levels = (photos + mean).round().long()  # B, G, R = 7, x, y
-    wanted = (levels[:, 2, ::8, ::8] * 3 + levels[:, 1, ::8, ::8] * 5) % 200
-    assert torch.equal(targets.long(), wanted)
+    expected = (levels[:, 2, ::8, ::8] * 3 + levels[:, 1, ::8, ::8] * 5) % 200
+    assert torch.equal(targets.long(), expected)
 
 
-def test_targets_of_the_plain_variants_begin_at_the_second_pixel(pairs):
-    photos, targets = next(reader(pairs, variant="deeplab", crop=34).from_step(0))
+def test_targets_of_the_plain_variants_begin_at_the_second_pixel(samples):
+    photos, targets = next(reader(samples, variant="deeplab", crop=34).from_step(0))
     assert targets.shape == (4, 5, 5)  # as (H + 6) // 8 of the network in training
     mean = torch.tensor(Preparation().mean)[:, None, None]
     levels = (photos + mean).round().long()
-    wanted = (levels[:, 2, 1::8, 1::8] * 3 + levels[:, 1, 1::8, 1::8] * 5) % 200
-    assert torch.equal(targets.long(), wanted)
+    expected = (levels[:, 2, 1::8, 1::8] * 3 + levels[:, 1, 1::8, 1::8] * 5) % 200
+    assert torch.equal(targets.long(), expected)
 
 
-def test_shares_of_processes_make_up_the_batch_and_any_step_can_be_first(pairs):
-    whole = reader(pairs).from_step(0)
+def test_shares_of_processes_make_up_the_batch_and_any_step_can_be_first(samples):
+    whole = reader(samples).from_step(0)
     first, second = next(whole), next(whole)
-    shares = [next(reader(pairs, slice(2 * rank, 2 * rank + 2), workers=1).from_step(1)) for rank in (0, 1)]
-    for place in (0, 1):
-        assert torch.equal(torch.cat([share[place] for share in shares]), second[place])
+    shares = [next(reader(samples, slice(2 * rank, 2 * rank + 2), workers=1).from_step(1)) for rank in (0, 1)]
+    for part in (0, 1):
+        assert torch.equal(torch.cat([share[part] for share in shares]), second[part])
     assert not torch.equal(first[0], second[0])
 
 
-def test_photos_that_cannot_be_read_are_told_once_and_replaced(pairs):
-    pairs[2].photo.write_bytes(b"no photo")
-    told = []
-    batches = reader(pairs, complain=told.append).from_step(0)
+def test_unreadable_photos_are_reported_once_and_replaced(samples):
+    samples[2].photo.write_bytes(b"no photo")
+    warnings = []
+    batches = reader(samples, warn=warnings.append).from_step(0)
     for _ in range(6):
         assert next(batches)[0].shape == (4, 3, 33, 33)
     batches.close()
-    assert len(told) == 1
-    assert "2.png" in told[0]
-    for pair in pairs:
-        pair.photo.write_bytes(b"no photo")
+    assert len(warnings) == 1
+    assert "2.png" in warnings[0]
+    for sample in samples:
+        sample.photo.write_bytes(b"no photo")
     with pytest.raises(ValueError, match="deeplab check-data"):
-        next(reader(pairs).from_step(0))
+        next(reader(samples).from_step(0))
     with pytest.raises(ValueError, match="a split without photos"):
         reader([])

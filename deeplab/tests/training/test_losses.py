@@ -16,7 +16,7 @@ def example(seed=0, classes=3):
     return scores, targets
 
 
-def test_mean_over_valid_positions_is_torchs():
+def test_mean_over_valid_positions_is_that_of_torch():
     scores, targets = example()
     mean = cross_entropy_sum(scores, targets) / weight_of(targets)
     torch.testing.assert_close(mean, F.cross_entropy(scores, targets.long(), ignore_index=255))
@@ -44,8 +44,8 @@ def test_focal_by_hand():
         :, :, None, None
     ]  # p of class 0: 0.8 and 0.25
     targets = torch.tensor([0, 0], dtype=torch.uint8)[:, None, None]
-    wanted = 0.2**2 * -np.log(0.8) + 0.75**2 * -np.log(0.25)
-    assert float(cross_entropy_sum(scores, targets, focal=2.0)) == pytest.approx(wanted, rel=1e-5)
+    expected = 0.2**2 * -np.log(0.8) + 0.75**2 * -np.log(0.25)
+    assert float(cross_entropy_sum(scores, targets, focal=2.0)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_dice_by_hand():
@@ -59,11 +59,11 @@ def test_dice_by_hand():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000))
-def test_dice_is_zero_only_where_all_is_right(seed):
+def test_dice_is_zero_for_certain_and_right_scores_alone(seed):
     scores, targets = example(seed)
     assert 0 < float(dice_loss(scores, targets)) < 1
-    sure = 60 * F.one_hot(targets.long().clamp(max=2), 3).movedim(-1, 1).float()
-    assert float(dice_loss(sure, targets)) == pytest.approx(0, abs=1e-5)
+    certain = 60 * F.one_hot(targets.long().clamp(max=2), 3).movedim(-1, 1).float()
+    assert float(dice_loss(certain, targets)) == pytest.approx(0, abs=1e-5)
 
 
 def test_class_weights_by_hand():

@@ -9,16 +9,18 @@ from deeplab.network.preprocessing import Preparation
 from deeplab.training.augmentation import Augmentation
 from deeplab.training.batches import Batches
 from deeplab.training.distillation import Teacher
-from deeplab.training.memory_batches import MemoryBatches, PhotoStore
+from deeplab.training.memory_batches import MemoryBatches
+from deeplab.training.photo_store import PhotoStore
 
 CPU = torch.device("cpu")
 VARIANT = VARIANTS["deeplab-largefov"]
 SIZES = [(40, 61), (72, 53), (30, 90), (64, 64)]
 
 
-def scene(folder, sizes=SIZES):
+def smooth_samples(folder, sizes=SIZES):
     """Smooth photos with labels of large areas, as files."""
-    rng, pairs = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    samples = []
     for number, (height, width) in enumerate(sizes):
         coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
         photo = coarse.resize((width, height), Image.Resampling.BICUBIC)
@@ -28,20 +30,22 @@ def scene(folder, sizes=SIZES):
         labels[:3, :5] = 255
         photo.save(folder / f"{number}.png")
         Image.fromarray(labels).save(folder / f"{number}_mask.png")
-        pairs.append(Sample(str(number), folder / f"{number}.png", folder / f"{number}_mask.png"))
-    return pairs
+        samples.append(Sample(str(number), folder / f"{number}.png", folder / f"{number}_mask.png"))
+    return samples
 
 
-def both(pairs, how, *, teacher=None, batch=6, extra=0, sources=None, **options):
-    sources = sources or [pairs]
-    common = {"batch": batch, "extra": extra, "places": slice(0, batch), "seed": 3, "teacher": teacher}
-    files = Batches(sources, VARIANT, Preparation(), how, workers=1, complain=pytest.fail, **common)
+def both(samples, augmentation, *, teacher=None, batch=6, extra=0, sources=None, **options):
+    """The same batches read from files and made of photos in memory."""
+    sources = sources or [samples]
+    common = {"batch": batch, "extra": extra, "slots": slice(0, batch), "seed": 3, "teacher": teacher}
+    files = Batches(sources, VARIANT, Preparation(), augmentation, workers=1, warn=pytest.fail, **common)
     store = PhotoStore(sources, side=96, device=CPU, workers=2, on_problem=pytest.fail)
-    return files, MemoryBatches(store, VARIANT, Preparation(), how, classes=12, **common, **options)
+    memory = MemoryBatches(store, VARIANT, Preparation(), augmentation, classes=12, **common, **options)
+    return files, memory
 
 
 def test_at_full_scale_the_batches_are_those_read_from_files(tmp_path):
-    files, memory = both(scene(tmp_path), Augmentation(49))
+    files, memory = both(smooth_samples(tmp_path), Augmentation(49))
     for step in (0, 1, 7):
         expected, found = next(files.from_step(step)), next(memory.from_step(step))
         padding = found[0] == 0  # exactly the mean colour; from files it is rounded to whole levels
@@ -52,7 +56,7 @@ def test_at_full_scale_the_batches_are_those_read_from_files(tmp_path):
 
 
 def test_resized_crops_and_their_labels_are_nearly_those_read_from_files(tmp_path):
-    files, memory = both(scene(tmp_path), Augmentation(49, True, 0.5, 2.0, 0.2))
+    files, memory = both(smooth_samples(tmp_path), Augmentation(49, True, 0.5, 2.0, 0.2))
     for step in range(6):
         expected, found = next(files.from_step(step)), next(memory.from_step(step))
         difference = (found[0] - expected[0]).abs()
@@ -63,14 +67,14 @@ def test_resized_crops_and_their_labels_are_nearly_those_read_from_files(tmp_pat
 
 
 def test_two_sources_share_a_batch_as_from_files(tmp_path):
-    pairs = scene(tmp_path)
-    files, memory = both(pairs, Augmentation(33), extra=2, sources=[pairs[:3], pairs[3:]])
+    samples = smooth_samples(tmp_path)
+    files, memory = both(samples, Augmentation(33), extra=2, sources=[samples[:3], samples[3:]])
     expected, found = next(files.from_step(5)), next(memory.from_step(5))
     assert torch.equal(found[1], expected[1])
 
 
 def test_soft_targets_are_those_of_the_files_teacher(tmp_path):
-    pairs = scene(tmp_path)
+    samples = smooth_samples(tmp_path)
     rng = np.random.default_rng(1)
     canvas = [
         (width, height, round(513 * width / max(height, width)), round(513 * height / max(height, width)))
@@ -78,36 +82,34 @@ def test_soft_targets_are_those_of_the_files_teacher(tmp_path):
     ]
     np.savez(
         tmp_path / "t.npz",
-        ids=np.array([pair.name for pair in pairs]),
+        ids=np.array([sample.name for sample in samples]),
         scale=0.05,
         zero_point=128,
         logits_u8=rng.integers(0, 256, (4, 33, 33, 12), dtype=np.uint8),
         width_height_canvasw_canvash=np.array(canvas),
     )
-    teacher = Teacher([tmp_path / "t.npz"], 12, [pair.name for pair in pairs])
-    files, memory = both(pairs, Augmentation(49, True, 0.6, 1.6), teacher=teacher)
+    teacher = Teacher([tmp_path / "t.npz"], 12, [sample.name for sample in samples])
+    files, memory = both(samples, Augmentation(49, True, 0.6, 1.6), teacher=teacher)
     expected, found = next(files.from_step(2)), next(memory.from_step(2))
     torch.testing.assert_close(found[2], expected[2], atol=2e-4, rtol=0)
 
 
 def test_mixing_pastes_whole_classes_of_the_next_crop_with_their_labels(tmp_path):
-    pairs = scene(tmp_path)
-    how = Augmentation(41, False)
-    _, plain = both(pairs, how)
-    _, mixed = both(pairs, how, mix=0.999)
+    samples = smooth_samples(tmp_path)
+    augmentation = Augmentation(41, False)
+    _, plain = both(samples, augmentation)
+    _, mixed = both(samples, augmentation, mix=0.999)
     for step in range(4):
-        (photos, labels), (pasted_photos, pasted_labels) = (
-            next(plain.from_step(step)),
-            next(mixed.from_step(step)),
-        )
+        photos, labels = next(plain.from_step(step))
+        pasted_photos, pasted_labels = next(mixed.from_step(step))
         neighbours = labels.roll(-1, 0)
         changed = pasted_labels != labels
         assert torch.equal(pasted_labels[changed], neighbours[changed])
-        for place in range(len(labels)):
-            own = set(neighbours[place].unique().tolist()) - {0, 255}
-            pasted = set(pasted_labels[place][changed[place]].unique().tolist())
-            assert pasted <= own
-            assert len(pasted) <= (len(own) + 1) // 2
+        for slot in range(len(labels)):
+            present = set(neighbours[slot].unique().tolist()) - {0, 255}
+            pasted = set(pasted_labels[slot][changed[slot]].unique().tolist())
+            assert pasted <= present
+            assert len(pasted) <= (len(present) + 1) // 2
         every_eighth = pasted_photos[:, :, ::8, ::8]
         assert torch.equal(
             every_eighth.permute(0, 2, 3, 1)[changed],
@@ -116,8 +118,8 @@ def test_mixing_pastes_whole_classes_of_the_next_crop_with_their_labels(tmp_path
     assert changed.any()
 
 
-def test_a_run_goes_on_from_any_step(tmp_path):
-    _, memory = both(scene(tmp_path), Augmentation(33, True, 0.7, 1.4, 0.3), mix=0.5)
+def test_any_step_can_be_the_first(tmp_path):
+    _, memory = both(smooth_samples(tmp_path), Augmentation(33, True, 0.7, 1.4, 0.3), mix=0.5)
     stream = memory.from_step(0)
     third = [next(stream) for _ in range(3)][2]
     for tensor, again in zip(third, next(memory.from_step(2)), strict=True):
@@ -125,20 +127,20 @@ def test_a_run_goes_on_from_any_step(tmp_path):
 
 
 def test_large_photos_are_resized_and_unreadable_ones_replaced(tmp_path):
-    pairs = scene(tmp_path, [(300, 150), (40, 61), (64, 50), (33, 47), (50, 40)])
-    pairs[2].photo.write_bytes(b"no picture")
-    told = []
-    store = PhotoStore([pairs], side=96, device=CPU, workers=2, on_problem=told.append)
+    samples = smooth_samples(tmp_path, [(300, 150), (40, 61), (64, 50), (33, 47), (50, 40)])
+    samples[2].photo.write_bytes(b"no picture")
+    problems = []
+    store = PhotoStore([samples], side=96, device=CPU, workers=2, on_problem=problems.append)
     assert store.sizes == [(96, 48), (40, 61), (0, 0), (33, 47), (50, 40)]
-    assert len(told) == 1
-    assert told[0].startswith("2: ")
-    assert store.usable(0, 2) == 3
+    assert len(problems) == 1
+    assert problems[0].startswith("2: ")
+    assert store.usable_row(0, 2) == 3
     assert set(store.labels[0].unique().tolist()) == {0, 1, 9, 255}
 
 
 def test_too_many_unreadable_photos_stop_the_run(tmp_path):
-    pairs = scene(tmp_path, [(20, 30)] * 5)
-    for pair in pairs[:4]:
-        pair.photo.write_bytes(b"no picture")
+    samples = smooth_samples(tmp_path, [(20, 30)] * 5)
+    for sample in samples[:4]:
+        sample.photo.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="4 photos cannot be used by now, so the run stops"):
-        PhotoStore([pairs], side=96, device=CPU, workers=1, on_problem=lambda line: None)
+        PhotoStore([samples], side=96, device=CPU, workers=1, on_problem=lambda line: None)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ def write(folder, text):
 def test_file_and_changes(tmp_path):
     path = write(tmp_path, 'data = "d"\nbatch = 4\nrate = 1\nfrozen = ["conv1"]\n')
     changes = ["head_rate=10", "data=other place", "mirror=false", "frozen=conv1,conv2", "init="]
-    wanted = Recipe("other place", batch=4, rate=1.0, head_rate=10.0, mirror=False, frozen=("conv1", "conv2"))
-    assert read_recipe(path, changes) == wanted
+    expected = Recipe(
+        "other place", batch=4, rate=1.0, head_rate=10.0, mirror=False, frozen=("conv1", "conv2")
+    )
+    assert read_recipe(path, changes) == expected
     assert isinstance(read_recipe(path).rate, float)
 
 
@@ -48,11 +51,16 @@ def test_file_and_changes(tmp_path):
         ('data = "d"\n', ["scale_low=2"], "wanted 0 < scale_low"),
         ('data = "d"\n', ["ema=1"], "got ema = 1.0, wanted 0 or more and less than 1"),
         ('data = "d"\n', ["extra_share=0.1"], "extra_data and extra_share go together"),
+        (
+            'data = "d"\n',
+            ["teacher=t.npz", "teacher_share=0.5", "cached_views=2"],
+            "got a teacher and cached_views",
+        ),
         ("", [], "lacks data; give it as --set data=VALUE"),
         ("data = [", [], "not TOML"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, content, changes, message):
+def test_wrong_recipes_are_refused_in_one_line(tmp_path, content, changes, message):
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=message) as caught:
         read_recipe(path, changes)
@@ -68,7 +76,10 @@ def test_no_such_recipe(tmp_path):
 def test_shipped_recipes_can_be_read(path):
     recipe = read_recipe(path, ["data=somewhere"])
     assert recipe.steps > 0
-    assert path.read_text().startswith("#")  # what it is of, and the number to expect
+    head = path.read_text().split("\n\n")[0].splitlines()
+    assert all(line.startswith("#") for line in head)
+    titles = [line.split()[1] for line in head if re.match(r"# [A-Z][a-z]+: ", line)]
+    assert titles[:5] == ["Paper:", "Command:", "Hardware:", "Time:", "Expected:"]
 
 
 def test_the_papers_settings():

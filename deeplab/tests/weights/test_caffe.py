@@ -16,7 +16,7 @@ LAYERS = {
 
 
 def outcome(path):
-    """The layers of a file, or the message of the one kind of error there may be."""
+    """The layers of a file, or the message of the ``ValueError``."""
     try:
         return read_caffemodel(path)
     except ValueError as error:
@@ -25,14 +25,14 @@ def outcome(path):
 
 @pytest.mark.parametrize("age", ["layer", "layers", "v0"])
 @pytest.mark.parametrize("double", [False, True])
-def test_every_age_of_caffe(tmp_path, age, double):
+def test_every_generation_of_caffe(tmp_path, age, double):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(caffe_file.model(LAYERS | {"relu": []}, age=age, double=double))
     found = read_caffemodel(path)
     assert list(found) == list(LAYERS)
     for name, arrays in LAYERS.items():
-        for mine, wanted in zip(found[name], arrays, strict=True):
-            np.testing.assert_array_equal(mine.reshape(wanted.shape), wanted)
+        for array, wanted in zip(found[name], arrays, strict=True):
+            np.testing.assert_array_equal(array.reshape(wanted.shape), wanted)
     assert found["conv1_1"][0].shape == (2, 3, 3, 3)
     assert found["conv1_1"][1].shape == ((2,) if age == "layer" else (1, 1, 1, 2))
 
@@ -68,7 +68,7 @@ def test_numbers_one_by_one_and_in_parts(tmp_path):
         (caffe_file.field(7, 3), "a number where a message should be"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_the_layer(tmp_path, blob, message):
+def test_errors_are_one_line_and_name_the_layer(tmp_path, blob, message):
     good = caffe_file.model({"conv1_1": LAYERS["conv1_1"]})
     (tmp_path / "net").write_bytes(
         good + caffe_file.field(100, caffe_file.field(1, "fc6") + caffe_file.field(7, blob))
@@ -103,16 +103,22 @@ def test_ten_thousand_mutations(tmp_path):
     for number in range(10_000):
         content = bytearray(originals[number % 3])
         for _ in range(rng.randint(1, 3)):
-            place = rng.randrange(len(content))
+            position = rng.randrange(len(content))
             match rng.randrange(4):
                 case 0:
-                    content[place] ^= 1 << rng.randrange(8)
+                    content[position] ^= 1 << rng.randrange(8)
                 case 1:
-                    content[place : place + rng.randint(1, 9)] = rng.randbytes(rng.randint(0, 9))
+                    content[position : position + rng.randint(1, 9)] = rng.randbytes(rng.randint(0, 9))
                 case 2:
-                    content[place:place] = caffe_file.varint(rng.choice((2**31, 2**32 - 1, 2**63, 2**64 - 1)))
+                    content[position:position] = caffe_file.varint(
+                        rng.choice((2**31, 2**32 - 1, 2**63, 2**64 - 1))
+                    )
                 case 3:
-                    content = content[:place] + content[place : place + rng.randint(1, 40)] + content[place:]
+                    content = (
+                        content[:position]
+                        + content[position : position + rng.randint(1, 40)]
+                        + content[position:]
+                    )
         path.write_bytes(content)
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -124,7 +130,7 @@ def test_ten_thousand_mutations(tmp_path):
         outcomes["read" if isinstance(found, dict) else "refused"] += 1
         assert tracemalloc.get_traced_memory()[1] - before < 50 * largest + 200_000
     tracemalloc.stop()
-    assert min(outcomes.values()) > 500  # both ends of the reader were reached
+    assert min(outcomes.values()) > 500  # many files of both kinds
 
 
 @settings(max_examples=300, deadline=None)

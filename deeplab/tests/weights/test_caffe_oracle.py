@@ -1,5 +1,4 @@
-"""Another reader of Caffe's files, OpenCV's, runs the release's layers on the file that our reader and
-network take."""
+"""Scores of a .caffemodel file, compared with those of OpenCV, which has its own reader."""
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ STAGES = (("conv1", 2, 1), ("conv2", 2, 1), ("conv3", 3, 1), ("conv4", 3, 1), ("
 
 
 def prototxt(size):
-    """The release's test.prototxt of LargeFOV, its ``hole`` under the name that Caffe gave it later."""
+    """The release's test.prototxt of LargeFOV, with its ``hole`` as ``dilation``, Caffe's later name."""
     text = ["name: 'net'", "input: 'data'", *(f"input_dim: {n}" for n in (1, 3, *size))]
     bottom = "data"
 
@@ -27,26 +26,26 @@ def prototxt(size):
         )
         bottom = top or name
 
-    def convolution(name, outputs, kernel, pad, hole):
+    def convolution(name, outputs, kernel, pad, rate):
         layer(
             name,
             "Convolution",
             f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} pad: {pad} "
-            f"dilation: {hole} }}",
+            f"dilation: {rate} }}",
         )
 
     def pool(name, kind, stride):
         layer(name, "Pooling", f"pooling_param {{ pool: {kind} kernel_size: 3 stride: {stride} pad: 1 }}")
 
     channels = {row.name: row.channels for row in describe()}
-    for place, (stage, depth, hole) in enumerate(STAGES, 1):
+    for stage_number, (stage, depth, rate) in enumerate(STAGES, 1):
         for number in range(1, depth + 1):
-            convolution(f"{stage}_{number}", channels[f"{stage}_{number}"], 3, hole, hole)
-            layer(f"relu{place}_{number}", "ReLU", "", top=bottom)
-        pool(f"pool{place}", "MAX", 2 if place < 4 else 1)
+            convolution(f"{stage}_{number}", channels[f"{stage}_{number}"], 3, rate, rate)
+            layer(f"relu{stage_number}_{number}", "ReLU", "", top=bottom)
+        pool(f"pool{stage_number}", "MAX", 2 if stage_number < 4 else 1)
     pool("pool5a", "AVE", 1)
-    for name, kernel, pad, hole in (("fc6", 3, 12, 12), ("fc7", 1, 0, 1)):
-        convolution(name, 1024, kernel, pad, hole)
+    for name, kernel, pad, rate in (("fc6", 3, 12, 12), ("fc7", 1, 0, 1)):
+        convolution(name, 1024, kernel, pad, rate)
         layer(f"relu_{name}", "ReLU", "", top=bottom)
     convolution("fc8_voc12", 21, 1, 0, 1)
     return "\n".join(text)

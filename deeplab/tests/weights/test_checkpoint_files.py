@@ -22,7 +22,7 @@ def npz(compressed):
 
 
 def contents(path):
-    """Every array of a file, or the message of the one kind of error there may be."""
+    """The arrays of a file, or the message of the ``ValueError``."""
     try:
         return {
             name: array.read()
@@ -42,7 +42,7 @@ ORIGINALS = {
 
 
 @pytest.mark.parametrize("kind", ORIGINALS)
-def test_arrays_come_back(tmp_path, kind):
+def test_round_trip_of_arrays(tmp_path, kind):
     (tmp_path / "net").write_bytes(ORIGINALS[kind])
     checkpoint = open_checkpoint(tmp_path / "net")
     assert checkpoint.form == ("numpy" if "npz" in kind else "safetensors")
@@ -57,8 +57,8 @@ def test_mutations_and_truncations(tmp_path, kind):
     for _ in range(1500):
         content = bytearray(ORIGINALS[kind])
         for _ in range(rng.randint(0, 3)):
-            place = rng.randrange(len(content))
-            content[place : place + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
+            position = rng.randrange(len(content))
+            content[position : position + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
         path.write_bytes(content[: rng.choice((len(content), rng.randrange(len(content)) + 1))])
         found = contents(path)
         seen.add(type(found))
@@ -67,8 +67,7 @@ def test_mutations_and_truncations(tmp_path, kind):
 
 
 def test_a_member_that_unpacks_to_more_than_its_shape(tmp_path):
-    # A zip bomb: the array claims two numbers, the member holds 200 MB of zeros; no more than the shape is
-    # read.
+    # A zip bomb: the array has two numbers and its member 200 MB of zeros, which are not read.
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(2, np.float32))
     with zipfile.ZipFile(tmp_path / "net", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import caffe_file
 import deeplab
+import densecrf
 from deeplab.classes import VOC_CLASSES
 from deeplab.network.architecture import build
 from deeplab.network.preprocessing import RELEASE, TORCHVISION, Preparation
@@ -20,7 +21,7 @@ INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 def pattern(*shape):
-    """An array of fp16 whose entries differ, so that a wrong order of axes shows."""
+    """An array of fp16 whose entries differ, so that a wrong order of axes is noticed."""
     steps = np.zeros((), np.int32)
     for axis, (size, factor) in enumerate(zip(shape, (7, 11, 13, 17), strict=False)):
         steps = steps + factor * np.arange(size, dtype=np.int32).reshape(-1, *[1] * (len(shape) - 1 - axis))
@@ -29,7 +30,7 @@ def pattern(*shape):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """A whole VGG-16 under our names, with axes (O, I, h, w)."""
+    """A whole VGG-16 under this package's names, with axes (O, I, h, w)."""
     with torch.device("meta"):
         trunk = build().state_dict()
     arrays = {name: pattern(*value.shape) for name, value in trunk.items() if name.startswith("conv")}
@@ -106,7 +107,7 @@ def test_a_whole_vgg16_of_every_program(vgg, tmp_path, form, variant, preparatio
         np.testing.assert_array_equal(own[name].numpy(), vgg[name].astype(np.float32))
     channels, kernel = own["fc6.weight"].shape[0], own["fc6.weight"].shape[-1]
     taps = {7: range(7), 4: (0, 2, 4, 6), 3: (0, 3, 6)}[kernel]
-    # Which filters of fc6 and fc7 were drawn is read from the biases' order in the pattern.
+    # The filters of fc6 and fc7 that are drawn with this seed.
     rng = np.random.default_rng(5)
     fc6, fc7 = (np.sort(rng.choice(4096, channels, replace=False)) for _ in range(2))
     np.testing.assert_array_equal(own["fc6.bias"].numpy(), vgg["fc6.bias"][fc6].astype(np.float32))
@@ -130,7 +131,7 @@ def test_a_whole_vgg16_of_every_program(vgg, tmp_path, form, variant, preparatio
 
 
 def release(variant, classes=21, **changes):
-    """The file of a network of the authors' release, and the network it was made from."""
+    """A file as in the authors' release, and the network whose weights it has."""
     torch.manual_seed(1)
     network = build(variant, classes=classes)
     layers = {}
@@ -139,8 +140,8 @@ def release(variant, classes=21, **changes):
         if layer == "fc8":
             layer = "fc8_voc12"
         elif layer.startswith("branches"):
-            _, branch, place = layer.split(".")
-            layer = f"{branch}_{ {'0': 'conv', '3': 'fc', '6': 'ms'}[place] }"
+            _, branch, index = layer.split(".")
+            layer = f"{branch}_{ {'0': 'conv', '3': 'fc', '6': 'ms'}[index] }"
         layers.setdefault(layer, []).append(a)
     layers = {
         name: changes.get(name, arrays) for name, arrays in layers.items() if changes.get(name, 1) is not None
@@ -153,10 +154,11 @@ def test_networks_of_the_release(tmp_path, variant):
     content, network = release(variant)
     (tmp_path / "train_iter_6000.caffemodel").write_bytes(content)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # everything carries over
+        warnings.simplefilter("error")  # every layer fits
         model = deeplab.load(weights=tmp_path / "train_iter_6000.caffemodel")
     assert model.card.variant == variant
     assert model.card.preparation == RELEASE
+    assert model.crf_params == densecrf.Params(normalization="after")
     assert model.class_names == VOC_CLASSES
     for name, value in network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], value)
@@ -170,7 +172,7 @@ def test_other_classes_keep_their_number(tmp_path):
     assert convert(tmp_path / "net", class_names=names).card.class_names == names
 
 
-def test_what_does_not_carry_over_is_told(tmp_path):
+def test_layers_that_do_not_fit_are_named_in_a_warning(tmp_path):
     content, _ = release("deeplab-msc-largefov", fc7=None)
     (tmp_path / "net").write_bytes(content)
     with pytest.warns(UserWarning, match=r"still random: fc7; left out: branches\.data\.0\.bias"):
@@ -196,24 +198,24 @@ def test_what_does_not_carry_over_is_told(tmp_path):
         ({"conv1_2": [np.zeros((64, 3, 3, 64)), np.zeros(64)]}, r"conv1_2\.weight: found \(64, 3, 3, 64\)"),
     ],
 )
-def test_misfits_name_the_layer_and_both_shapes(tmp_path, changes, message):
+def test_errors_name_the_layer_and_both_shapes(tmp_path, changes, message):
     (tmp_path / "net").write_bytes(release("deeplab-largefov", **changes)[0])
     with pytest.raises(ValueError, match=message) as caught:
         convert(tmp_path / "net")
     assert "\n" not in str(caught.value)
 
 
-def test_a_trunk_alone(vgg, tmp_path):
+def test_a_trunk_without_head(vgg, tmp_path):
     names = {
         name: f"{name.split('.')[0]}_{'W' if 'weight' in name else 'b'}" for name in vgg if name[:4] == "conv"
     }
-    np.savez(tmp_path / "vgg.npz", **{mine: vgg[name] for name, mine in names.items()})
+    np.savez(tmp_path / "vgg.npz", **{file_name: vgg[name] for name, file_name in names.items()})
     found = convert(tmp_path / "vgg.npz")
     assert found.untrained == ("fc6", "fc7", "fc8")
     own = found.network.state_dict()["conv3_2.weight"].numpy()
     np.testing.assert_array_equal(own, vgg["conv3_2.weight"].astype(np.float32))
     again = convert(tmp_path / "vgg.npz").network
-    assert torch.equal(again.fc6.weight, found.network.fc6.weight)  # random, but the same in every run
+    assert torch.equal(again.fc6.weight, found.network.fc6.weight)  # random weights are the same in every run
 
 
 def test_decimation_by_hand():
@@ -233,14 +235,14 @@ def test_decimation_by_hand():
         ((10**12).to_bytes(8, "little") + b"{}", "not a readable safetensors file"),
     ],
 )
-def test_files_of_other_kinds(tmp_path, content, message):
+def test_files_of_unsupported_kinds(tmp_path, content, message):
     (tmp_path / "net").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         deeplab.load(weights=tmp_path / "net")
     assert "\n" not in str(caught.value)
 
 
-def test_forged_and_foreign_arrays_in_npz(tmp_path):
+def test_forged_and_unsupported_arrays_in_npz(tmp_path):
     path = tmp_path / "net.npz"
     for array, message in (
         (np.array([{}]), "has dtype object"),

@@ -12,7 +12,7 @@ hub = pytest.importorskip("huggingface_hub")
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network, an empty cache."""
+    """A machine without network and with an empty cache."""
 
     def refuse(*_, **__):
         raise OSError("no route to host")
@@ -22,7 +22,7 @@ def offline(monkeypatch, tmp_path):
 
 @pytest.fixture
 def repositories(monkeypatch, tmp_path):
-    """The hub as a folder."""
+    """A folder that stands for the hub."""
 
     def download(repository, file):
         path = tmp_path / repository / file
@@ -34,7 +34,7 @@ def repositories(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_offline_it_says_how_to_get_the_file_by_hand(offline, capsys):
+def test_offline_the_error_says_how_to_get_the_file(offline, capsys):
     with pytest.raises(
         ConnectionError, match=r"resolve/main/model\.safetensors and give its path as weights"
     ) as caught:
@@ -51,7 +51,7 @@ def test_without_huggingface_hub(monkeypatch, model):
         fetch("timm/vgg16.tv_in1k", "model.safetensors")
 
 
-def test_published_weights_come_back(model, repositories, monkeypatch):
+def test_published_weights_can_be_loaded(model, repositories, monkeypatch):
     uploaded = {}
 
     class Api:
@@ -81,7 +81,7 @@ def test_published_weights_come_back(model, repositories, monkeypatch):
         assert (value == model.network.state_dict()[name].half().float()).all()
 
 
-def test_hub_names_that_make_no_sense(repositories):
+def test_invalid_hub_names(repositories):
     with pytest.raises(ValueError, match="wanted hf-hub:owner/name"):
         deeplab.load(weights="hf-hub:nobody")
     with pytest.raises(ConnectionError, match="404"):

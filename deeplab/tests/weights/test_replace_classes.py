@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from deeplab.network.architecture import build
-from deeplab.weights.replace_classes import replace_classes
+from deeplab.weights.class_replacement import replace_classes
 from deeplab.weights.store import Card
 
 
 @pytest.mark.parametrize("variant", ["deeplab-largefov", "deeplab-msc-largefov"])
-def test_classes_known_by_name_are_kept(variant):
+def test_classes_with_the_same_names_are_kept(variant):
     torch.manual_seed(0)
     network = build(variant, classes=4)
     card = Card(variant, ("background", "cat", "dog", "bus"), crf={"appearance_weight": 4.0})
@@ -27,7 +27,7 @@ def test_classes_known_by_name_are_kept(variant):
             assert torch.equal(value, before[name])
 
 
-def test_as_many_other_classes_are_not_taken_for_the_old():
+def test_classes_are_matched_by_name_and_not_by_number():
     torch.manual_seed(0)
     network = build(classes=3)
     fresh, _, _ = replace_classes(
@@ -39,9 +39,9 @@ def test_as_many_other_classes_are_not_taken_for_the_old():
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(("a",), "got 1 classes"), (("a", "b", "a"), "a stands twice")]
+    ("names", "message"), [(("a",), "got 1 classes"), (("a", "b", "a"), "a is listed twice")]
 )
-def test_class_lists_that_make_no_sense(names, message):
+def test_invalid_class_lists(names, message):
     with pytest.raises(ValueError, match=message):
         replace_classes(build(classes=3), Card("deeplab-largefov", ("a", "b", "c")), names)
 

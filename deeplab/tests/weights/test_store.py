@@ -1,14 +1,17 @@
 import json
 import pickle
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import deeplab
+import densecrf
 from deeplab.classes import VOC_CLASSES
 from deeplab.network.architecture import build
-from deeplab.weights.store import Card, load_weights, save_weights
+from deeplab.weights.store import DEFAULT_CRF, Card, load_weights, read_card, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +34,11 @@ def test_round_trip(saved, network):
     assert deeplab.load(weights=saved).crf_params.appearance_weight == 4
 
 
-def test_nothing_is_left_beside(saved):
+def test_no_other_files_are_left(saved):
     assert sorted(path.name for path in saved.parent.iterdir()) == ["net.json", "net.safetensors"]
 
 
-def _spoiled(saved, folder, change):
+def damaged(saved, folder, change):
     tensors = load_file(saved)
     change(tensors)
     save_file(tensors, folder / "net.safetensors")
@@ -54,10 +57,10 @@ def _spoiled(saved, folder, change):
 )
 def test_wrong_tensors_are_named(saved, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load_weights(_spoiled(saved, tmp_path, change))
+        load_weights(damaged(saved, tmp_path, change))
 
 
-def test_files_that_are_no_weights(saved, tmp_path):
+def test_files_that_are_not_weights(saved, tmp_path):
     card = saved.with_suffix(".json").read_text()
     path = tmp_path / "net.safetensors"
     with pytest.raises(FileNotFoundError, match=r"no file .*net.safetensors"):
@@ -75,7 +78,7 @@ def test_files_that_are_no_weights(saved, tmp_path):
 @pytest.mark.parametrize(
     "card", ["", "{}", "[]", '{"variant": "x", "class_names": ["a"], "preparation": {"mean": [1]}}', "\x00"]
 )
-def test_cards_that_say_nothing(saved, tmp_path, card):
+def test_invalid_cards(saved, tmp_path, card):
     (tmp_path / "net.safetensors").write_bytes(b"")
     (tmp_path / "net.json").write_text(card)
     with pytest.raises(ValueError, match="not a card"):
@@ -90,14 +93,49 @@ def test_card_of_another_network(saved, tmp_path):
         load_weights(tmp_path / "net.safetensors")
 
 
-def test_card_with_other_crf_parameters(network):
+@pytest.mark.parametrize("crf", [{}, None])
+def test_cards_without_crf_parameters_have_those_of_the_release(narrow, photo, tmp_path, crf):
+    card = Card("deeplab-largefov", ("a", "b", "c"))
+    release = densecrf.Params(normalization="after")
+    assert card.crf_params == DEFAULT_CRF == release
+    path = tmp_path / "card.json"
+    raw = {"variant": "deeplab-largefov", "class_names": ["a", "b", "c"], "preparation": {}}
+    path.write_text(json.dumps(raw if crf is None else raw | {"crf": crf}))
+    old_card = read_card(path)
+    assert old_card.crf_params == release
+    model = deeplab.Model(narrow("deeplab-largefov"), old_card, precision="fp32")
+    assert model.crf_params == release
+    plain = model.segment(photo, crf=False)
+    wanted = densecrf.refine(photo, plain.probabilities, params=release)
+    np.testing.assert_array_equal(model.segment(photo).probabilities, wanted)
+
+
+def test_missing_crf_fields_have_the_default():
+    card = Card("deeplab-largefov", VOC_CLASSES, crf={"appearance_weight": 4.0})
+    assert card.crf_params == replace(DEFAULT_CRF, appearance_weight=4)
+
+
+def test_saved_cards_name_their_crf_parameters(narrow, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_weights(path, narrow("deeplab-largefov"), Card("deeplab-largefov", ("a", "b", "c")))
+    assert json.loads(path.with_suffix(".json").read_text())["crf"] == asdict(DEFAULT_CRF)
+
+
+def test_the_story_of_old_cards_is_their_provenance(tmp_path):
+    raw = {"variant": "deeplab-largefov", "class_names": ["a", "b"], "preparation": {}}
+    for key in ("story", "provenance"):
+        (tmp_path / "card.json").write_text(json.dumps(raw | {key: {"data": "VOC"}}))
+        assert read_card(tmp_path / "card.json").provenance == {"data": "VOC"}
+
+
+def test_card_with_unknown_crf_parameters(network):
     with pytest.raises(ValueError, match="'w1'"):
         deeplab.Model(network, Card("deeplab-largefov", VOC_CLASSES, crf={"w1": 4}))
 
 
 @pytest.fixture(scope="module")
 def on_a_base(saved):
-    """A multi-scale network whose trunk is that of the saved weights, in a file of what differs."""
+    """A multi-scale network with the trunk of the saved weights, in a file of the other tensors."""
     network = build("deeplab-msc-largefov")
     network.load_state_dict(load_weights(saved)[0].state_dict(), strict=False)
     path = saved.with_name("msc.safetensors")
@@ -112,7 +150,7 @@ def test_weights_that_share_tensors_with_a_base_hold_only_what_differs(on_a_base
     assert card.base == ""
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float())
-    save_weights(tmp_path / "whole.safetensors", loaded, card)  # needs no base any more
+    save_weights(tmp_path / "whole.safetensors", loaded, card)  # a base is no longer needed
     assert set(load_file(tmp_path / "whole.safetensors")) == set(network.state_dict())
 
 

@@ -38,7 +38,7 @@ class DenseCRF:
         normalization: "symmetric" (as pydensecrf), "after" (as the DeepLab release), "before" or "none".
         include_self: whether a pixel's own belief is part of its message, as in pydensecrf and the release;
             the papers' formula leaves it out.
-        backend: "lattice" (permutohedral, linear in N), "accurate" (the same with a ring of vertices around
+        backend: "lattice" (permutohedral, linear in N), "accurate" (the same with a halo of vertices around
             the touched ones: about half the error in two to five times the time) or "exact" (quadratic in N).
         threads: maximum number of threads; by default, and at most, one for each processor that this process
             may use.

@@ -53,7 +53,8 @@ def refine(
     elif not isinstance(params, Params):
         raise TypeError(f"got params = {params!r}, wanted densecrf.Params or None")
     iterations = whole_number("iterations", iterations)
-    photo, scores = np.asarray(image), np.asarray(probabilities)
+    photo = np.asarray(image)
+    scores = np.asarray(probabilities)
     _check_shapes(photo, scores)
     options = (params, iterations, threads, backend, origin)
     if scores.ndim == 3:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from deeplab.lazy import public_names
 
 if TYPE_CHECKING:
+    from deeplab.bulk.inputs import plan as plan
     from deeplab.bulk.jobs import Job as Job
     from deeplab.bulk.jobs import Settings as Settings
-    from deeplab.bulk.jobs import plan as plan
     from deeplab.bulk.manifest import Manifest as Manifest
     from deeplab.bulk.ray import run_on_ray as run_on_ray
     from deeplab.bulk.workers import Workers as Workers
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __getattr__, __all__ = public_names(
     __name__,
     {
-        "jobs": ["Job", "Settings", "plan"],
+        "inputs": ["plan"],
+        "jobs": ["Job", "Settings"],
         "manifest": ["Manifest"],
         "ray": ["run_on_ray"],
         "workers": ["Workers", "run"],

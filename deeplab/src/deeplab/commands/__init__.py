@@ -1,2 +1,1 @@
-"""The commands of the command line: each a dataclass of options and a function that runs it, light to
-import."""
+"""The commands: each is a dataclass of options and a function that runs it; importing one is cheap."""

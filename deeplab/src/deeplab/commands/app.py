@@ -1,12 +1,20 @@
-"""``deeplab app``: the page and the HTTP door, on this machine."""
+"""``deeplab app``: serve the page and the HTTP API."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from socket import socket
+
+    from deeplab.serving.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -14,34 +22,32 @@ class App:
     """Serve a page to try photos on, and POST /v1/segment for programs, until Ctrl-C."""
 
     host: str = "127.0.0.1"
-    """Address to listen on: this machine alone by default, 0.0.0.0 for the network around it."""
+    """Address to listen on: by default only this machine can connect; 0.0.0.0 for the whole network."""
     port: int = 7860
     """Port to listen on; 0 for a free one."""
     page: bool = True
-    """Serve the page, too."""
-    engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
+    """Serve the page in addition to the HTTP API."""
+    model: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     max_megabytes: float = 20.0
-    """Of a request's body."""
+    """Maximum size of a request body in megabytes."""
     max_megapixels: float = 4.0
-    """Of a photo as it is worked on; a larger one, of up to 60, is shrunk to it. The CRF takes 1.2 GB for
-    each."""
+    """Maximum size at which a photo is worked on; a larger one, of up to 60, is shrunk to it. The CRF takes
+    1.2 GB for each megapixel."""
     max_seconds: float = 60.0
-    """From a request's arrival to its answer."""
+    """Maximum time from the arrival of a request to its answer."""
     workers: int = 1
-    """Photos worked on at a time; each takes all cores."""
+    """Photos worked on at a time; each uses all cores."""
     waiting: int = 16
-    """Requests that may wait; more are told to come back."""
+    """Maximum number of requests that wait; further ones are refused with status 503."""
     max_stored_megabytes: float = 500.0
-    """Of all photos that visitors of the page have uploaded; each is kept for half an hour at most."""
+    """Maximum size of all uploads to the page together; each is deleted after half an hour at most."""
     host_names: tuple[str, ...] = ()
-    """Names under which the server is asked for, as that of a proxy before it; localhost and addresses always
-    are."""
+    """Host names of the server, such as that of a proxy before it, in addition to localhost and addresses."""
 
 
 def app(options: App) -> int:
-    """Listen, serve until told to stop, and finish what runs."""
+    """Serve until told to stop, and finish the requests that are running."""
     import os
-    import shutil
     import tempfile
     from pathlib import Path
 
@@ -50,11 +56,82 @@ def app(options: App) -> int:
     for module in EXTRAS["app"]:
         require(module, "the server")
 
+    from deeplab.serving.server import listen, stopped_by_signals
+
+    limits = _limits(options)
+    with (
+        stopped_by_signals(),
+        listen(options.host, options.port) as listener,
+        tempfile.TemporaryDirectory(prefix="deeplab-", ignore_cleanup_errors=True) as folder,
+    ):
+        _serve(options, limits, listener, Path(os.path.realpath(folder)))
+    print("stopped")
+    return OK
+
+
+def _serve(options: App, limits: Limits, listener: socket, folder: Path) -> None:
+    import shutil
+
+    from deeplab.serving.decoder_process import DecoderPool
+    from deeplab.serving.http import service
+    from deeplab.serving.queue import WorkQueue
+    from deeplab.serving.server import serve
+
+    model = load_model(options.model)
+    queue = WorkQueue(limits.workers, limits.waiting)
+    decoder = DecoderPool()
+    names = (options.host, *options.host_names)
+    server = service(model, limits, queue=queue, decoder=decoder, names=names)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    if not is_local(options):
+        print(_warning(options), file=sys.stderr, flush=True)
+    if options.page:
+        _prepare_gradio(folder)
+        from deeplab.serving.page import mount_page
+        from deeplab.serving.upload_store import UploadStore
+
+        uploads = UploadStore(folder, limits)
+        close_streams = mount_page(server, model, limits, queue, decoder, uploads, local=is_local(options))
+        print(f"page: {address}/")
+    else:
+        close_streams = _no_streams
+    print(f"HTTP: {address}/v1/segment, described in {address}/openapi.json; Ctrl-C stops", flush=True)
+
+    def clean_up() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        decoder.end()
+
+    serve(server, listener, seconds=limits.seconds, close_streams=close_streams, clean_up=clean_up)
+
+
+def _no_streams() -> None:
+    """Do nothing: only the page has answers that go on for ever."""
+
+
+def _prepare_gradio(folder: Path) -> None:
+    """Set what Gradio reads when it is imported: its files go to a folder that is deleted at the end."""
+    import os
+
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+
+
+def is_local(options: App) -> bool:
+    """Return whether only this machine can use the server: a loopback address, and no proxy before it."""
+    import ipaddress
+
+    try:
+        is_loopback = ipaddress.ip_address(options.host).is_loopback
+    except ValueError:
+        is_loopback = options.host.lower().rstrip(".") == "localhost"
+    return is_loopback and not options.host_names
+
+
+def _limits(options: App) -> Limits:
     from deeplab.serving.limits import Limits
-    from deeplab.serving.server import listen, serve, stopped_by_signals
 
     pixels = int(options.max_megapixels * 1e6)
-    limits = Limits(
+    return Limits(
         bytes=int(options.max_megabytes * 1e6),
         pixels=pixels,
         decoded_pixels=max(Limits.decoded_pixels, pixels),
@@ -63,35 +140,13 @@ def app(options: App) -> int:
         waiting=options.waiting,
         stored_bytes=int(options.max_stored_megabytes * 1e6),
     )
-    with (
-        stopped_by_signals(),
-        listen(options.host, options.port) as listener,
-        tempfile.TemporaryDirectory(prefix="deeplab-", ignore_cleanup_errors=True) as folder,
-    ):
-        from deeplab.serving.decoder_process import Decoder
-        from deeplab.serving.http import service
-        from deeplab.serving.queue import WorkQueue
 
-        model, line, decoder = model_of(options.engine), WorkQueue(limits.workers, limits.waiting), Decoder()
-        names = (options.host, *options.host_names)
-        door, hang_up = service(model, limits, workers=line, decoder=decoder, names=names), None
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"http://{host}:{listener.getsockname()[1]}"
-        if options.page:
-            folder = os.path.realpath(folder)
-            # Gradio reads both when it is imported: what it keeps of a visit goes when the server goes
-            os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-            from deeplab.serving.page import mount_page
-            from deeplab.serving.upload_store import UploadStore
 
-            hang_up = mount_page(door, model, limits, line, decoder, UploadStore(Path(folder), limits))
-            print(f"page: {address}/")
-        print(f"HTTP: {address}/v1/segment, described in {address}/openapi.json; Ctrl-C stops", flush=True)
-
-        def give_up() -> None:
-            shutil.rmtree(folder, ignore_errors=True)
-            decoder.end()
-
-        serve(door, listener, seconds=limits.seconds, hang_up=hang_up or (lambda: None), give_up=give_up)
-    print("stopped")
-    return OK
+def _warning(options: App) -> str:
+    where = (
+        f"--host {options.host}" if not options.host_names else f"--host-names {' '.join(options.host_names)}"
+    )
+    return (
+        f"deeplab: warning: with {where} everyone on the network can use this server; "
+        "it has no password and no encryption"
+    )

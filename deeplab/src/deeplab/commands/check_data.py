@@ -1,11 +1,11 @@
-"""``deeplab check-data``: what is in a data set, and what is wrong with it."""
+"""``deeplab check-data``: the content of a data set and its problems."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from deeplab.datasets.check import Report
     from deeplab.datasets.problems import Problem
 
-WARNED = 3
-SHOWN = 8
+ONLY_WARNINGS = 3
+MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class CheckData:
-    """Open every photo with its labels; show what is there, and name each bad file with its cure.
+    """Open every photo with its labels; show what the data set holds, and name each bad file and its fix.
 
     Exit code 0: nothing is wrong; 1: errors; 3: warnings only.
     """
@@ -32,95 +32,107 @@ class CheckData:
     data: Positional[Path]
     """A data set: VOC or CVAT layout, COCO, folders images and masks, labelme."""
     split: tuple[str, ...] = ()
-    """Names of the parts to check; by default all."""
+    """Names of the splits to check; by default all."""
     out: Path | None = None
-    """Write everything to this JSON file."""
+    """JSON file for the whole report."""
 
 
 def check_data(options: CheckData) -> int:
-    """Check a data set, print what is there and what is wrong, and write it if asked."""
+    """Check a data set, print its content and its problems, and write them if asked."""
     from rich.console import Console
     from tqdm import tqdm
 
     from deeplab.datasets.check import check
 
-    with tqdm(unit="pair", disable=None) as bar:
+    with tqdm(unit="sample", disable=None) as bar:
 
-        def watch(done: int, total: int) -> None:
+        def callback(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = check(options.data, options.split, watch=watch)
+        report = check(options.data, options.split, callback=callback)
     console = Console()
     console = console if console.is_terminal else Console(width=140)
     console.print(_contents(report))
-    for faults in _by_kind(report.faults):
-        _print_kind(console, faults, options.data)
-    errors, warned = report.count("error"), report.count("warning")
-    print(
-        f"{options.data}: {report.layout}, {len(report.class_names)} classes, {errors} errors, {warned} warnings"
-    )
+    for problems in _by_kind(report.problems):
+        _print_kind(console, problems, options.data)
+    errors, warnings = report.count("error"), report.count("warning")
+    summary = f"{len(report.class_names)} classes, {errors} errors, {warnings} warnings"
+    print(f"{options.data}: {report.layout}, {summary}")
     if options.out is not None:
         from deeplab.files import write_whole
 
-        content = asdict(report) | {"errors": errors, "warnings": warned}
-        write_whole(options.out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(options.out, json.dumps(_as_json(report), indent=2, ensure_ascii=False) + "\n")
         print(f"written: {options.out}")
-    return FAILED if errors else WARNED if warned else OK
+    if errors:
+        return FAILED
+    return ONLY_WARNINGS if warnings else OK
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    """The content of the report's file; its keys are a format that other programs read."""
+    content = asdict(report)
+    splits = [
+        {"name": split.pop("name"), "pairs": split.pop("samples"), **split} for split in content["splits"]
+    ]
+    faults = [{**problem, "cure": problem["fix"]} for problem in content.pop("problems")]
+    for fault in faults:
+        del fault["fix"]
+    counts = {"errors": report.count("error"), "warnings": report.count("warning")}
+    return content | {"splits": splits, "faults": faults} | counts
 
 
 def _contents(report: Report) -> Table:
-    """What is in each split: pairs, sizes, void, and each class."""
+    """The content of each split: samples, sizes, void, and each class."""
     from rich.table import Table
 
     table = Table("", "", title=report.root, box=None)
-    for part in report.splits:
-        table.add_column(part.name, justify="right")
+    for split in report.splits:
+        table.add_column(split.name, justify="right")
         table.add_column("", justify="right")
     sizes = []
-    for part in report.splits:
-        common = part.sizes[0] if part.sizes else None
-        sizes += [f"{common.height}×{common.width}" if common else "–", f"of {len(part.sizes)} sizes"]
-    table.add_row("", "pairs", *(cell for part in report.splits for cell in ("", str(part.pairs))))
+    for split in report.splits:
+        common = split.sizes[0] if split.sizes else None
+        sizes += [f"{common.height}×{common.width}" if common else "–", f"of {len(split.sizes)} sizes"]
+    table.add_row("", "samples", *(cell for split in report.splits for cell in ("", str(split.samples))))
     table.add_row("", "most frequent size (H×W)", *sizes)
-    table.add_row(
-        "", "void, % of pixels", *(cell for part in report.splits for cell in (f"{100 * part.void:.2f}", ""))
-    )
-    table.add_row(
-        "id", "class", *(cell for _ in report.splits for cell in ("% of pixels", "photos")), style="bold"
-    )
-    totals = [sum(each.pixels for each in part.classes) for part in report.splits]
+    void = (cell for split in report.splits for cell in (f"{100 * split.void:.2f}", ""))
+    table.add_row("", "void, % of pixels", *void)
+    heads = (cell for _ in report.splits for cell in ("% of pixels", "photos"))
+    table.add_row("id", "class", *heads, style="bold")
+    totals = [sum(each.pixels for each in split.classes) for split in report.splits]
     for number, name in enumerate(report.class_names):
         cells = []
-        for part, total in zip(report.splits, totals, strict=True):
-            here = part.classes[number]
-            cells += [f"{100 * here.pixels / total:.2f}" if here.pixels else "–", str(here.photos)]
+        for split, total in zip(report.splits, totals, strict=True):
+            count = split.classes[number]
+            share = f"{100 * count.pixels / total:.2f}" if count.pixels else "–"
+            cells += [share, str(count.photos)]
         table.add_row(str(number), name, *cells)
     return table
 
 
-def _by_kind(faults: tuple[Problem, ...]) -> list[list[Problem]]:
-    """Faults of one severity and kind together, in the order given."""
+def _by_kind(problems: tuple[Problem, ...]) -> list[list[Problem]]:
+    """Problems of one severity and kind together, in the order given."""
     kinds: dict[tuple[str, str], list[Problem]] = {}
-    for fault in faults:
-        kinds.setdefault((fault.severity, fault.kind), []).append(fault)
+    for problem in problems:
+        kinds.setdefault((problem.severity, problem.kind), []).append(problem)
     return list(kinds.values())
 
 
-def _print_kind(console: Console, faults: list[Problem], root: Path) -> None:
-    """The files of one kind of fault, the first ones at least, and the cure."""
-    first, cures = faults[0], {fault.cure for fault in faults}
+def _print_kind(console: Console, problems: list[Problem], root: Path) -> None:
+    """Print the first files with a kind of problem, and the fix."""
+    first = problems[0]
+    fixes = {problem.fix for problem in problems}
     style = "bold red" if first.severity == "error" else "bold yellow"
-    console.print(
-        f"\n{first.severity}: {first.kind} ({len(faults)})", style=style, markup=False, highlight=False
-    )
-    for fault in faults[:SHOWN]:
-        file = fault.file.removeprefix(f"{root}/")
-        cure = "" if len(cures) == 1 else f"; {fault.cure}"
-        console.print(f"  {file}: {fault.what}{cure}", markup=False, highlight=False, soft_wrap=True)
-    if len(faults) > SHOWN:
-        console.print(
-            f"  … and {len(faults) - SHOWN} more; --out FILE.json writes all", markup=False, highlight=False
-        )
-    if len(cures) == 1 and first.cure:
-        console.print(f"  cure: {first.cure}", markup=False, highlight=False, soft_wrap=True)
+    heading = f"\n{first.severity}: {first.kind} ({len(problems)})"
+    console.print(heading, style=style, markup=False, highlight=False)
+    lines = []
+    for problem in problems[:MAX_SHOWN]:
+        fix = "" if len(fixes) == 1 else f"; {problem.fix}"
+        lines.append(f"{problem.file.removeprefix(f'{root}/')}: {problem.what}{fix}")
+    if len(problems) > MAX_SHOWN:
+        lines.append(f"… and {len(problems) - MAX_SHOWN} more; --out FILE.json writes all")
+    if len(fixes) == 1 and first.fix:
+        lines.append(f"fix: {first.fix}")
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

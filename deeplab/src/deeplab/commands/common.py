@@ -1,4 +1,4 @@
-"""What commands share: exit codes, one-line complaints, and the choice of a network."""
+"""What commands share: exit codes, error messages of one line, and the options that choose a network."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from deeplab.model.segmentation import Model
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which network, and what it runs on."""
+    """Options of the network and the device that it runs on."""
 
     weights: str | None = None
-    """A .safetensors file with its card, hf-hub:owner/name, or a .caffemodel; by default those of the
+    """A .safetensors file with its card, hf-hub:owner/name, or a .caffemodel; by default the weights of the
     package."""
     variant: str | None = None
-    """Name of the network, where the weights' file leaves it open."""
+    """Name of the network, if the file of the weights does not determine it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -29,21 +32,30 @@ class ModelOptions:
     """Run the network through torch.compile: slow to start, for thousands of photos of few sizes."""
 
 
-def complain(message: str) -> None:
-    """One line on the error stream, above a progress bar if there is one."""
+def log_error(message: str) -> None:
+    """Print an error as one line on the error stream, above a progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(f"deeplab: error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def model_of(engine: ModelOptions) -> Model:
-    """The model that options ask for; what its weights lack is said in one line."""
+def error_text(error: BaseException) -> str:
+    """Describe an error as a sentence; for one of the operating system: the file, then the reason."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        reason = error.strerror[:1].lower() + error.strerror[1:]
+        return f"{' -> '.join(files)}: {reason}" if files else reason
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+
+
+def load_model(options: ModelOptions) -> Model:
+    """Load the model that options choose; print what its weights lack as one line."""
     import warnings
 
     from deeplab.model.loading import load
 
-    with warnings.catch_warnings(record=True) as told:
-        model = load(**asdict(engine))
-    for warning in told:
+    with warnings.catch_warnings(record=True) as caught:
+        model = load(**asdict(options))
+    for warning in caught:
         print(f"deeplab: note: {warning.message}", file=sys.stderr)
     return model

@@ -1,59 +1,73 @@
-"""``deeplab describe``: the layers of a network."""
+"""``deeplab describe``: print the layers of a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from deeplab.commands.common import OK
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from deeplab.network.layer_table import Layer
+
 
 @dataclass(frozen=True)
 class Describe:
-    """Show the layers of a network of the paper: sizes, holes, fields of view, parameters,
-    multiplications."""
+    """Show the layers of a network: sizes, atrous rates, fields of view, parameters, multiplications."""
 
     variant: Positional[str] = "deeplab-largefov"
     """Name of the network."""
     classes: int = 21
-    """How many, background included."""
+    """Number of classes, background included."""
     size: tuple[int, int] = (321, 321)
-    """Height and width of the input."""
+    """Height and width of the input in pixels."""
 
 
 def describe(options: Describe) -> int:
-    """Print a variant's layers as a table."""
+    """Print the layers of a network as a table."""
     from rich.console import Console
-    from rich.table import Table
 
-    from deeplab.network.layer_table import describe as layers_of
+    from deeplab.network.layer_table import describe as layer_rows
 
     height, width = options.size
     if min(height, width, options.classes - 1) < 1:
         raise ValueError(
             f"got {height}×{width} and {options.classes} classes, wanted sizes above 0 and 2 classes"
         )
-    layers = layers_of(options.variant, classes=options.classes, height=height, width=width)
-    table = Table(title=f"{options.variant}, {options.classes} classes", show_footer=True)
-    table.add_column("layer", footer="all")
-    totals = (
-        f"{sum(row.parameters for row in layers):,}",
-        f"{sum(row.multiplications for row in layers) / 1e9:.2f}",
+    rows = layer_rows(options.variant, classes=options.classes, height=height, width=width)
+    table = _table(f"{options.variant}, {options.classes} classes", rows)
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=140).print(table)
+    return OK
+
+
+def _table(title: str, rows: Sequence[Layer]) -> Table:
+    from rich.table import Table
+
+    footers = {
+        "parameters": f"{sum(row.parameters for row in rows):,}",
+        "10⁹ multiplications": f"{sum(row.multiplications for row in rows) / 1e9:.2f}",
+    }
+    numbers = (
+        "kernel",
+        "stride",
+        "atrous rate",
+        "output stride",
+        "field of view",
+        "channels",
+        "height×width",
     )
-    for name, footer in (
-        ("kernel", ""),
-        ("stride", ""),
-        ("hole", ""),
-        ("output stride", ""),
-        ("field of view", ""),
-        ("channels", ""),
-        ("height×width", ""),
-        ("parameters", totals[0]),
-        ("10⁹ multiplications", totals[1]),
-    ):
-        table.add_column(name, footer=footer, justify="right")
-    for row in layers:
+    table = Table(title=title, show_footer=True)
+    table.add_column("layer", footer="all")
+    for name in (*numbers, *footers):
+        table.add_column(name, footer=footers.get(name, ""), justify="right")
+    for row in rows:
         table.add_row(
             row.name,
             f"{row.kernel}×{row.kernel}",
@@ -66,6 +80,4 @@ def describe(options: Describe) -> int:
             f"{row.parameters:,}",
             f"{row.multiplications / 1e9:.2f}",
         )
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=140).print(table)
-    return OK
+    return table

@@ -1,85 +1,130 @@
-"""``deeplab doctor``: what runs here, how fast, and what the shipped weights can and cannot do."""
+"""``deeplab doctor``: what is installed, how fast it runs here, and what the shipped weights can label."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeplab.commands.common import FAILED, OK
 
-PER_CLASS = "IoU of each class, network + CRF"
-"""Where a card's provenance keeps what was measured, class: percent."""
+if TYPE_CHECKING:
+    from deeplab.model.segmentation import Model, Segmentation
+
+CLASS_IOU = "IoU of each class, network + CRF"
+"""Key of a card's provenance for the measured IoU of each class in percent."""
+GOOD_IOU = 50.0
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what is installed, what the network runs on here and how fast, and what the shipped weights
-    know."""
+    """Say what is installed, how fast the network runs here, and what the shipped weights can label."""
 
 
 def doctor(options: Doctor) -> int:
-    """Print a table of facts, run a small photo through network and CRF, and say whether all is well."""
-    import platform
+    """Label a small photo, print a table of facts, and return whether the result is sound."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    import deeplab
+
+    model = deeplab.load()
+    result, seconds = _timed_segmentation(model)
+    passed = _is_sound(result)
+    times = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
+    facts = {
+        **_installation(),
+        **_hardware(model),
+        "a photo of 500×375": f"{seconds:.2f} s: {times}",
+        **_extras(),
+        **_weights(model),
+        "self-test": "passed" if passed else "failed: probabilities do not sum to 1",
+    }
+    table = Table(show_header=False, box=None)
+    for title, fact in facts.items():
+        table.add_row(title, Text(fact))  # as plain text: rich would read [train] as markup
+    Console().print(table)
+    return OK if passed else FAILED
+
+
+def _timed_segmentation(model: Model) -> tuple[Segmentation, float]:
+    """Label a photo of random squares; return the result and the seconds of a second run."""
     import time
 
     import numpy as np
+
+    squares = np.random.default_rng(0).integers(0, 256, (15, 20, 3))
+    photo = np.kron(squares, np.ones((25, 25, 1))).astype(np.uint8)
+    model.segment(photo)  # the first run is slower
+    started = time.perf_counter()
+    result = model.segment(photo)
+    return result, time.perf_counter() - started
+
+
+def _is_sound(result: Segmentation) -> bool:
+    import numpy as np
+
+    sums = result.probabilities.sum(axis=0)
+    return bool(np.isfinite(sums).all() and np.abs(sums - 1).max() < 1e-3)
+
+
+def _installation() -> dict[str, str]:
+    import platform
+
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     import deeplab
     import densecrf
-    from deeplab.optional import EXTRAS, is_installed
+
+    return {
+        "deeplab, densecrf": f"{deeplab.__version__}, {densecrf.__version__}",
+        "Python, torch": f"{platform.python_version()}, {torch.__version__}",
+    }
+
+
+def _hardware(model: Model) -> dict[str, str]:
+    import torch
+
+    import densecrf
     from densecrf import _native, memory
 
-    model = deeplab.load()
-    rng = np.random.default_rng(0)
-    photo = np.kron(rng.integers(0, 256, (15, 20, 3)), np.ones((25, 25, 1))).astype(np.uint8)
-    model.segment(photo)
-    started = time.perf_counter()
-    result = model.segment(photo)
-    spent = time.perf_counter() - started
-    sums = result.probabilities.sum(axis=0)
-    well = bool(np.isfinite(sums).all() and np.abs(sums - 1).max() < 1e-3)
-
-    good, poor = _abilities(model.card.provenance)
-    table = Table(show_header=False, box=None)
+    dtype = str(model.predictor.dtype).removeprefix("torch.")
     free = memory.available()
-    installed = {name: is_installed(name) for name in EXTRAS}
-    lacking = [name for name, there in installed.items() if not there]
-    for title, fact in (
-        ("deeplab, densecrf", f"{deeplab.__version__}, {densecrf.__version__}"),
-        ("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
-        (
-            "network",
-            f"{model.predictor.device}, {str(model.predictor.dtype).removeprefix('torch.')}, "
-            f"{torch.get_num_threads()} threads",
-        ),
-        ("CRF", f"{_native.simd_level()}, {densecrf.threads.thread_count(None)} threads"),
-        ("free memory", f"{free / 1e9:.1f} GB" if free else "not known"),
-        (
-            "a photo of 500×375",
-            f"{spent:.2f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in result.seconds.items()),
-        ),
-        ("extras", ", ".join(name for name, there in installed.items() if there) or "none"),
-        ("not installed", ", ".join(f"pip install 'deeplab-crf[{name}]'" for name in lacking) or "nothing"),
-        ("weights", f"{model.card.variant}, {len(model.class_names)} classes"),
-        ("trained on", str(model.card.provenance.get("data", "not told"))),
-        ("good at", good),
-        ("poor at", poor),
-        ("self-test", "passed" if well else "failed: probabilities do not sum to 1"),
-    ):
-        table.add_row(title, fact)
-    Console().print(table)
-    return OK if well else FAILED
+    return {
+        "network": f"{model.predictor.device}, {dtype}, {torch.get_num_threads()} threads",
+        "CRF": f"{_native.simd_level()}, {densecrf.threads.thread_count(None)} threads",
+        "free memory": f"{free / 1e9:.1f} GB" if free else "unknown",
+    }
 
 
-def _abilities(provenance: dict[str, Any]) -> list[str]:
-    """Classes with a measured IoU of at least half, and the others with theirs, as the card tells them."""
-    measured = provenance.get(PER_CLASS)
-    if not isinstance(measured, dict) or not measured:
-        return ["not told", "not told"]
-    order = sorted(measured, key=lambda name: -measured[name])
-    good = [f"{name} {measured[name]:.0f}" for name in order if measured[name] >= 50]
-    poor = [f"{name} {measured[name]:.0f}" for name in order if measured[name] < 50]
-    return [f"IoU in %: {', '.join(names)}" if names else "nothing" for names in (good, poor)]
+def _extras() -> dict[str, str]:
+    from deeplab.optional import EXTRAS, is_installed
+
+    installed = [name for name in EXTRAS if is_installed(name)]
+    missing = [f"pip install 'deeplab-crf[{name}]'" for name in EXTRAS if name not in installed]
+    return {
+        "extras": ", ".join(installed) or "none",
+        "not installed": ", ".join(missing) or "nothing",
+    }
+
+
+def _weights(model: Model) -> dict[str, str]:
+    provenance = model.card.provenance
+    good, poor = _classes_by_iou(provenance)
+    return {
+        "weights": f"{model.card.variant}, {len(model.class_names)} classes",
+        "trained on": str(provenance.get("data", "unknown")),
+        "good at": good,
+        "poor at": poor,
+    }
+
+
+def _classes_by_iou(provenance: dict[str, Any]) -> list[str]:
+    """The classes with an IoU of ``GOOD_IOU`` or more, and the others, both with their IoU."""
+    iou = provenance.get(CLASS_IOU)
+    if not isinstance(iou, dict) or not iou:
+        return ["unknown", "unknown"]
+    names = sorted(iou, key=lambda name: -iou[name])
+    good = [f"{name} {iou[name]:.0f}" for name in names if iou[name] >= GOOD_IOU]
+    poor = [f"{name} {iou[name]:.0f}" for name in names if iou[name] < GOOD_IOU]
+    return [f"IoU in %: {', '.join(group)}" if group else "nothing" for group in (good, poor)]

@@ -1,4 +1,4 @@
-"""``deeplab export``: a network as a file for ONNX Runtime or OpenVINO."""
+"""``deeplab export``: write a network as a file for ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 
 @dataclass(frozen=True)
@@ -14,33 +14,34 @@ class Export:
     """Write a network as ONNX or OpenVINO, with its card; deeplab segment --weights FILE then runs it."""
 
     to: Literal["onnx", "openvino"]
-    """The format. OpenVINO is the fastest on a processor, most of all in int8."""
+    """The format. OpenVINO is the fastest on a processor, in int8 most of all."""
     out: Path
-    """The file to write, ending in .onnx or .xml; its card (and of OpenVINO the weights, .bin) goes beside
+    """File to write, ending in .onnx or .xml; the card (and for OpenVINO the weights, .bin) is written beside
     it."""
     weights: str | None = None
-    """As of deeplab segment; by default those of the package."""
+    """The same as for deeplab segment; by default the weights of the package."""
     variant: str | None = None
-    """Name of the network, where the weights' file leaves it open."""
+    """Name of the network, if the file of the weights does not determine it."""
     int8: bool = False
-    """Make weights and activations int8, of the first and last convolutions excepted (OpenVINO)."""
+    """Use int8 for weights and activations, except in the first and last convolutions (OpenVINO only)."""
     calibrate: Path | None = None
-    """Folder of photos like those to be labelled, on which int8 finds its ranges; a few dozen are enough."""
+    """Folder of photos like those to be labelled, from which int8 takes its ranges; a few dozen
+    are enough."""
 
 
 def export(options: Export) -> int:
-    """Export, compare with torch, and say how close it is."""
-    from deeplab.weights.export import export as export_network
-    from deeplab.weights.export import require_sense
+    """Export the network, compare its scores with torch's, and print how close they are."""
+    from deeplab.weights.exporter import export as export_network
+    from deeplab.weights.exporter import validate_export
 
     if options.int8 and options.calibrate is None:
-        raise ValueError("--int8 wants --calibrate DIR, a folder of photos like those to be labelled")
+        raise ValueError("--int8 needs --calibrate DIR, a folder of photos like those to be labelled")
     if options.calibrate is not None and not options.int8:
         raise ValueError("got --calibrate without --int8, wanted both or neither")
     if options.calibrate is not None and not options.calibrate.is_dir():
         raise FileNotFoundError(f"no folder {options.calibrate}; wanted one of photos to calibrate with")
-    require_sense(options.out, options.to, int8=options.int8)
-    model = model_of(ModelOptions(options.weights, options.variant, device="cpu", precision="fp32"))
+    validate_export(options.out, options.to, int8=options.int8)
+    model = load_model(ModelOptions(options.weights, options.variant, device="cpu", precision="fp32"))
     done = export_network(model.network, model.card, options.out, to=options.to, calibrate=options.calibrate)
     print(f"{done.file}, card {done.file.with_suffix('.json')}: {done.summary()}")
     return OK

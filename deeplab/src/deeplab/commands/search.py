@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from deeplab.commands.common import OK, ModelOptions, model_of
+from deeplab.commands.common import OK, ModelOptions, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deeplab.crf_search.evaluate_params import ParamsEvaluator
     from deeplab.crf_search.grid import Grid
+    from deeplab.crf_search.score_cache import ScoreSource
+    from deeplab.datasets.samples import Dataset
     from deeplab.model.segmentation import Model
+    from deeplab.tables import Rows
     from densecrf import Params
 
 
 @dataclass(frozen=True)
 class Search:
-    """Find the CRF's w1, σα and σβ by their mean IoU on labelled photos, as in the paper: coarse grid, then
-    finer.
+    """Find the CRF's w1, σα and σβ by their mean IoU on labelled photos: a coarse, then a finer grid.
 
-    w2 and σγ stay at 3. The network runs once; a search that was stopped goes on where it was.
+    w2 and σγ stay at 3. The network runs once for each photo. A search that was stopped resumes where it was.
     """
 
     data: Path
     """Folder of photos with labels."""
     out: Path
-    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and what was computed so
-    far."""
+    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and all results so far."""
     split: str = "val"
     """Name of the split to tune on."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     scores: Path | None = None
-    """Class scores in 8 bits (.npz) to search on, in place of a network's."""
+    """Class scores in 8 bits (.npz) to search on instead of a network's."""
     method: Literal["grid", "optuna"] = "grid"
     """Coarse-to-fine grid, or Optuna's sampler on logarithmic ranges."""
     photos: int = 100
-    """How many to tune on, drawn at random; all if there are no more."""
+    """Number of photos to tune on, drawn at random; all if there are no more."""
     metric: Literal["mIoU", "mIoU-7"] = "mIoU"
     """Mean IoU over all classes, or over the seven that deeplab evaluate calls mIoU-7."""
     appearance_weight: tuple[float, ...] = ()
@@ -50,25 +52,25 @@ class Search:
     appearance_rgb_std: tuple[float, ...] = ()
     """Values of σβ in levels, likewise. By default 3 to 10, for Optuna 1 and 30."""
     rounds: int = 2
-    """Refinements around the best of the grid, each with half the step."""
+    """Number of refinements around the best of the grid, each with half the step."""
     trials: int = 100
-    """Settings that Optuna tries."""
+    """Number of settings that Optuna tries."""
     normalization: Literal["symmetric", "after", "before", "none"] = "after"
-    """How kernels are normalised; "after" as in the paper's release."""
+    """Normalization of the kernels; "after" as in the paper's release."""
     seed: int = 0
-    """Of the choice of photos, and of Optuna."""
+    """Seed of the choice of photos, and of Optuna."""
     workers: int | None = None
-    """Photos looked at at a time; by default one for each processor."""
+    """Number of photos processed at a time; by default one for each processor."""
     report_split: str | None = None
-    """Score the best, the default and no CRF on all photos of this split, too."""
+    """Another split, on whose photos the best, the default and no CRF are scored as well."""
 
 
 def search(options: Search) -> int:
-    """Search, and write parameters, tables and a picture."""
+    """Search, and write parameters, tables and a chart."""
     from deeplab.files import lock_file
     from deeplab.optional import require
 
-    require("matplotlib", "a search")  # before an hour's work, not after it
+    require("matplotlib", "a search")  # fail now, not after an hour of work
     if options.scores is not None and options.engine.weights is not None:
         raise ValueError("got --scores and --weights, wanted one of them")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -77,79 +79,89 @@ def search(options: Search) -> int:
             file,
             f"{options.out}: another search works in this folder; wait for it, or name another with --out",
         )
-        return _searched(options)
+        return _search(options)
 
 
-def _searched(options: Search) -> int:
-    import json
-    from dataclasses import asdict
+@dataclass(frozen=True)
+class _Section:
+    """One table of the summary."""
 
-    from rich.console import Console
+    title: str
+    rows: Rows
+    caveat: str
 
-    from deeplab.crf_search.grid import best_of, outside
-    from deeplab.crf_search.report import cloud, heat_map, short_rows, table_csv, worth
+
+def _search(options: Search) -> int:
+    """Search in a folder that this process has locked."""
+    from deeplab.crf_search.grid import best_of
+    from deeplab.crf_search.report import table_csv
     from deeplab.files import write_whole
-    from deeplab.tables import markdown_table, terminal_table
 
-    out, grid = options.out, _grid(options)
-    model = None if options.scores is not None else model_of(options.engine)
-    how: dict[str, Any] = {"metric": options.metric, "method": options.method, **asdict(grid)}
-    how |= (
-        {"rounds": options.rounds}
-        if options.method == "grid"
-        else {"trials": options.trials, "seed": options.seed}
+    grid = _grid(options)
+    model = None if options.scores is not None else load_model(options.engine)
+    evaluator, defaults = _evaluator(
+        options, model, options.split, options.photos, options.out, _settings(options, grid)
     )
-    how |= {"normalization": options.normalization}
-    tuned, defaults = _trials(options, model, options.split, options.photos, out, how)
     others = None
     if options.report_split is not None:
-        folder = out / f"report-{options.report_split}"
-        others, _ = _trials(options, model, options.report_split, None, folder, {})
-    table = _search(options, tuned, grid)
+        folder = options.out / f"report-{options.report_split}"
+        others, _ = _evaluator(options, model, options.report_split, None, folder, {})
+    table = _scores(options, evaluator, grid)
     best = best_of(table)
-    ranked = tuned.scores(sorted(table, key=lambda params: -table[params]))
-    write_whole(out / "params.json", json.dumps(asdict(best), indent=2) + "\n")
-    write_whole(out / "table.csv", table_csv(ranked))
-    if options.method == "grid":
-        picture, drawn = "heat-map.png", heat_map(grid, table, options.metric)
-    else:
-        picture, drawn = "optuna.png", cloud(table, options.metric)
-    write_whole(out / picture, drawn)
-    told = worth(tuned.names, options.split, tuned.names, options.split)
-    if edges := outside(best, grid):
-        told += f" {' and '.join(edges)} came out at an end of the values or beyond it; wider ones may hold better."
-    title = f"'{options.split}', best {options.metric} first, percent"
-    parts = [(title, short_rows(tuned, defaults, list(ranked)), told)]
+    ranked = evaluator.scores(sorted(table, key=lambda params: -table[params]))
+    write_whole(options.out / "params.json", json.dumps(asdict(best), indent=2) + "\n")
+    write_whole(options.out / "table.csv", table_csv(ranked))
+    chart = _write_chart(options, grid, table)
+    sections = [_tuned_section(options, evaluator, defaults, list(ranked), grid)]
     if others is not None:
-        told = worth(tuned.names, options.split, others.names, str(options.report_split))
-        parts.append((f"'{options.report_split}', percent", short_rows(others, defaults, [best]), told))
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
-    for title, rows, told in parts:
-        console.print(terminal_table(rows, title))
-        print(told)
-    text = "\n\n".join(f"## {title}\n\n{markdown_table(rows)}\n\n{told}" for title, rows, told in parts)
-    write_whole(out / "summary.md", f"{text}\n")
-    print(f"written: params.json, table.csv, {picture} and summary.md in {out}/")
+        sections.append(_other_section(options, evaluator, others, defaults, best))
+    _write_summary(options.out, sections)
+    print(f"written: params.json, table.csv, {chart} and summary.md in {options.out}/")
     return OK
 
 
 def _grid(options: Search) -> Grid:
-    """The values asked for, in place of the default ones of the method."""
+    """The values of the options, or else the default ones of the method."""
     from deeplab.crf_search.grid import SPAN, Grid
 
     default = Grid() if options.method == "grid" else SPAN
     return Grid(**{name: getattr(options, name) or values for name, values in default.axes.items()})
 
 
-def _trials(
-    options: Search, model: Model | None, split: str, count: int | None, folder: Path, how: dict[str, Any]
+def _settings(options: Search, grid: Grid) -> dict[str, Any]:
+    """What the results of a search depend on beside the photos and their scores."""
+    settings: dict[str, Any] = {"metric": options.metric, "method": options.method, **asdict(grid)}
+    if options.method == "grid":
+        settings["rounds"] = options.rounds
+    else:
+        settings |= {"trials": options.trials, "seed": options.seed}
+    return settings | {"normalization": options.normalization}
+
+
+def _evaluator(
+    options: Search,
+    model: Model | None,
+    split: str,
+    count: int | None,
+    folder: Path,
+    settings: dict[str, Any],
 ) -> tuple[ParamsEvaluator, Params]:
-    """A split's photos with their scores, ready to be tried on, and the parameters where nobody searches."""
+    """Prepare the photos of a split and their scores.
+
+    Args:
+        options: options of the command.
+        model: the network; None to read scores from a file.
+        split: name of the split.
+        count: number of photos, drawn at random; None for all.
+        folder: folder of the results.
+        settings: what the results depend on beside the photos and their scores.
+
+    Returns:
+        An evaluator of parameters on these photos, and the parameters without a search.
+    """
     from deeplab.classes import WELL_POPULATED
     from deeplab.crf_search.evaluate_params import ParamsEvaluator
-    from deeplab.crf_search.grid import choose
-    from deeplab.crf_search.score_cache import CachedScores, FileScores, ScoreSource
+    from deeplab.crf_search.grid import draw_samples
     from deeplab.datasets.opening import open_dataset
     from deeplab.files import check_settings
 
@@ -158,34 +170,96 @@ def _trials(
         raise ValueError(
             f"{options.data}: lacks classes of mIoU-7 ({', '.join(WELL_POPULATED)}); wanted --metric mIoU"
         )
-    source: ScoreSource
+    source = _score_source(options, model, dataset, split)
+    samples = list(dataset) if count is None else draw_samples(dataset, count, options.seed)
+    names = [sample.name for sample in samples]
+    identity = {"scores of": source.identity, "split": split, "photos": names}
+    check_settings(folder / "search.json", {**identity, **settings})
+    source.fill(samples)
+    evaluator = ParamsEvaluator(
+        samples, source, dataset.class_names, folder / "trials.jsonl", workers=options.workers
+    )
+    return evaluator, source.defaults
+
+
+def _score_source(options: Search, model: Model | None, dataset: Dataset, split: str) -> ScoreSource:
+    from deeplab.crf_search.score_cache import CachedScores, FileScores
+
     if model is not None:
-        source = CachedScores(model, dataset, split, options.out / "scores" / split)
-    else:
-        assert options.scores is not None
-        source = FileScores(options.scores, dataset)
-    pairs = list(dataset) if count is None else choose(dataset, count, options.seed)
-    names = [pair.name for pair in pairs]
-    check_settings(
-        folder / "search.json", {"scores of": source.identity, "split": split, "photos": names, **how}
-    )
-    source.fill(pairs)
-    trials = ParamsEvaluator(
-        pairs, source, dataset.class_names, folder / "trials.jsonl", workers=options.workers
-    )
-    return trials, source.defaults
+        return CachedScores(model, dataset, split, options.out / "scores" / split)
+    assert options.scores is not None
+    return FileScores(options.scores, dataset)
 
 
-def _search(options: Search, trials: ParamsEvaluator, grid: Grid) -> dict[Params, float]:
-    """The score of every setting that the method looks at."""
+def _scores(options: Search, evaluator: ParamsEvaluator, grid: Grid) -> dict[Params, float]:
+    """The score of every setting that the method tries."""
     from deeplab.crf_search.grid import by_optuna, coarse_to_fine
     from densecrf import Params
 
     def measure(settings: Sequence[Params]) -> list[float]:
-        found = trials.scores(settings).values()
-        return [scores.mean_iou if options.metric == "mIoU" else scores.mean_iou_of() for scores in found]
+        results = evaluator.scores(settings).values()
+        return [scores.mean_iou if options.metric == "mIoU" else scores.mean_iou_of() for scores in results]
 
     base = Params(normalization=options.normalization)
     if options.method == "grid":
         return coarse_to_fine(measure, grid, base, rounds=options.rounds)
     return by_optuna(measure, grid, base, trials=options.trials, seed=options.seed)
+
+
+def _write_chart(options: Search, grid: Grid, table: dict[Params, float]) -> str:
+    """Write the chart of the method and return its name."""
+    from deeplab.crf_search.report import heat_map, scatter_plot
+    from deeplab.files import write_whole
+
+    if options.method == "grid":
+        name = "heat-map.png"
+        picture = heat_map(grid, table, options.metric)
+    else:
+        name = "optuna.png"
+        picture = scatter_plot(table, options.metric)
+    write_whole(options.out / name, picture)
+    return name
+
+
+def _tuned_section(
+    options: Search, evaluator: ParamsEvaluator, defaults: Params, ranked: Sequence[Params], grid: Grid
+) -> _Section:
+    """The scores on the photos that were tuned on."""
+    from deeplab.crf_search.grid import at_grid_edge
+    from deeplab.crf_search.report import short_rows, tuning_caveat
+
+    caveat = tuning_caveat(evaluator.names, options.split, evaluator.names, options.split)
+    if edges := at_grid_edge(ranked[0], grid):
+        verb = "is" if len(edges) == 1 else "are"
+        caveat += (
+            f" The best {' and '.join(edges)} {verb} at an end of the values or beyond it: try a wider range."
+        )
+    title = f"'{options.split}', best {options.metric} first, percent"
+    return _Section(title, short_rows(evaluator, defaults, ranked), caveat)
+
+
+def _other_section(
+    options: Search, evaluator: ParamsEvaluator, others: ParamsEvaluator, defaults: Params, best: Params
+) -> _Section:
+    """The scores on the photos of --report-split."""
+    from deeplab.crf_search.report import short_rows, tuning_caveat
+
+    caveat = tuning_caveat(evaluator.names, options.split, others.names, str(options.report_split))
+    title = f"'{options.report_split}', percent"
+    return _Section(title, short_rows(others, defaults, [best]), caveat)
+
+
+def _write_summary(folder: Path, sections: Sequence[_Section]) -> None:
+    """Print the tables, and write them to summary.md."""
+    from rich.console import Console
+
+    from deeplab.files import write_whole
+    from deeplab.tables import markdown_table, terminal_table
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    for section in sections:
+        console.print(terminal_table(section.rows, section.title))
+        print(section.caveat)
+    text = "\n\n".join(f"## {s.title}\n\n{markdown_table(s.rows)}\n\n{s.caveat}" for s in sections)
+    write_whole(folder / "summary.md", f"{text}\n")

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from deeplab.commands.common import FAILED, OK, ModelOptions, complain, model_of
+from deeplab.commands.common import FAILED, OK, ModelOptions, load_model, log_error
 
 if TYPE_CHECKING:
-    from deeplab.bulk.jobs import Job, Settings
+    from collections.abc import Callable
+
+    from deeplab.bulk.inputs import Shard
+    from deeplab.bulk.jobs import Job, Outcome, Settings
     from deeplab.bulk.manifest import Manifest
     from deeplab.model.segmentation import Model
 
@@ -28,46 +31,64 @@ class Segment:
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
     crf_params: Path | None = None
-    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default those of the
-    weights."""
+    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default the parameters that
+    belong to the weights."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network looks, after --size; their probabilities are
+    """Factors on height and width at which the network sees a photo, after --size; the probabilities are
     averaged."""
     mirror: bool = False
-    """Look at a mirrored copy, too."""
+    """Average over a mirrored copy of the photo as well."""
     tile: int | None = None
-    """Look through windows of so many pixels; by default only where memory asks for it. Same result."""
+    """Side in pixels of the windows in which the network sees a photo; by default windows are used only where
+    memory is short. The result is the same."""
     size: int | None = None
-    """Longer side, in pixels, at which the network looks at larger photos; 0 for full size. By default as the
-    weights say, 513 for those of the package. The CRF always runs at full size, and so does the network on
-    TIFFs in blocks."""
+    """Length of the longer side in pixels at which the network sees larger photos; 0 for full size. By
+    default as stated with the weights, 513 for those of the package. The CRF always runs at full size, and so
+    does the network on TIFFs in blocks."""
     compare: bool = False
     """Also write one picture with photo, network, and network + CRF side by side."""
     blocks: bool = False
-    """Work block by block in 2 GB, whatever a photo's size, and write ids as TIFF; with the extra mosaic,
-    TIFFs of 8 megapixels or more are worked on so unasked."""
+    """Segment in blocks with 2 GB of memory, whatever a photo's size, and write ids as TIFF. TIFFs of 8
+    megapixels or more are segmented like this by default if the extra mosaic is installed."""
     levels: tuple[float, float] | None = None
-    """In blocks, of more than 8 bits: levels that become black and white; by default zero and all bits in
-    use."""
+    """Levels that become black and white in images of more than 8 bits that are segmented in blocks; by
+    default zero and the largest number of the bits in use."""
     redo: bool = False
-    """Label also those photos anew that the manifest in the folder of results has as done."""
+    """Label photos again even if they are finished according to the manifest in the folder of results."""
     lanes: int | None = None
-    """Photos in work at a time; by default one for each processor, eight at most."""
+    """Number of photos in work at the same time; by default one for each processor, eight at most."""
     shard: str | None = None
-    """I/N: only the I-th of N parts of the photos, for N machines that know nothing of each other."""
+    """I/N: label only the I-th of N parts of the photos, for N machines without a cluster."""
     ray: tuple[str, ...] | None = None
-    """Do the work on a Ray cluster (last on the line): HOST:PORT, auto for the one this machine is
-    part of, local or nothing for workers on this machine."""
+    """Work on a Ray cluster (last on the line): HOST:PORT, auto for the cluster this machine is part of,
+    local or nothing for workers on this machine."""
 
 
 def segment(options: Segment) -> int:
-    """Segment photos in lanes or on a cluster; one that fails is reported and the others go on."""
-    from rich.console import Console
-
-    from deeplab.bulk.class_shares import ClassShares
-    from deeplab.bulk.jobs import LargeJob, Settings, Shard, plan
-    from deeplab.bulk.manifest import Manifest
+    """Segment photos with several workers or on a cluster; photos that fail are reported."""
+    from deeplab.bulk.inputs import Shard, plan
+    from deeplab.bulk.jobs import LargeJob
     from deeplab.large_images.segment import is_large
+
+    settings = _settings(options)
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    jobs, errors = plan(options.photos, options.out)
+    for error in errors:
+        log_error(error)
+    if not jobs:
+        if not errors:
+            log_error("no photos given; wanted photos or folders of photos")
+        return FAILED
+    if shard is not None:
+        jobs = list(shard.select(jobs, options.out))
+    jobs = [LargeJob(job.photo, job.target) if options.blocks or is_large(job.photo) else job for job in jobs]
+    failed = _label(options, settings, shard, jobs)
+    return OK if not failed and not errors else FAILED
+
+
+def _settings(options: Segment) -> Settings:
+    """Check options that exclude each other, and collect those that apply to every photo."""
+    from deeplab.bulk.jobs import Settings
     from densecrf.params import read_params
 
     if options.crf_params is not None and not options.crf:
@@ -76,76 +97,98 @@ def segment(options: Segment) -> int:
         raise ValueError(
             "got --ray with several addresses or --lanes; wanted photos first, then --ray [ADDRESS]"
         )
-    crf = options.crf if options.crf_params is None else read_params(options.crf_params)
-    settings = Settings(
-        crf, options.scales, options.mirror, options.tile, options.size, options.compare, options.levels
+    return Settings(
+        crf=options.crf if options.crf_params is None else read_params(options.crf_params),
+        scales=options.scales,
+        mirror=options.mirror,
+        tile=options.tile,
+        size=options.size,
+        compare=options.compare,
+        levels=options.levels,
     )
-    shard = None if options.shard is None else Shard.parse(options.shard)
-    jobs, complaints = plan(options.photos, options.out)
-    for line in complaints:
-        complain(line)
-    if not jobs:
-        if not complaints:
-            complain("no photos given; wanted photos or folders of photos")
-        return FAILED
-    jobs = jobs if shard is None else list(shard.of(jobs, options.out))
-    jobs = [LargeJob(job.photo, job.target) if options.blocks or is_large(job.photo) else job for job in jobs]
-    model = model_of(options.engine)
+
+
+def _label(options: Segment, settings: Settings, shard: Shard | None, jobs: list[Job]) -> int:
+    """Label the photos that are not finished, and write the table of all; returns how many photos failed."""
+    from rich.console import Console
+
+    from deeplab.bulk.class_shares import ClassShares
+    from deeplab.bulk.manifest import Manifest
+
+    model = load_model(options.engine)
     options.out.mkdir(parents=True, exist_ok=True)
-    table, csv = (
-        ClassShares(),
-        "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv",
-    )
-    with Manifest(options.out, settings.facts(model), shard=shard) as manifest:
-        todo = [job for job in jobs if options.redo or not manifest.finished(job, settings.kinds)]
-        there = len(jobs) - len(todo)
-        if there:
-            print(f"{there} of {len(jobs)} were there; --redo would label them anew")
+    table = ClassShares()
+    csv = "classes.csv" if shard is None else f"classes-{shard.number}-of-{shard.count}.csv"
+    with Manifest(options.out, settings.as_json(model), shard=shard) as manifest:
+        pending = [
+            job for job in jobs if options.redo or not manifest.finished(job, settings.output_suffixes)
+        ]
+        finished = len(jobs) - len(pending)
+        if finished:
+            print(f"{finished} of {len(jobs)} were there; --redo would label them anew")
         try:
-            failed = _work(options, model, settings, todo, manifest)
+            failed = _run_jobs(options, model, settings, pending, manifest)
         finally:
             for job, row in manifest.rows(jobs):
                 table.add(job.photo, row["shares"], row["seconds"])
             table.write(options.out / csv)
     if table.photos:
         Console().print(table.render())
-    print(
-        f"{len(jobs) - failed} of {len(jobs)} photos labelled; ids, overlays and {csv} are in {options.out}/"
-    )
-    return OK if not failed and not complaints else FAILED
+    labelled = len(jobs) - failed
+    print(f"{labelled} of {len(jobs)} photos labelled; ids, overlays and {csv} are in {options.out}/")
+    return failed
 
 
-def _work(options: Segment, model: Model, settings: Settings, todo: list[Job], manifest: Manifest) -> int:
-    """Do the jobs here or on a cluster, with a progress bar; returns how many failed."""
-    from dataclasses import asdict
-
+def _run_jobs(options: Segment, model: Model, settings: Settings, jobs: list[Job], manifest: Manifest) -> int:
+    """Do the jobs with a progress bar; returns how many failed."""
     from tqdm import tqdm
 
-    from deeplab.bulk.jobs import LargeJob, Outcome, attempt
-    from deeplab.bulk.ray import run_on_ray
-    from deeplab.bulk.workers import Workers, run
+    from deeplab.bulk.jobs import LargeJob, run_job
 
     failed = 0
-    with tqdm(total=len(todo), unit="photo", disable=None if todo else True) as bar:
+    with tqdm(total=len(jobs), unit="photo", disable=None if jobs else True) as bar:
 
-        def note(outcome: Outcome) -> None:
+        def record(outcome: Outcome) -> None:
             nonlocal failed
-            manifest.add(outcome, settings.kinds)
+            manifest.add(outcome, settings.output_suffixes)
             bar.update()
             if outcome.error is not None:
                 failed += 1
-                complain(outcome.error)
+                log_error(outcome.error)
 
-        for job in todo:
-            if isinstance(job, LargeJob):  # here, one at a time: each takes all processors
-                note(attempt(job, model, settings))
-        todo = [job for job in todo if not isinstance(job, LargeJob)]
-        if options.ray is None:
-
-            def work(job: Job, threads: int) -> Outcome:
-                return attempt(job, model, settings, threads=threads)
-
-            run(todo, work, note, lanes=Workers.of(len(todo), count=options.lanes))
-        else:
-            run_on_ray(todo, asdict(options.engine), settings, note, address=next(iter(options.ray), None))
+        for job in jobs:
+            if isinstance(job, LargeJob):  # one at a time in this process: each uses all processors
+                record(run_job(job, model, settings))
+        _run_small_jobs(
+            options, model, settings, [job for job in jobs if not isinstance(job, LargeJob)], record
+        )
     return failed
+
+
+def _run_small_jobs(
+    options: Segment,
+    model: Model,
+    settings: Settings,
+    jobs: list[Job],
+    record: Callable[[Outcome], None],
+) -> None:
+    """Do jobs that fit into memory, in worker threads or on a cluster."""
+    from dataclasses import asdict
+
+    from deeplab.bulk.jobs import run_job
+    from deeplab.bulk.memory_limiter import estimate_bytes
+    from deeplab.bulk.ray import run_on_ray
+    from deeplab.bulk.workers import Workers, run
+
+    if options.ray is not None:
+        address = next(iter(options.ray), None)
+        run_on_ray(jobs, asdict(options.engine), settings, record, address=address)
+        return
+
+    def work(job: Job, threads: int) -> Outcome:
+        return run_job(job, model, settings, threads=threads)
+
+    def memory_of(job: Job) -> int:
+        return estimate_bytes(job.photo, settings, model)
+
+    run(jobs, work, record, workers=Workers.of(len(jobs), count=options.lanes), memory_of=memory_of)

@@ -1,4 +1,4 @@
-"""``deeplab train``: train by a recipe."""
+"""``deeplab train``: train a network by a recipe."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from deeplab.commands.common import OK
 
 @dataclass(frozen=True)
 class Train:
-    """Train by a recipe on labelled photos; a run that was stopped goes on where it was."""
+    """Train a network on labelled photos by a recipe; a run that was stopped resumes where it was."""
 
     recipe: Positional[Path]
-    """A TOML file, as in recipes/."""
+    """TOML file, for example one of those in recipes/."""
     out: Path
     """Folder for the log, checkpoints and weights."""
     data: str | None = None
     """Folder of the data, instead of the recipe's."""
     resume: bool = False
-    """Insist that there is a run to go on with; one that was stopped goes on in any case."""
+    """Fail if there is no run to resume; without it, a run that is there is resumed all the same."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Change a key of the recipe, e.g. --set data=DIR; may be repeated."""
+    """Change a key of the recipe, for example --set data=DIR; may be repeated."""
 
 
 def train(options: Train) -> int:
-    """Train by a recipe and say where the weights are."""
+    """Train by a recipe and print where the weights are."""
     from deeplab.training.loop import train as train_by
     from deeplab.training.recipe import read_recipe
 

@@ -16,15 +16,15 @@ from deeplab.optional import require
 from densecrf import Params
 
 Measure = Callable[[Sequence[Params]], Sequence[float]]
-"""The score of each of some settings; more is better."""
+"""Function that scores settings; higher is better."""
 
-MOST_MOVES = 10
-"""How often a round of refinement may walk on with one step before the next halves it."""
+MAX_MOVES = 10
+"""How often a round of refinement may move to a better setting before the next round halves the steps."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of the appearance kernel's parameters, by default the paper's 6·6·8 = 288 settings.
+    """Values of the appearance kernel's parameters; by default the paper's 6·6·8 = 288 settings.
 
     Raises:
         ValueError: for no values, values that are not finite and above 0, or the same value twice.
@@ -33,11 +33,11 @@ class Grid:
     """
 
     appearance_weight: tuple[float, ...] = (5, 6, 7, 8, 9, 10)
-    """w⁽¹⁾, dimensionless."""
+    """Values of w⁽¹⁾, dimensionless."""
     appearance_xy_std: tuple[float, ...] = (50, 60, 70, 80, 90, 100)
-    """σα in pixels."""
+    """Values of σα in pixels."""
     appearance_rgb_std: tuple[float, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
-    """σβ in levels of a 0–255 image."""
+    """Values of σβ in levels of a 0–255 image."""
 
     def __post_init__(self) -> None:
         for name, values in self.axes.items():
@@ -51,35 +51,33 @@ class Grid:
 
     @property
     def axes(self) -> dict[str, tuple[float, ...]]:
-        """The values of each parameter by its name in ``densecrf.Params``."""
+        """Values of each parameter by its name in ``densecrf.Params``."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def settings(self, base: Params) -> list[Params]:
-        """Every combination; the other fields are those of ``base``."""
-        return [
-            _with(base, dict(zip(self.axes, values, strict=True))) for values in product(*self.axes.values())
-        ]
+        """List every combination; all other parameters are those of ``base``."""
+        combinations = product(*self.axes.values())
+        return [_with(base, dict(zip(self.axes, values, strict=True))) for values in combinations]
 
 
 SPAN = Grid((1.0, 20.0), (10.0, 200.0), (1.0, 30.0))
-"""Ends of the ranges in which Optuna looks by default: what the paper and its release found lies well
-inside."""
+"""Default ranges for Optuna; the settings of the paper and its release are well inside."""
 
 
 def coarse_to_fine(measure: Measure, grid: Grid, base: Params, *, rounds: int = 2) -> dict[Params, float]:
-    """Scores over a grid, then around its best with steps that are halved in every round.
+    """Score a grid, then the surroundings of its best setting with steps that every round halves.
 
-    A round looks at the 26 neighbours of the best setting and moves to the best of them for as long as that
-    is better, also beyond the grid. A parameter of a single value stays there.
+    A round scores the 26 neighbours of the best setting and moves to the best of them as long as that is an
+    improvement, also beyond the grid. A parameter with a single value keeps it.
 
     Args:
-        measure: scores settings.
-        grid: where to begin.
-        base: the fields that are not searched.
-        rounds: of refinement.
+        measure: function that scores settings.
+        grid: the coarse grid.
+        base: parameters that are not searched.
+        rounds: number of rounds of refinement.
 
     Returns:
-        The score of each setting that was looked at, in that order.
+        The score of each setting that was tried, in that order.
 
     Raises:
         ValueError: if a score is NaN, or for a negative number of rounds.
@@ -89,15 +87,16 @@ def coarse_to_fine(measure: Measure, grid: Grid, base: Params, *, rounds: int = 
     if rounds < 0:
         raise ValueError(f"got {rounds} rounds, wanted at least 0")
     table: dict[Params, float] = {}
-    _look(measure, grid.settings(base), table)
+    _add_scores(measure, grid.settings(base), table)
     steps = {
         name: min((b - a for a, b in pairwise(values)), default=0.0) for name, values in grid.axes.items()
     }
     for _ in range(rounds):
         steps = {name: step / 2 for name, step in steps.items()}
-        for _ in range(MOST_MOVES):
+        for _ in range(MAX_MOVES):
             centre = best_of(table)
-            _look(measure, [params for params in _neighbours(centre, steps) if params not in table], table)
+            neighbours = [params for params in _neighbours(centre, steps) if params not in table]
+            _add_scores(measure, neighbours, table)
             if best_of(table) == centre:
                 break
     return table
@@ -106,18 +105,17 @@ def coarse_to_fine(measure: Measure, grid: Grid, base: Params, *, rounds: int = 
 def by_optuna(
     measure: Measure, span: Grid, base: Params, *, trials: int = 100, seed: int = 0
 ) -> dict[Params, float]:
-    """Scores of settings that Optuna's sampler (TPE) proposes, log-uniform at first; the same for the same
-    seed.
+    """Score settings proposed by Optuna's TPE sampler, log-uniform at first.
 
     Args:
-        measure: scores settings.
-        span: whose least and greatest values are the ends of the ranges; equal ends fix a parameter.
-        base: the fields that are not searched.
-        trials: how many settings to look at.
-        seed: of the sampler.
+        measure: function that scores settings.
+        span: ranges: the smallest and the largest value of each parameter; if they are equal, it is fixed.
+        base: parameters that are not searched.
+        trials: number of settings to try.
+        seed: seed of the sampler; the same seed gives the same settings.
 
     Returns:
-        The score of each setting that was looked at, in that order.
+        The score of each setting that was tried, in that order.
 
     Raises:
         ModuleNotFoundError: if Optuna is not installed.
@@ -125,7 +123,9 @@ def by_optuna(
     """
     if trials < 1:
         raise ValueError(f"got {trials} trials, wanted at least 1")
-    optuna = _optuna()
+    require("optuna", "--method optuna")
+    import optuna  # type: ignore[import-not-found, unused-ignore]
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     table: dict[Params, float] = {}
@@ -136,19 +136,25 @@ def by_optuna(
             for name, ends in span.axes.items()
         }
         params = _with(base, {name: float(f"{value:.4g}") for name, value in values.items()})
-        _look(measure, [params], table)
+        _add_scores(measure, [params], table)
         study.tell(trial, table[params])
     return table
 
 
 def best_of(table: Mapping[Params, float]) -> Params:
-    """The setting of the highest score; of equals the first."""
+    """Find the setting with the highest score; the first of equals."""
     return max(table, key=table.__getitem__)
 
 
-def outside(best: Params, grid: Grid) -> list[str]:
-    """The parameters whose best value is an end of the grid, or beyond it: a wider grid may hold a better
-    one."""
+def at_grid_edge(best: Params, grid: Grid) -> list[str]:
+    """Name the parameters whose best value is at an end of the grid or beyond it.
+
+    A wider grid may hold a better value.
+
+    Args:
+        best: the best setting.
+        grid: the grid that was searched.
+    """
     return [
         name
         for name, values in grid.axes.items()
@@ -156,25 +162,31 @@ def outside(best: Params, grid: Grid) -> list[str]:
     ]
 
 
-def choose(pairs: Sequence[Sample], count: int, seed: int = 0) -> list[Sample]:
-    """``count`` pairs at random, in their order; all if there are no more.
+def draw_samples(samples: Sequence[Sample], count: int, seed: int = 0) -> list[Sample]:
+    """Draw samples at random, keeping their order.
+
+    Args:
+        samples: samples to draw from.
+        count: how many to draw; all if there are no more.
+        seed: seed of the random numbers.
 
     Raises:
-        ValueError: for none.
+        ValueError: for a count of 0 or no samples.
 
     Source: DeepLab, section 4.2: 100 images of val.
     """
-    if count < 1 or not pairs:
-        raise ValueError(f"got {count} of {len(pairs)} photos to tune on, wanted at least 1")
-    if count >= len(pairs):
-        return list(pairs)
-    places = np.random.default_rng(seed).choice(len(pairs), count, replace=False)
-    return [pairs[place] for place in sorted(places.tolist())]
+    if count < 1 or not samples:
+        raise ValueError(f"got {count} of {len(samples)} photos to tune on, wanted at least 1")
+    if count >= len(samples):
+        return list(samples)
+    drawn = np.random.default_rng(seed).choice(len(samples), count, replace=False)
+    return [samples[index] for index in sorted(drawn.tolist())]
 
 
-def _look(measure: Measure, settings: Sequence[Params], table: dict[Params, float]) -> None:
-    found = measure(settings) if settings else []
-    for params, score in zip(settings, found, strict=True):
+def _add_scores(measure: Measure, settings: Sequence[Params], table: dict[Params, float]) -> None:
+    """Score settings and add them to the table."""
+    scores = measure(settings) if settings else []
+    for params, score in zip(settings, scores, strict=True):
         if math.isnan(score):
             raise ValueError(
                 "the photos have no labelled pixel of the classes that are scored; nothing can be tuned"
@@ -187,20 +199,13 @@ def _with(base: Params, values: Mapping[str, Any]) -> Params:
 
 
 def _neighbours(centre: Params, steps: Mapping[str, float]) -> list[Params]:
-    """The settings a step to either side of one in any of the parameters, those above 0."""
-    around = []
+    """The settings at most one step away in every parameter, without those that are not above 0."""
+    neighbours: list[Params] = []
     for signs in product((-1, 0, 1), repeat=len(steps)):
         values = {
             name: round(getattr(centre, name) + sign * step, 6)
             for sign, (name, step) in zip(signs, steps.items(), strict=True)
         }
         if min(values.values()) > 0:
-            around.append(_with(centre, values))
-    return list(dict.fromkeys(around))
-
-
-def _optuna() -> Any:
-    require("optuna", "--optuna")
-    import optuna  # type: ignore[import-not-found, unused-ignore]
-
-    return optuna
+            neighbours.append(_with(centre, values))
+    return list(dict.fromkeys(neighbours))

@@ -1,5 +1,4 @@
-"""What a search for the CRF's parameters found: tables, pictures, and a plain word on what the scores are
-worth."""
+"""The results of a search for the CRF's parameters: tables, charts, and a caveat on the scores."""
 
 from __future__ import annotations
 
@@ -17,12 +16,14 @@ from deeplab.evaluation.scoring import Scores
 from deeplab.tables import Rows, comma_separated
 from densecrf import Params
 
-SHOWN = 10
-"""How many of the best settings the short table has."""
+MAX_SHOWN = 10
+"""How many of the best settings the short table shows."""
 NO_CRF = Params(appearance_weight=0, smoothness_weight=0)
 """Parameters with which the CRF changes nothing."""
 TICKS = tuple(digit * 10.0**power for power in range(-2, 4) for digit in (1, 2, 5))
-SIGNS = {
+BEST_COLOUR = "#d62728"
+"""Colour of the frame or ring around the best setting."""
+SYMBOLS = {
     "appearance_weight": "w1",
     "appearance_xy_std": "σα",
     "appearance_rgb_std": "σβ",
@@ -33,21 +34,20 @@ SIGNS = {
 
 
 def figures(scores: Scores) -> dict[str, float]:
-    """Mean IoU over the seven well-populated classes (where the data has them) and over all, and pixel
-    accuracy.
+    """Get mIoU-7 (if the data has its classes), mean IoU over all classes, and pixel accuracy in percent.
 
-    Percent, as they are; ``Scores.summary`` rounds more than neighbours on a grid differ.
+    They are not rounded: neighbours on a grid differ by less than ``Scores.summary`` shows.
     """
     seven = {"mIoU-7": scores.mean_iou_of()} if set(WELL_POPULATED) <= set(scores.class_names) else {}
-    found = seven | {
+    values = seven | {
         f"mIoU-{len(scores.class_names)}": scores.mean_iou,
         "pixel accuracy": scores.pixel_accuracy,
     }
-    return {name: 100 * value for name, value in found.items()}
+    return {name: 100 * value for name, value in values.items()}
 
 
 def table_csv(ranked: Mapping[Params, Scores]) -> bytes:
-    """Every setting with its scores in percent as the bytes of a CSV file, in the order given."""
+    """Make a CSV file of every setting with its scores in percent, in the order given."""
     rows: Rows = []
     for rank, (params, scores) in enumerate(ranked.items(), 1):
         values = asdict(params) | {name: f"{value:.4f}" for name, value in figures(scores).items()}
@@ -56,35 +56,37 @@ def table_csv(ranked: Mapping[Params, Scores]) -> bytes:
     return comma_separated(rows)
 
 
-def short_rows(trials: ParamsEvaluator, defaults: Params, best: Sequence[Params]) -> Rows:
-    """The best settings beside no CRF and its default parameters; percent.
+def short_rows(evaluator: ParamsEvaluator, defaults: Params, best: Sequence[Params]) -> Rows:
+    """Make a table of the best settings next to no CRF and the default parameters, in percent.
 
     Args:
-        trials: that score them.
-        defaults: parameters where nobody searches.
-        best: settings, best first; no more than ten are shown.
+        evaluator: scores the settings.
+        defaults: parameters that are used without a search.
+        best: settings, best first; at most ten are shown.
     """
-    named = {"no CRF": NO_CRF, "default": defaults} | {
-        str(rank): one for rank, one in enumerate(best[:SHOWN], 1)
-    }
-    found = trials.scores(named.values())
+    ranked = {str(rank): params for rank, params in enumerate(best[:MAX_SHOWN], 1)}
+    named = {"no CRF": NO_CRF, "default": defaults} | ranked
+    scores = evaluator.scores(named.values())
     rows: Rows = []
     for name, params in named.items():
-        values = figures(found[params])
-        rows = rows or [["", *SIGNS.values(), *values]]
-        signs = ["–"] * len(SIGNS) if params == NO_CRF else [_number(getattr(params, key)) for key in SIGNS]
-        rows.append([name, *signs, *(f"{value:.2f}" for value in values.values())])
+        values = figures(scores[params])
+        rows = rows or [["", *SYMBOLS.values(), *values]]
+        if params == NO_CRF:
+            numbers = ["–"] * len(SYMBOLS)
+        else:
+            numbers = [_number(getattr(params, key)) for key in SYMBOLS]
+        rows.append([name, *numbers, *(f"{value:.2f}" for value in values.values())])
     return rows
 
 
-def worth(tuned: Sequence[str], split: str, reported: Collection[str], report_split: str) -> str:
-    """A sentence on which photos were tuned on and which the scores are of.
+def tuning_caveat(tuned: Sequence[str], split: str, reported: Collection[str], report_split: str) -> str:
+    """Say which photos the settings were tuned on, and whether the scores are of the same ones.
 
     Args:
-        tuned: names of the photos that the settings were chosen by.
-        split: that they are of.
+        tuned: names of the photos that the settings were tuned on.
+        split: their split.
         reported: names of the photos that are scored.
-        report_split: that those are of.
+        report_split: their split.
     """
     chosen = f"{_photos(len(tuned))} of '{split}'"
     shared = set(tuned) & set(reported)
@@ -93,95 +95,78 @@ def worth(tuned: Sequence[str], split: str, reported: Collection[str], report_sp
             f"Tuned on {chosen}, and the scores are of the same photos: they are optimistic. "
             "--report-split NAME scores the best on others."
         )
-    told = f"Tuned on {chosen}; the scores are of {_photos(len(reported))} of '{report_split}', "
+    caveat = f"Tuned on {chosen}; the scores are of {_photos(len(reported))} of '{report_split}', "
     if not shared:
-        return f"{told}none of them the same."
-    return (
-        f"{told}of which {len(shared)} {'is' if len(shared) == 1 else 'are'} the same: they are optimistic."
-    )
+        return f"{caveat}none of them the same."
+    verb = "is" if len(shared) == 1 else "are"
+    return f"{caveat}of which {len(shared)} {verb} the same: they are optimistic."
 
 
 def heat_map(grid: Grid, table: Mapping[Params, float], title: str) -> bytes:
-    """The scores over σα and σβ, a field for each w⁽¹⁾ of the grid, as the bytes of a PNG; the best has a
-    frame.
+    """Draw the scores over σα and σβ, a panel for each w⁽¹⁾ of the grid; the best has a frame.
 
     Args:
-        grid: that was searched; settings that are not on it are left out.
+        grid: the coarse grid; other settings are left out.
         table: scores, 0–1.
         title: what the scores are.
+
+    Returns:
+        The bytes of a PNG.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
     weights, xy_stds, rgb_stds = grid.axes.values()
-    places = {
-        (p.appearance_weight, p.appearance_rgb_std, p.appearance_xy_std): 100 * score
-        for p, score in table.items()
-    }
-    values = np.array(
-        [[[places.get((w, rgb, xy), np.nan) for xy in xy_stds] for rgb in rgb_stds] for w in weights]
-    )
+    values = _on_grid(grid, table)
     columns = min(len(weights), 3)
-    lines = -(-len(weights) // columns)
-    wide, tall = 1.2 + 0.48 * len(xy_stds), 1.0 + 0.36 * len(rgb_stds)
-    figure = new_figure(max(4.5, wide * columns + 1), max(2.8, tall * lines + 0.6))
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    low, high = np.nanmin(values), np.nanmax(values)
+    rows = -(-len(weights) // columns)
+    panel_width = 1.2 + 0.48 * len(xy_stds)
+    panel_height = 1.0 + 0.36 * len(rgb_stds)
+    figure = new_figure(max(4.5, panel_width * columns + 1), max(2.8, panel_height * rows + 0.6))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     best = np.unravel_index(np.nanargmax(values), values.shape)
     picture: Any = None
-    for place, panel in enumerate(panels):
-        if place >= len(weights):
+    for index, panel in enumerate(panels):
+        if index >= len(weights):
             panel.set_visible(False)
             continue
-        picture = panel.imshow(
-            values[place], cmap="viridis", vmin=low, vmax=high, origin="lower", aspect="auto"
-        )
+        picture = _draw_panel(panel, values[index], float(np.nanmin(values)), float(np.nanmax(values)))
         panel.set_xticks(range(len(xy_stds)), [_number(value) for value in xy_stds])
         panel.set_yticks(range(len(rgb_stds)), [_number(value) for value in rgb_stds])
-        panel.set_title(f"w1 = {_number(weights[place])}", fontsize=10)
-        panel.set_xlabel("σα, pixels")
-        panel.set_ylabel("σβ, levels")
-        for row, column in np.ndindex(*values[place].shape):
-            value = values[place, row, column]
-            dark, digits = value - low < 0.55 * (high - low), 1 if high - low > 2 else 2
-            panel.text(
-                column,
-                row,
-                f"{value:.{digits}f}",
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color="white" if dark else "black",
-            )
-        if place == best[0]:
+        panel.set_title(f"w1 = {_number(weights[index])}", fontsize=10)
+        if index == best[0]:
             panel.add_patch(_frame(int(best[2]), int(best[1])))
     figure.colorbar(picture, ax=list(panels), label=f"{title}, percent", fraction=0.03, pad=0.02)
     figure.suptitle(f"{title} on the coarse grid; frame: best", fontsize=11)
     return png_of(figure)
 
 
-def cloud(table: Mapping[Params, float], title: str) -> bytes:
-    """The scores of settings on no grid against each parameter, as the bytes of a PNG; the best has a ring.
+def scatter_plot(table: Mapping[Params, float], title: str) -> bytes:
+    """Draw the scores of settings on no grid against each parameter; the best has a ring.
 
     Args:
-        table: scores, 0–1.
+        table: scores, 0–1, in the order the settings were tried.
         title: what the scores are.
+
+    Returns:
+        The bytes of a PNG.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
     figure = new_figure(10.0, 3.6)
     best = best_of(table)
-    order = np.arange(len(table))
-    for place, (key, label) in enumerate(
-        (("weight", "w1"), ("xy_std", "σα, pixels"), ("rgb_std", "σβ, levels"))
-    ):
-        panel = figure.add_subplot(1, 3, place + 1)
-        values = [getattr(params, f"appearance_{key}") for params in table]
-        panel.scatter(values, [100 * score for score in table.values()], c=order, cmap="viridis", s=18)
-        panel.scatter(
-            getattr(best, f"appearance_{key}"), 100 * table[best], s=90, facecolor="none", edgecolor="#d62728"
-        )
+    scores = [100 * score for score in table.values()]
+    labels = {
+        "appearance_weight": "w1",
+        "appearance_xy_std": "σα, pixels",
+        "appearance_rgb_std": "σβ, levels",
+    }
+    for position, (key, label) in enumerate(labels.items(), 1):
+        panel = figure.add_subplot(1, 3, position)
+        values = [getattr(params, key) for params in table]
+        panel.scatter(values, scores, c=np.arange(len(table)), cmap="viridis", s=18)
+        panel.scatter(getattr(best, key), 100 * table[best], s=90, facecolor="none", edgecolor=BEST_COLOUR)
         panel.set_xscale("log")
         panel.set_xticks([tick for tick in TICKS if min(values) <= tick <= max(values)])
         panel.xaxis.set_major_formatter("{x:g}")
@@ -192,6 +177,32 @@ def cloud(table: Mapping[Params, float], title: str) -> bytes:
         panel.set_axisbelow(True)
     figure.suptitle("Settings in the order they were tried, from dark to light; ring: best", fontsize=11)
     return png_of(figure)
+
+
+def _on_grid(grid: Grid, table: Mapping[Params, float]) -> np.ndarray:
+    """Scores in percent by weight, σβ and σα; NaN for settings without a score."""
+    scores = {
+        (params.appearance_weight, params.appearance_rgb_std, params.appearance_xy_std): 100 * score
+        for params, score in table.items()
+    }
+    weights, xy_stds, rgb_stds = grid.axes.values()
+    return np.array(
+        [[[scores.get((w, rgb, xy), np.nan) for xy in xy_stds] for rgb in rgb_stds] for w in weights]
+    )
+
+
+def _draw_panel(panel: Any, values: np.ndarray, low: float, high: float) -> Any:
+    """Scores (σβ, σα) as a picture with numbers in its cells; low and high are the ends of the colours."""
+    picture = panel.imshow(values, cmap="viridis", vmin=low, vmax=high, origin="lower", aspect="auto")
+    panel.set_xlabel("σα, pixels")
+    panel.set_ylabel("σβ, levels")
+    digits = 1 if high - low > 2 else 2
+    for row, column in np.ndindex(*values.shape):
+        value = values[row, column]
+        colour = "white" if value - low < 0.55 * (high - low) else "black"
+        text = f"{value:.{digits}f}"
+        panel.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
+    return picture
 
 
 def _number(value: Any) -> str:
@@ -205,6 +216,5 @@ def _photos(count: int) -> str:
 def _frame(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle(
-        (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2.2, clip_on=False
-    )
+    corner = column - 0.5, row - 0.5
+    return Rectangle(corner, 1, 1, fill=False, edgecolor=BEST_COLOUR, linewidth=2.2, clip_on=False)

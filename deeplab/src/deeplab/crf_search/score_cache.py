@@ -1,5 +1,4 @@
-"""Class scores for the CRF's search: a network's, computed once and kept on disk, or those of a file from
-elsewhere."""
+"""Class scores for the search: a network's, computed once and kept on disk, or another program's file."""
 
 from __future__ import annotations
 
@@ -18,40 +17,52 @@ import densecrf
 from deeplab.datasets.opening import Dataset, Sample
 from deeplab.datasets.score_file import ScoreFile
 from deeplab.files import check_settings, write_whole
-from deeplab.model.predictor import NETWORK_BYTES_A_PIXEL
+from deeplab.model.predictor import NETWORK_BYTES_PER_PIXEL, TestTimeAugmentation
 from deeplab.model.segmentation import Model
+from deeplab.network.upsampling import upsample_array
 from deeplab.paths import path_below
 from densecrf import memory
 
-LEAST_SCORE = -60000.0  # of fp16
+MIN_SCORE = -60000.0
+"""Scores below it, which fp16 cannot hold, are raised to it."""
 
 
 class ScoreSource(Protocol):
-    """Where photos' class probabilities come from."""
+    """A source of class probabilities of photos."""
 
     identity: str
-    """What the scores are of: the same text means the same scores."""
+    """Text that is the same if and only if the scores are."""
     defaults: densecrf.Params
-    """The CRF's parameters where nobody searches."""
+    """Parameters of the CRF without a search."""
 
-    def fill(self, pairs: Sequence[Sample]) -> None:
+    def fill(self, samples: Sequence[Sample]) -> None:
         """Make sure that there are scores of these photos."""
 
-    def probabilities(self, pair: Sample, size: tuple[int, int]) -> np.ndarray:
-        """(K, H, W) float32 of one photo of a size (H, W); may be called from several threads at a time."""
+    def probabilities(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        """Get the probabilities of a photo.
+
+        Args:
+            sample: the photo.
+            size: (H, W) of the photo.
+
+        Returns:
+            (K, H, W) float32. May be called from several threads at a time.
+        """
 
 
 class CachedScores:
-    """A network's scores: as fp16 at stride 8 of single-scale networks, at every pixel of multi-scale ones.
+    """A network's scores in fp16: at stride 8 of single-scale networks, at every pixel of multi-scale ones.
 
-    They are less each position's highest score, so that what matters in the softmax keeps its bits. A photo
-    that is in the folder is not run again; photos are looked at once, whole, at their own scale.
+    The network sees photos as in ``Model.segment`` with its default options: once, whole, and larger ones
+    reduced to the size on the card of the weights. Scores are stored minus the highest score of their
+    position, so that those that matter in the softmax keep their precision. Photos that the folder has are
+    not computed again.
 
     Args:
-        model: whose scores they are.
-        dataset: its photos.
-        split: the data set's name.
-        folder: where they lie: a file a photo, and scores.json, which says what they are of.
+        model: the network.
+        dataset: the photos.
+        split: name of the data set's split.
+        folder: folder of the cache: one file for each photo, and scores.json, which says what they are of.
 
     Raises:
         ValueError: if the folder holds scores of other weights or another split, or the classes are not the
@@ -60,66 +71,85 @@ class CachedScores:
 
     def __init__(self, model: Model, dataset: Dataset, split: str, folder: Path):
         if model.class_names != dataset.class_names:
+            ours, theirs = (f"({', '.join(x.class_names[:3])} …)" for x in (model, dataset))
             raise ValueError(
-                f"got weights for {len(model.class_names)} classes ({', '.join(model.class_names[:3])} …) and data of "
-                f"{len(dataset.class_names)} ({', '.join(dataset.class_names[:3])} …), wanted weights trained on them"
+                f"got weights for {len(model.class_names)} classes {ours} and data of "
+                f"{len(dataset.class_names)} {theirs}, wanted weights trained on them"
             )
-        self._predictor, self._folder = model.predictor, folder
+        self._predictor = model.predictor
+        self._view = TestTimeAugmentation(size=model.card.size)
+        self._folder = folder
         self.defaults = model.crf_params
         precision = str(model.predictor.dtype).removeprefix("torch.")
-        self.identity = f"{model.card.variant}, weights {model.digest}, {precision}"
-        names = hashlib.sha256(
-            "\n".join(pair.name for pair in dataset).encode(errors="surrogateescape")
-        ).hexdigest()[:16]
-        check_settings(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": names})
+        size = f" at size {self._view.size}" if self._view.size else ""
+        self.identity = f"{model.card.variant}{size}, weights {model.digest}, {precision}"
+        names = "\n".join(sample.name for sample in dataset).encode(errors="surrogateescape")
+        digest = hashlib.sha256(names).hexdigest()[:16]
+        check_settings(folder / "scores.json", {"scores of": self.identity, "split": split, "photos": digest})
 
-    def fill(self, pairs: Sequence[Sample]) -> None:
-        """Run the network on those photos that the folder lacks.
+    def fill(self, samples: Sequence[Sample]) -> None:
+        """Run the network on the photos that the folder lacks.
 
         Raises:
             PhotoError, MemoryError: for a photo that cannot be used.
             ValueError: for scores that are not finite, or a photo whose name leads out of the folder.
         """
-        missing = [pair for pair in pairs if not self._file(pair).is_file()]
-        for pair in tqdm(missing, desc="class scores", unit="photo", disable=None if missing else True):
-            photo = pair.read_photo()
-            height, width = photo.shape[:2]
+        missing = [sample for sample in samples if not self._file(sample).is_file()]
+        for sample in tqdm(missing, desc="class scores", unit="photo", disable=None if missing else True):
+            photo = sample.read_photo()
+            size = photo.shape[:2]
+            height, width = self._view.reduced_size(*size)
             memory.require(
-                height * width * NETWORK_BYTES_A_PIXEL, f"{pair.photo}: the network on {width}×{height}"
+                height * width * NETWORK_BYTES_PER_PIXEL, f"{sample.photo}: the network on {width}×{height}"
             )
+            if (height, width) != size:
+                image = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+                photo = np.asarray(image)
             scores, stride, start = self._predictor.scores(photo)
             if not np.isfinite(scores).all():
                 raise ValueError(
-                    f"{pair.photo}: got scores that are NaN or infinite; the weights cannot be used"
+                    f"{sample.photo}: got scores that are NaN or infinite; the weights cannot be used"
                 )
-            scores = np.maximum(scores - scores.max(axis=0), LEAST_SCORE).astype(np.float16)
+            scores = np.maximum(scores - scores.max(axis=0), MIN_SCORE).astype(np.float16)
             buffer = io.BytesIO()
-            np.savez(buffer, scores=scores, stride=stride, start=start, size=(height, width))
-            write_whole(self._file(pair), buffer.getvalue())
+            np.savez(buffer, scores=scores, stride=stride, start=start, size=size)
+            write_whole(self._file(sample), buffer.getvalue())
 
-    def probabilities(self, pair: Sample, size: tuple[int, int]) -> np.ndarray:
-        """Upsampled, cut and normalised as ``Model`` does: (K, H, W) float32.
+    def probabilities(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        """Upsample, cut and normalize the scores of a photo as ``Model.segment`` does.
+
+        Args:
+            sample: the photo.
+            size: (H, W) of the photo.
+
+        Returns:
+            (K, H, W) float32.
 
         Raises:
-            ValueError: if the photo's scores are damaged, or of another size than the photo is.
+            ValueError: if the scores are damaged, or of a photo of another size.
         """
-        file = self._file(pair)
+        file = self._file(sample)
         try:
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                scores, found = archive["scores"].astype(np.float32), tuple(archive["size"].tolist())
-                stride, start = int(archive["stride"]), int(archive["start"])
+                scores = archive["scores"].astype(np.float32)
+                cached_size = tuple(archive["size"].tolist())
+                stride = int(archive["stride"])
+                start = int(archive["start"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{file}: not scores that can be read ({error}); remove it, and it is made again"
             ) from None
-        if found != size:
+        if cached_size != size:
             raise ValueError(
-                f"{file}: got scores of a photo {found}, but {pair.photo} is {size}; remove it, and it is made again"
+                f"{file}: got scores of a photo {cached_size}, but {sample.photo} is {size}; remove it, and "
+                "it is made again"
             )
-        return _softmax(upsampled(scores, stride)[:, start : start + size[0], start : start + size[1]])
+        height, width = self._view.reduced_size(*size)
+        full = upsample_array(scores, stride)[:, start : start + height, start : start + width]
+        return _resized(_softmax(full), size)
 
-    def _file(self, pair: Sample) -> Path:
-        return path_below(self._folder / "photos", f"{pair.name}.npz")
+    def _file(self, sample: Sample) -> Path:
+        return path_below(self._folder / "photos", f"{sample.name}.npz")
 
 
 class FileScores:
@@ -127,10 +157,10 @@ class FileScores:
 
     Args:
         path: the file.
-        dataset: that the photos are of.
+        dataset: data set of the photos.
 
     Raises:
-        FileNotFoundError, ValueError: as of ``ScoreFile``.
+        FileNotFoundError, ValueError: see ``ScoreFile``.
     """
 
     def __init__(self, path: Path, dataset: Dataset):
@@ -138,37 +168,34 @@ class FileScores:
         self.defaults = densecrf.Params()
         self.identity = f"{path.name}, {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
-    def fill(self, pairs: Sequence[Sample]) -> None:
-        """ValueError if the file lacks one of these photos."""
-        self._scores.require([pair.name for pair in pairs])
+    def fill(self, samples: Sequence[Sample]) -> None:
+        """Check that the file has scores of these photos; ValueError if not."""
+        self._scores.require([sample.name for sample in samples])
 
-    def probabilities(self, pair: Sample, size: tuple[int, int]) -> np.ndarray:
-        """Upsampled with corners aligned, cut, resized to the photo and normalised: (K, H, W) float32.
+    def probabilities(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        """Upsample the scores of a photo with aligned corners, cut, resize and normalize them.
+
+        Args:
+            sample: the photo.
+            size: (H, W) of the photo.
+
+        Returns:
+            (K, H, W) float32.
 
         Raises:
             ValueError: if the photo has another size than the file says.
         """
-        scores, (canvas_height, canvas_width) = self._scores.of(pair.name, size)
-        full = upsampled(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
-        planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in full]
-        return _softmax(np.stack([np.asarray(plane) for plane in planes]))
+        scores, (canvas_height, canvas_width) = self._scores.of(sample.name, size)
+        full = upsample_array(scores, self._scores.stride)[:, :canvas_height, :canvas_width]
+        return _softmax(_resized(full, size))
 
 
-def upsampled(scores: np.ndarray, stride: int) -> np.ndarray:
-    """Scores (K, h, w) to (K, s(h−1)+1, s(w−1)+1) float32 for stride s: bilinear, corners aligned.
-
-    ``network.upsample`` in one thread: there is one of these in each of the search's workers, and torch would
-    start as many threads again in every one.
-    """
-    for axis in (1, 2):
-        lines = np.moveaxis(scores.astype(np.float32, copy=False), axis, 0)
-        fine = np.empty(((len(lines) - 1) * stride + 1, *lines.shape[1:]), np.float32)
-        fine[::stride] = lines
-        for part in range(1, stride):
-            share = np.float32(part / stride)
-            fine[part::stride] = lines[:-1] * (1 - share) + lines[1:] * share
-        scores = np.moveaxis(fine, 0, axis)
-    return np.ascontiguousarray(scores)
+def _resized(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize planes (K, h, w) float32 to (K, H, W); Pillow antialiases when it reduces."""
+    if planes.shape[1:] == size:
+        return planes
+    images = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""What is in a data set, and what is wrong with it: every pair is opened, and no fault stops the others."""
+"""The check of a data set: every sample is opened, and all problems are reported together."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,21 +13,22 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.classes import IGNORE
-from deeplab.datasets.check_sample import SMOOTHED, SampleCheck, inspect, judge
+from deeplab.datasets.check_sample import SMOOTHED_SHARE, SampleCheck, check_sample, mask_problems
 from deeplab.datasets.class_files import is_void
 from deeplab.datasets.opening import find_layout
 from deeplab.datasets.problems import LabelError, Problem, Severity
 from deeplab.datasets.samples import Layout, Listing
-from deeplab.datasets.splits import WHOLE
+from deeplab.datasets.splits import may_overlap
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How much of a split is of one class."""
+    """How often one class occurs in a split."""
 
     name: str
     pixels: int
     photos: int
+    """Number of photos that show the class."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +42,33 @@ class SizeCount:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is in one split."""
+    """The content of one split."""
 
     name: str
-    pairs: int
-    """Photos with labels; those that cannot be used take no part in what follows."""
+    samples: int
+    """Number of photos with labels; the other fields leave out those that cannot be used."""
     classes: tuple[ClassCount, ...]
-    """K counts, id order."""
+    """K counts in id order."""
     sizes: tuple[SizeCount, ...]
-    """The most frequent first."""
+    """Sizes of the photos, the most frequent first."""
     void: float
     """Share of the pixels that are void, 0–1."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a data set and what is wrong with it."""
+    """The content of a data set and its problems."""
 
     root: str
     layout: str
     class_names: tuple[str, ...]
     splits: tuple[SplitReport, ...]
-    faults: tuple[Problem, ...]
-    """Errors first."""
+    problems: tuple[Problem, ...]
+    """All problems, errors first."""
 
     def count(self, severity: Severity) -> int:
-        """How many faults are of that severity."""
-        return sum(fault.severity == severity for fault in self.faults)
+        """Count the problems of a severity."""
+        return sum(problem.severity == severity for problem in self.problems)
 
 
 def check(
@@ -75,138 +76,156 @@ def check(
     splits: Sequence[str] = (),
     *,
     threads: int | None = None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    callback: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Open every pair of a data set and tell what is there and what is wrong.
+    """Open every sample of a data set and report its content and its problems.
 
     Args:
         root: a data set in a layout that ``open_dataset`` knows.
-        splits: names of its parts; none for all that are there.
-        threads: how many pairs are opened at a time; by default one for each core.
-        watch: called as pairs are done, with how many are and how many there are.
+        splits: names of the splits; none for all that there are.
+        threads: number of samples opened at a time; by default one for each core.
+        callback: called after each sample with the number of samples done and the number of all.
 
     Returns:
-        Counts for each split, and every fault with its cure.
+        Counts for each split, and every problem with its fix.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if its layout is not known, or the file that names its classes is wrong.
+        ValueError: if its layout is unknown, or the file that names its classes is wrong.
     """
     layout = find_layout(root)
-    listings, faults = _listings(layout, tuple(dict.fromkeys(splits)) or layout.splits, str(root))
-    seen = _inspected(listings, threads or os.cpu_count() or 1, watch)
-    every = list({id(found): found for part in seen.values() for found in part}.values())
-    names = next((listing.class_names for listing in listings.values() if listing.class_names), None)
-    if names is None:
-        highest = max((found.highest for found in every if found.smoothed < SMOOTHED), default=-1)
-        names = tuple(f"class {number}" for number in range(highest + 1))
-    only_binary = not any(found.counts[1:IGNORE].any() for found in every)
-    for found in every:
-        faults += [*found.faults, *judge(found, len(names), only_binary=only_binary)]
-    reports = tuple(_report(split, part, names) for split, part in seen.items())
-    faults += _copies(seen)
-    faults += [fault for report in reports for fault in _absent(report, str(root))]
-    once = {(fault.kind, fault.file, fault.what): fault for fault in faults}
-    ordered = sorted(once.values(), key=lambda fault: (fault.severity != "error", fault.kind, fault.file))
+    listings, problems = _list_splits(layout, tuple(dict.fromkeys(splits)) or layout.splits, str(root))
+    checks = _check_samples(listings, threads or os.cpu_count() or 1, callback)
+    unique = list({id(checked): checked for part in checks.values() for checked in part}.values())
+    names = _class_names(listings.values(), unique)
+    only_binary = not any(checked.counts[1:IGNORE].any() for checked in unique)
+    for checked in unique:
+        problems += [*checked.problems, *mask_problems(checked, len(names), only_binary=only_binary)]
+    reports = tuple(_split_report(split, part, names) for split, part in checks.items())
+    for part in checks.values():
+        problems += _copies(part)
+    for one, other in combinations(checks, 2):
+        if not may_overlap(one, other):
+            problems += _shared(one, checks[one], other, checks[other])
+    for report in reports:
+        problems += _absent_classes(report, str(root))
+    once = {(problem.kind, problem.file, problem.what): problem for problem in problems}
+    ordered = sorted(once.values(), key=lambda each: (each.severity != "error", each.kind, each.file))
     return Report(str(root), layout.name, names, reports, tuple(ordered))
 
 
-def _listings(layout: Layout, splits: Sequence[str], root: str) -> tuple[dict[str, Listing], list[Problem]]:
-    """What is there of each split, and what is wrong before any photo is opened."""
+def _list_splits(
+    layout: Layout, splits: Sequence[str], root: str
+) -> tuple[dict[str, Listing], list[Problem]]:
+    """List the splits, and find the problems that show before any photo is opened."""
     listings: dict[str, Listing] = {}
-    faults: list[Problem] = []
+    problems: list[Problem] = []
     for split in splits:
         try:
             listings[split] = layout.listing(split)
         except LabelError as error:
-            faults += [error.fault] if error.fault else []
+            problems += [error.problem] if error.problem else []
         except (ValueError, OSError) as error:
-            what, _, cure = str(error).partition("; ")
-            faults.append(Problem("error", "unusable split", f"{root}, split {split}", what, cure))
+            what, _, fix = str(error).partition("; ")
+            problems.append(Problem("error", "unusable split", f"{root}, split {split}", what, fix))
         else:
-            faults += listings[split].faults
+            problems += listings[split].problems
     named = [(split, listing.class_names) for split, listing in listings.items() if listing.class_names]
     for split, names in named[1:]:
-        if names != named[0][1]:
-            what = f"{split} has classes {', '.join(names)}, but {named[0][0]} has {', '.join(named[0][1] or ())}"
-            faults.append(Problem("error", "classes differ", root, what, "name all classes in classes.txt"))
-    return listings, faults
+        first_split, first_names = named[0]
+        if names != first_names:
+            what = f"{split} has classes {', '.join(names)}, but {first_split} has {', '.join(first_names)}"
+            problems.append(Problem("error", "classes differ", root, what, "name all classes in classes.txt"))
+    return listings, problems
 
 
-def _inspected(
-    listings: Mapping[str, Listing], threads: int, watch: Callable[[int, int], None]
+def _check_samples(
+    listings: Mapping[str, Listing], threads: int, callback: Callable[[int, int], None]
 ) -> dict[str, list[SampleCheck]]:
-    """The pairs of each split, each opened once."""
-    pairs = {(p.photo, p.labels): p for listing in listings.values() for p in listing.pairs}
-    found = {}
+    """Check the samples of each split; one that is in several splits is opened once."""
+    samples = {(s.photo, s.labels): s for listing in listings.values() for s in listing.samples}
+    checked = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        jobs = {pool.submit(inspect, pair): key for key, pair in pairs.items()}
+        jobs = {pool.submit(check_sample, sample): key for key, sample in samples.items()}
         for done, job in enumerate(as_completed(jobs), 1):
-            found[jobs[job]] = job.result()
-            watch(done, len(jobs))
-    finally:  # interrupted, too
+            checked[jobs[job]] = job.result()
+            callback(done, len(jobs))
+    finally:  # after an interruption, too
         pool.shutdown(cancel_futures=True)
-    keys = {split: dict.fromkeys((p.photo, p.labels) for p in x.pairs) for split, x in listings.items()}
-    return {split: [found[key] for key in part] for split, part in keys.items()}
+    parts = {}
+    for split, listing in listings.items():
+        keys = dict.fromkeys((sample.photo, sample.labels) for sample in listing.samples)
+        parts[split] = [checked[key] for key in keys]
+    return parts
 
 
-def _report(split: str, part: Sequence[SampleCheck], names: Sequence[str]) -> SplitReport:
-    counts = np.array([found.counts for found in part], np.int64).reshape(-1, IGNORE + 1)
+def _class_names(listings: Iterable[Listing], checks: Sequence[SampleCheck]) -> tuple[str, ...]:
+    """The class names that the data set gives, or else "class 0" to the highest id in its masks."""
+    for listing in listings:
+        if listing.class_names:
+            return listing.class_names
+    highest = max((checked.highest for checked in checks if checked.smoothed < SMOOTHED_SHARE), default=-1)
+    return tuple(f"class {number}" for number in range(highest + 1))
+
+
+def _split_report(split: str, checks: Sequence[SampleCheck], names: Sequence[str]) -> SplitReport:
+    counts = np.array([checked.counts for checked in checks], np.int64).reshape(-1, IGNORE + 1)
     pixels, photos = counts.sum(axis=0), (counts > 0).sum(axis=0)
-    sizes = Counter(found.size for found in part if found.size)
+    sizes = Counter(checked.size for checked in checks if checked.size)
     return SplitReport(
         split,
-        len(part),
+        len(checks),
         tuple(ClassCount(name, int(pixels[i]), int(photos[i])) for i, name in enumerate(names)),
         tuple(SizeCount(height, width, times) for (height, width), times in sizes.most_common()),
         float(pixels[IGNORE] / pixels.sum()) if pixels.any() else 0.0,
     )
 
 
-def _absent(report: SplitReport, root: str) -> list[Problem]:
-    """A warning if classes do not occur in a split that has any."""
+def _absent_classes(report: SplitReport, root: str) -> list[Problem]:
+    """A warning if a split lacks some of its classes, but not all."""
     absent = [each.name for each in report.classes if not each.pixels and not is_void(each.name)]
     if not absent or not any(each.pixels for each in report.classes):
         return []
-    cure = "label some, or take the class out of the class file; its IoU will be n/a, and it cannot be learnt"
     what = f"no pixel of {', '.join(absent)}"
-    return [Problem("warning", "class never present", f"{root}, split {report.name}", what, cure)]
+    fix = "label some, or remove the class from the class file; its IoU will be n/a, and it cannot be learnt"
+    return [Problem("warning", "class never present", f"{root}, split {report.name}", what, fix)]
 
 
-def _copies(parts: Mapping[str, Sequence[SampleCheck]]) -> list[Problem]:
-    """Photos that are in two splits, and copies within one."""
-    faults = []
-    for part in parts.values():
-        same = defaultdict(list)
-        for found in part:
-            same[found.digest or str(found.pair.photo)].append(found)
-        for first, *others in same.values():
-            for other in others:
-                what, cure = f"the same bytes as {first.pair.photo}", "take one out"
-                faults.append(Problem("warning", "same photo twice", str(other.pair.photo), what, cure))
-    for one, two in combinations(parts, 2):
-        if _overlap_is_meant(one, two):
-            continue
-        bytes_of = {found.digest or str(found.pair.photo): found for found in parts[one]}
-        names = {found.pair.name for found in parts[one]}
-        for found in parts[two]:
-            twin = bytes_of.get(found.digest or str(found.pair.photo))
-            if twin:
-                what = f"is in {one} and in {two}"
-                what += "" if twin.pair.photo == found.pair.photo else f", there as {twin.pair.photo}"
-                cure = "take it out of one: scores on photos that were trained on say nothing"
-                faults.append(Problem("error", "photo in two splits", str(found.pair.photo), what, cure))
-            elif found.pair.name in names:
-                what = f"another photo of that name is in {one}"
-                faults.append(
-                    Problem("warning", "name in two splits", str(found.pair.photo), what, "rename one")
-                )
-    return faults
+def _copies(checks: Sequence[SampleCheck]) -> list[Problem]:
+    """A warning for each photo of a split that has the same bytes as another."""
+    problems = []
+    same = defaultdict(list)
+    for checked in checks:
+        same[_identity(checked)].append(checked.sample.photo)
+    for first, *others in same.values():
+        for photo in others:
+            what = f"the same bytes as {first}"
+            problems.append(Problem("warning", "same photo twice", str(photo), what, "remove one"))
+    return problems
 
 
-def _overlap_is_meant(one: str, two: str) -> bool:
-    """Whether splits share photos by their very names: train and train_aug, trainval and val, all and any
-    other."""
-    both_train = one.startswith("train") and two.startswith("train")
-    return both_train or one in two or two in one or one in WHOLE or two in WHOLE
+def _shared(
+    one: str, checks: Sequence[SampleCheck], other: str, others: Sequence[SampleCheck]
+) -> list[Problem]:
+    """An error for each photo that is in two splits, and a warning for different photos of one name."""
+    problems = []
+    by_identity = {_identity(checked): checked.sample for checked in checks}
+    names = {checked.sample.name for checked in checks}
+    for checked in others:
+        sample = checked.sample
+        twin = by_identity.get(_identity(checked))
+        if twin:
+            what = f"is in {one} and in {other}"
+            what += "" if twin.photo == sample.photo else f", there as {twin.photo}"
+            fix = "remove it from one: scores on photos used in training are worthless"
+            problems.append(Problem("error", "photo in two splits", str(sample.photo), what, fix))
+        elif sample.name in names:
+            what = f"another photo of that name is in {one}"
+            problems.append(Problem("warning", "name in two splits", str(sample.photo), what, "rename one"))
+    return problems
+
+
+def _identity(checked: SampleCheck) -> str:
+    """The digest of a photo, or its path if it cannot be read."""
+    return checked.digest or str(checked.sample.photo)

@@ -1,4 +1,4 @@
-"""labelme's annotations: a photo and a JSON file of shapes beside it."""
+"""labelme's annotations: photos with JSON files of shapes beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import binascii
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,130 +16,145 @@ import numpy as np
 from PIL import Image
 
 from deeplab.classes import IGNORE
-from deeplab.datasets.class_files import is_void, name_of, read_classes, with_background
-from deeplab.datasets.matching import by_stem, match
+from deeplab.datasets.class_files import class_name_of, is_void, read_classes, with_background
+from deeplab.datasets.matching import files_by_stem, match_samples
 from deeplab.datasets.problems import LabelError, Problem
 from deeplab.datasets.rasterize import circle, polygon, rectangle
 from deeplab.datasets.samples import Layout, Listing
-from deeplab.datasets.splits import choose, lists_in, splits_of
+from deeplab.datasets.splits import select, split_lists, split_names
 from deeplab.photos import MAX_PIXELS
 
 POLYGONS = ("polygon", "rotation", "oriented_rectangle")
 
 
 @dataclass(frozen=True, eq=False)
-class Shapes:
-    """Makes class ids of a labelme file: background, and the shapes on it, later ones over earlier ones."""
+class ShapeReader:
+    """Reads class ids from a labelme file: background with the shapes on it, later ones over earlier ones."""
 
     ids: Mapping[str, int]
-    """The id of each label; labels of void names are 255 without being here."""
+    """Id of each label; labels with void names are 255 and need not be listed."""
 
     def __call__(self, path: Path) -> np.ndarray:
-        """(H, W) uint8 ids, 255 void.
+        """Read a labelme file: (H, W) uint8 ids, 255 void.
 
         Raises:
-            LabelError: for a damaged file, a label without a class, or a shape that has no area: names the
-                shape.
+            LabelError: for a damaged file, a label without a class, or a shape without area; the message
+                names the shape.
         """
         content = read_shapes(path)
         height, width = content["imageHeight"], content["imageWidth"]
         labels = np.zeros((height, width), np.uint8)
-        for place, shape in enumerate(content["shapes"], 1):
-            label = name_of(shape["label"])
-            where = f"shape {place} ({label!r})"
+        for number, shape in enumerate(content["shapes"], 1):
+            label = class_name_of(shape["label"])
+            where = f"shape {number} ({label!r})"
             if not is_void(label) and label not in self.ids:
-                cure = (
-                    f"wanted one of {', '.join(self.ids)}; add it to the class file, or name the shape anew"
-                )
-                raise LabelError.of("unknown class", path, f"{where} has no class", cure)
+                fix = f"wanted one of {', '.join(self.ids)}; add it to the class file, or rename the shape"
+                raise LabelError.of("unknown class", path, f"{where} has no class", fix)
             try:
-                inside = _pixels(shape, height, width)
+                inside = _shape_mask(shape, height, width)
             except (ValueError, KeyError, TypeError) as error:
-                cure = "wanted a polygon, rectangle, circle or mask: draw it again, or take it out"
-                raise LabelError.of("bad shape", path, f"{where} cannot be drawn ({error})", cure) from None
+                fix = "wanted a polygon, rectangle, circle or mask: draw it again, or remove it"
+                raise LabelError.of("bad shape", path, f"{where} cannot be drawn ({error})", fix) from None
             labels[inside] = IGNORE if is_void(label) else self.ids[label]
         return labels
 
 
-def labelme(root: Path) -> Layout | None:
-    """A folder (or its ``images``) with photos and JSON files of the same stems beside them; None if it is
-    not one.
+def labelme_layout(root: Path) -> Layout | None:
+    """Read a folder (or its ``images``) of photos with JSON files of the same stems beside them.
 
-    Splits are subfolders, lists, or a hash of the name, as in ``folder_pairs``. Classes are those of a class
-    file, or else the labels of all shapes, sorted; background is id 0 either way. Photos without a JSON file
-    are left out. The path of a photo that a file holds ("imagePath") is not looked at.
+    Splits are subfolders, lists, or a hash of the name, as in ``folder_layout``. Classes are those of a class
+    file, or else the labels of all shapes, sorted; background is always id 0. Photos without a JSON file are
+    left out. The path of a photo that a JSON file holds ("imagePath") is ignored.
+
+    Returns:
+        The layout; None if the folder has another one.
     """
-    base = root / "images" if by_stem(root / "images", (".json",)) else root
-    found, photos = by_stem(base, (".json",)), by_stem(base)
-    files = {stem: paths for stem, paths in found.items() if stem in photos or "shapes" in _top(paths[0])}
-    if not any("shapes" in _top(files[stem][0]) for stem in files.keys() & photos.keys()):
+    base = root / "images" if files_by_stem(root / "images", (".json",)) else root
+    photos = files_by_stem(base)
+    json_files = files_by_stem(base, (".json",))
+    files = {stem: paths for stem, paths in json_files.items() if stem in photos or _has_shapes(paths[0])}
+    if not any(_has_shapes(files[stem][0]) for stem in files.keys() & photos.keys()):
         return None
-    lists, table = lists_in(root), read_classes(root)
-    labels: set[str] = set()
-    faults = []
-    for path in () if table else (path for paths in files.values() for path in paths):
-        try:
-            labels |= {name_of(shape["label"]) for shape in read_shapes(path)["shapes"]}
-        except LabelError as error:
-            faults += [error.fault] if error.fault else []
-    names = with_background(table.names if table else sorted(labels))
-    reader = Shapes({name: number for number, name in enumerate(names)})
+    stems = files.keys() | photos.keys()
+    lists = split_lists(root)
+    table = read_classes(root)
+    labels, damaged = ((), []) if table else _labels(path for paths in files.values() for path in paths)
+    names = with_background(table.names if table else labels)
+    reader = ShapeReader({name: number for number, name in enumerate(names)})
 
     def listing(split: str) -> Listing:
-        choice = choose(root, split, files.keys() | photos.keys(), lists)
-        bare = () if choice.listing else tuple(key for key in choice.keys if key not in files)
-        pairs, lacking = match(choice.without(bare), photos, files, (base, base), reader)
-        unlabelled = [
-            Problem(
-                "warning",
-                "not labelled",
-                str(photos[key][0]),
-                "no JSON beside the photo, which is left out",
-                "label it, or save it without shapes if it shows background only",
-            )
-            for key in bare
-        ]
-        return Listing(pairs, names, (*faults, *lacking, *unlabelled))
+        selection = select(root, split, stems, lists)
+        bare = () if selection.listing else tuple(stem for stem in selection.stems if stem not in files)
+        samples, missing = match_samples(selection.without(bare), photos, files, (base, base), reader)
+        unlabelled = [_unlabelled(photos[stem][0]) for stem in bare]
+        return Listing(samples, names, (*damaged, *missing, *unlabelled))
 
-    return Layout("labelme", splits_of(lists, files.keys() | photos.keys()), listing)
+    return Layout("labelme", split_names(lists, stems), listing)
 
 
 def read_shapes(path: Path) -> dict[str, Any]:
-    """The content of a labelme file, with shapes, imageHeight and imageWidth as they should be; LabelError if
-    not."""
-    cure = "open it in labelme and save it again"
+    """Read a labelme file and check its shapes, imageHeight and imageWidth.
+
+    Raises:
+        LabelError: if it is not JSON, or anything of these is missing or wrong.
+    """
+    fix = "open it in labelme and save it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise LabelError.of("damaged annotations", path, f"not JSON ({error})", cure) from None
-    try:
-        height, width = content["imageHeight"], content["imageWidth"]
-        fits = all(isinstance(shape["label"], str) and shape["label"].strip() for shape in content["shapes"])
-        fits = (
-            fits
-            and type(height) is type(width) is int
-            and min(height, width) > 0
-            and height * width <= MAX_PIXELS
-        )
-    except (KeyError, TypeError):
-        fits = False
-    if not fits:
-        what = "wanted shapes with labels, imageHeight and imageWidth"
-        raise LabelError.of("damaged annotations", path, f"not labelme's JSON: {what}", cure)
+        raise LabelError.of("damaged annotations", path, f"not JSON ({error})", fix) from None
+    if not _is_complete(content):
+        what = "not labelme's JSON: wanted shapes with labels, imageHeight and imageWidth"
+        raise LabelError.of("damaged annotations", path, what, fix)
     return content
 
 
-def _top(path: Path) -> Any:
-    """The content of a JSON file, or nothing where it is damaged."""
+def _is_complete(content: Any) -> bool:
+    """Whether every shape has a label, and the picture a possible size."""
+    try:
+        height, width = content["imageHeight"], content["imageWidth"]
+        labels = [shape["label"] for shape in content["shapes"]]
+    except (KeyError, TypeError):
+        return False
+    labelled = all(isinstance(label, str) and label.strip() for label in labels)
+    whole_numbers = type(height) is type(width) is int
+    return labelled and whole_numbers and min(height, width) > 0 and height * width <= MAX_PIXELS
+
+
+def _has_shapes(path: Path) -> bool:
+    """Whether a file is JSON with "shapes" at its top level."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return False
+    return isinstance(content, dict) and "shapes" in content
 
 
-def _pixels(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """(height, width) bool of one shape."""
+def _labels(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
+    """The labels of all files, sorted, and a problem for each file that is damaged."""
+    labels: set[str] = set()
+    problems = []
+    for path in paths:
+        try:
+            labels |= {class_name_of(shape["label"]) for shape in read_shapes(path)["shapes"]}
+        except LabelError as error:
+            problems += [error.problem] if error.problem else []
+    return sorted(labels), problems
+
+
+def _unlabelled(photo: Path) -> Problem:
+    """The warning for a photo without a JSON file."""
+    return Problem(
+        "warning",
+        "not labelled",
+        str(photo),
+        "no JSON beside the photo, which is left out",
+        "label it, or save it without shapes if it shows background only",
+    )
+
+
+def _shape_mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """The mask of one shape, (height, width) bool."""
     kind = shape.get("shape_type") or "polygon"
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     if not np.isfinite(points).all():
@@ -151,17 +166,26 @@ def _pixels(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     if kind == "circle" and len(points) == 2:
         return circle(points[0], math.dist(points[0], points[1]), height, width)
     if kind == "mask" and len(points) == 2:
-        try:
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as file:
-                if file.width * file.height > MAX_PIXELS:  # before it is decoded
-                    raise ValueError(f"its mask has {file.height}×{file.width} pixels")
-                part = np.asarray(file.convert("L")) > 0
-        except (KeyError, TypeError, OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
-            raise ValueError("its mask is not a PNG picture") from None
-        left, top = np.rint(points[0]).astype(int)
-        whole = np.zeros((height, width), bool)
-        here = whole[max(top, 0) : top + part.shape[0], max(left, 0) : left + part.shape[1]]
-        y, x = max(-top, 0), max(-left, 0)
-        here[:] = part[y : y + here.shape[0], x : x + here.shape[1]]
-        return whole
+        return _placed(_stored_mask(shape), points[0], height, width)
     raise ValueError(f"a {kind} of {len(points)} points")
+
+
+def _stored_mask(shape: Mapping[str, Any]) -> np.ndarray:
+    """The part of a mask that a shape stores as a PNG, (h, w) bool."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as file:
+            if file.width * file.height > MAX_PIXELS:  # checked before it is decoded
+                raise ValueError(f"its mask has {file.height}×{file.width} pixels")
+            return np.asarray(file.convert("L")) > 0
+    except (KeyError, TypeError, OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+        raise ValueError("its mask is not a PNG picture") from None
+
+
+def _placed(part: np.ndarray, corner: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A part of a mask with its upper left pixel at (x, y), cut to (height, width)."""
+    left, top = np.rint(corner).astype(int)
+    mask = np.zeros((height, width), bool)
+    target = mask[max(top, 0) : top + part.shape[0], max(left, 0) : left + part.shape[1]]
+    y, x = max(-top, 0), max(-left, 0)
+    target[:] = part[y : y + target.shape[0], x : x + target.shape[1]]
+    return mask

@@ -1,4 +1,4 @@
-"""Which photo goes with which mask: files of the same stem, whatever their endings."""
+"""Matching photos with masks: files of the same stem, whatever their endings."""
 
 from __future__ import annotations
 
@@ -11,80 +11,86 @@ import numpy as np
 
 from deeplab.datasets.problems import Problem
 from deeplab.datasets.samples import Sample
-from deeplab.datasets.splits import Choice
+from deeplab.datasets.splits import Selection
 from deeplab.photos import PHOTO_ENDINGS
 
-Files = Mapping[str, Sequence[Path]]
+FilesByStem = Mapping[str, Sequence[Path]]
 
 
-def by_stem(folder: Path, endings: Sequence[str] = PHOTO_ENDINGS) -> dict[str, list[Path]]:
-    """The files below a folder by their path in it without the ending, sorted; hidden ones are passed over.
+def files_by_stem(folder: Path, endings: Sequence[str] = PHOTO_ENDINGS) -> dict[str, list[Path]]:
+    """Find the files below a folder, sorted; hidden ones are left out.
 
     Args:
-        folder: looked through with its subfolders, also those that are links.
-        endings: lower case, dot included.
+        folder: searched with its subfolders, including those that are links.
+        endings: endings of the files, in lower case with the dot.
+
+    Returns:
+        Files by stem: the path in the folder without the ending. Several files may share a stem.
     """
     found: dict[str, list[Path]] = {}
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        for name in () if real in seen else sorted(files):
+    visited = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
+        for name in () if real in visited else sorted(files):
             stem, ending = os.path.splitext(name)
             if ending.lower() in endings and not name.startswith("."):
-                key = (Path(place).relative_to(folder) / stem).as_posix()
-                found.setdefault(key, []).append(Path(place) / name)
-        seen.add(real)  # a link to a folder above would lead round in circles
+                key = (Path(parent).relative_to(folder) / stem).as_posix()
+                found.setdefault(key, []).append(Path(parent) / name)
+        visited.add(real)  # a link to a parent folder would never end
     return dict(sorted(found.items()))
 
 
-def match(
-    choice: Choice,
-    photos: Files,
-    masks: Files,
+def match_samples(
+    selection: Selection,
+    photos: FilesByStem,
+    masks: FilesByStem,
     folders: tuple[Path, Path],
     reader: Callable[[Path], np.ndarray],
 ) -> tuple[tuple[Sample, ...], tuple[Problem, ...]]:
-    """The pairs of the chosen stems, and a fault for each that is not one photo and one mask.
+    """Match the photos and masks of a split.
 
     Args:
-        choice: stems of a split, and the list that names them, if one does.
+        selection: stems of the split, and the list that names them, if there is one.
         photos: photos by stem.
         masks: masks by stem.
-        folders: where photos and masks should be, for messages.
-        reader: makes ids of a mask.
+        folders: folders where photos and masks should be, for messages.
+        reader: function that reads the ids of a mask.
+
+    Returns:
+        The samples, and a problem for each stem that does not have exactly one photo and one mask.
     """
-    pairs, faults = [], []
-    for key, times in Counter(choice.keys).items():
-        here, there = photos.get(key, ()), masks.get(key, ())
-        name = key.removeprefix(choice.prefix)
-        for files, kind in ((here, "photos"), (there, "masks")):
+    samples, problems = [], []
+    for stem, times in Counter(selection.stems).items():
+        found = {"photo": photos.get(stem, ()), "mask": masks.get(stem, ())}
+        name = stem.removeprefix(selection.prefix)
+        for kind, files in found.items():
             if len(files) > 1:
-                names = " and ".join(file.name for file in files)
-                faults.append(
-                    Problem(
-                        "error", "two files of one name", str(files[0]), f"two {kind}: {names}", "keep one"
-                    )
-                )
-        if len(here) == 1 and len(there) == 1:
-            pairs += [Sample(name, here[0], there[0], reader)] * times
-        if times > 1 and choice.listing:
+                what = f"two {kind}s: {' and '.join(file.name for file in files)}"
+                problems.append(Problem("error", "two files of one name", str(files[0]), what, "keep one"))
+        if all(len(files) == 1 for files in found.values()):
+            samples += [Sample(name, found["photo"][0], found["mask"][0], reader)] * times
+        if times > 1 and selection.listing:
             what = f"names {name!r} {times} times"
-            faults.append(Problem("warning", "listed twice", str(choice.listing), what, "name it once"))
-        lacking = [("photo", folders[0], here), ("mask", folders[1], there)]
-        for kind, folder, files in lacking:
+            problems.append(Problem("warning", "listed twice", str(selection.listing), what, "name it once"))
+        for (kind, files), folder in zip(found.items(), folders, strict=True):
             if files:
                 continue
-            if choice.listing:
-                what = f"names {name!r}, but there is no {folder / key}.*"
-                cure = f"put the {kind} there, or take the name out of the list"
-                faults.append(Problem("error", f"missing {kind}", str(choice.listing), what, cure))
+            if selection.listing:
+                problems.append(_not_found(selection.listing, kind, name, folder / stem))
             elif kind == "mask":
-                cure = f"put it there as {key}.png, or take the photo away"
-                faults.append(
-                    Problem("error", "missing mask", str(here[0]), f"no mask of that stem in {folder}", cure)
-                )
+                what = f"no mask of that stem in {folder}"
+                fix = f"put it there as {stem}.png, or remove the photo"
+                problems.append(Problem("error", "missing mask", str(found["photo"][0]), what, fix))
             else:
-                what, cure = f"no photo of that stem in {folder}", "put it there, or take the mask away"
-                faults.append(Problem("warning", "missing photo", str(there[0]), what, cure))
-    return tuple(pairs), tuple(faults)
+                what = f"no photo of that stem in {folder}"
+                fix = "put it there, or remove the mask"
+                problems.append(Problem("warning", "missing photo", str(found["mask"][0]), what, fix))
+    return tuple(samples), tuple(problems)
+
+
+def _not_found(listing: Path, kind: str, name: str, path: Path) -> Problem:
+    """The error for a name in a list that has no photo or no mask."""
+    what = f"names {name!r}, but there is no {path}.*"
+    fix = f"put the {kind} there, or take the name out of the list"
+    return Problem("error", f"missing {kind}", str(listing), what, fix)

@@ -1,12 +1,12 @@
-"""A folder of photos and labels as a data set, whatever its layout."""
+"""Opening a folder of photos and labels as a data set, whatever its layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.datasets.coco import coco
-from deeplab.datasets.folders import folder_pairs, names_found
-from deeplab.datasets.labelme import labelme
+from deeplab.datasets.coco import coco_layout
+from deeplab.datasets.folders import class_names_from_masks, folder_layout
+from deeplab.datasets.labelme import labelme_layout
 from deeplab.datasets.samples import Dataset, Layout, Sample, read_ids
 from deeplab.datasets.voc import voc_layout
 
@@ -14,42 +14,51 @@ __all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset", "read_i
 
 LAYOUTS = (
     "PASCAL VOC or CVAT (ImageSets/Segmentation, JPEGImages, SegmentationClass), COCO (images, and "
-    "annotations/instances_SPLIT.json or one .json), folder pairs (images, and masks, labels, annotations or gt), or "
-    "labelme (photos with .json beside them)"
+    "annotations/instances_SPLIT.json or one .json), folder pairs (images, and masks, labels, annotations "
+    "or gt), or labelme (photos with .json beside them)"
 )
 
 
 def open_dataset(root: str | Path, split: str) -> Dataset:
-    """The pairs of a split, whatever the folder's layout; opens no photo, and masks only where no file names
-    classes.
+    """Open one split of a data set in any known layout.
 
-    Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco``), folder pairs with a
-        subfolder or a
-    list for each split or with neither (``folder_pairs``), labelme (``labelme``). Where there are neither
-    subfolders nor lists, "all" is everything, and a hash of the file's name puts four photos of five into
-    "train" and the others into "val", the same ones for ever (``deeplab.datasets.splits.side``). Photos and
-    labels are matched by stem; hidden files are passed over, links followed; names in annotations and lists
-    never lead out of the folder. Classes come from a class file (``deeplab.datasets.class_files``), the
-    annotations, or the masks.
+    Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco_layout``), a folder of photos
+    next to one of masks, with a subfolder or a list for each split or with neither (``folder_layout``), and
+    labelme (``labelme_layout``). Subfolders are splits if their names begin with a word such as train, val or
+    test (``deeplab.datasets.splits.is_split_name``). If there are neither subfolders nor lists, "all" is
+    everything, and a hash of the file's name assigns four photos of five to "train" and the others to "val";
+    it never changes (``deeplab.datasets.splits.split_by_hash``).
+
+    Photos and labels are matched by stem. Hidden files are left out, links are followed, and names in
+    annotations and lists never lead out of the folder. Classes come from a class file
+    (``deeplab.datasets.class_files``), the annotations, or the masks. No photo is opened, and masks only if
+    no file names the classes.
 
     Args:
-        root: a folder in one of these layouts, or a JSON file of COCO's form.
-        split: name of the part, e.g. "train", "val" or "all".
+        root: a folder in one of these layouts, or a JSON file in COCO's format.
+        split: name of the split, e.g. "train", "val" or "all".
+
+    Returns:
+        The samples of the split.
 
     Raises:
         FileNotFoundError: for a missing folder, list, photo or mask, by name.
-        ValueError: for a layout that is not known, saying which are; a bad class file; files that clash.
+        ValueError: for an unknown layout (the message lists those that are known), a bad class file, or files
+            that clash.
     """
     return _dataset(Path(root), find_layout(root), split)
 
 
 def voc(root: str | Path, split: str) -> Dataset:
-    """The pairs that a split of a VOC folder lists.
+    """Open one split of a folder in PASCAL VOC's layout.
 
     Args:
-        root: a folder with ImageSets/Segmentation, JPEGImages and SegmentationClass (for ``train_aug`` lists,
-            SegmentationClassAug beside it holds the masks that the former lacks).
-        split: the list's name without its ending, e.g. ``val``.
+        root: a folder with ImageSets/Segmentation, JPEGImages and SegmentationClass. For ``train_aug`` lists,
+            SegmentationClassAug next to it holds the masks that SegmentationClass lacks.
+        split: name of the list without its ending, e.g. ``val``.
+
+    Returns:
+        The samples of the split.
 
     Raises:
         FileNotFoundError: for a missing list, photo or mask, by name.
@@ -58,31 +67,33 @@ def voc(root: str | Path, split: str) -> Dataset:
 
 
 def find_layout(root: str | Path) -> Layout:
-    """How a folder holds its pairs.
+    """Find the layout of a folder.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if the layout is not known; says which are.
+        ValueError: if the layout is unknown; the message lists those that are known.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder; wanted a data set")
     if (root / "ImageSets" / "Segmentation").is_dir():
         return voc_layout(root)
-    layout = coco(root) or (folder_pairs(root) or labelme(root) if root.is_dir() else None)
+    layout = coco_layout(root)
+    if layout is None and root.is_dir():
+        layout = folder_layout(root) or labelme_layout(root)
     if layout is None:
-        raise ValueError(f"{root}: no layout that is known; wanted {LAYOUTS}")
+        raise ValueError(f"{root}: unknown layout; wanted {LAYOUTS}")
     return layout
 
 
 def _dataset(root: Path, layout: Layout, split: str) -> Dataset:
     listing = layout.listing(split)
-    errors = [fault for fault in listing.faults if fault.severity == "error"]
+    errors = [problem for problem in listing.problems if problem.severity == "error"]
     if errors:
-        more = f" ({len(errors) - 1} more faults: deeplab check-data {root})" if len(errors) > 1 else ""
+        more = f" ({len(errors) - 1} more problems: deeplab check-data {root})" if len(errors) > 1 else ""
         kind = FileNotFoundError if errors[0].kind.startswith("missing") else ValueError
         raise kind(f"{errors[0]}{more}")
-    names = names_found(listing.masks) if listing.class_names is None else listing.class_names
-    if not listing.pairs:
-        raise ValueError(f"{root}: no pairs in split {split!r}; wanted at least one photo with labels")
-    return Dataset(listing.pairs, names)
+    names = class_names_from_masks(listing.masks) if listing.class_names is None else listing.class_names
+    if not listing.samples:
+        raise ValueError(f"{root}: no samples in split {split!r}; wanted at least one photo with labels")
+    return Dataset(listing.samples, names)

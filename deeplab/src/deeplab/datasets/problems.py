@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: each fault names the file, what was found there, and the cure."""
+"""What can be wrong with a data set: the file, what was found in it, and how to fix it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ class Problem:
     """One thing that is wrong with one file."""
 
     severity: Severity
-    """error: training or scores would be wrong or stop; warning: they may not be what was meant."""
+    """"error" if training or scores would stop or be wrong, "warning" if the data may be as intended."""
     kind: str
-    """A few words that are the same for all faults of a kind, e.g. "missing mask"."""
+    """A few words shared by all problems of a kind, e.g. "missing mask"."""
     file: str
+    """Path of the file, or the folder and the split."""
     what: str
     """What was found there."""
-    cure: str
-    """What would work."""
+    fix: str
+    """What to do about it."""
 
     def __str__(self) -> str:
-        return " ".join(f"{self.file}: {self.what}; {self.cure}".split())
+        return " ".join(f"{self.file}: {self.what}; {self.fix}".split())
 
 
 class LabelError(ValueError):
-    """A file of labels cannot be used; the message is one line that names it, says why, and what would
-    work."""
+    """A file of labels cannot be used; the message is one line with the file, the reason and the fix."""
 
-    def __init__(self, message: str, fault: Problem | None = None):
+    def __init__(self, message: str, problem: Problem | None = None):
         super().__init__(message)
-        self.fault = fault
+        self.problem = problem
 
     @classmethod
-    def of(cls, kind: str, file: object, what: str, cure: str) -> LabelError:
-        """The error that a fault is."""
-        fault = Problem("error", kind, str(file), what, cure)
-        return cls(str(fault), fault)
+    def of(cls, kind: str, file: object, what: str, fix: str) -> LabelError:
+        """Make the error for a problem with a file.
+
+        Args:
+            kind: kind of the problem, see ``Problem``.
+            file: path of the file.
+            what: what was found there.
+            fix: what to do about it.
+        """
+        problem = Problem("error", kind, str(file), what, fix)
+        return cls(str(problem), problem)

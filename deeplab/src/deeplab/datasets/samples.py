@@ -1,4 +1,4 @@
-"""Photos with their label maps: one pair, and the pairs of a split."""
+"""Samples: photos with their label masks, one by one and as the data set of a split."""
 
 from __future__ import annotations
 
@@ -14,45 +14,57 @@ from deeplab.classes import IGNORE
 from deeplab.datasets.problems import LabelError, Problem
 from deeplab.photos import MAX_PIXELS, known_formats, read_photo
 
-LOSSY = ("JPEG", "MPO", "JPEG2000")
-BY_COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000")
+COLOUR_MODES = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Class ids (H, W) uint8 of a palette or grey picture; a palette's indices, never its colours.
+    """Read the class ids of a palette or grey mask; palette indices are the ids, palette colours are ignored.
+
+    Returns:
+        (H, W) uint8, 255 void.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        LabelError: if the picture is damaged, in colours, lossy (JPEG), or has ids above 255.
+        LabelError: if the mask is damaged, in colours, lossy (JPEG), or has ids above 255.
     """
-    return ids_of(load_mask(path), path)
+    return mask_ids(load_mask(path), path)
 
 
 def load_mask(path: Path) -> Image.Image:
-    """A mask's picture with its levels, indices or colours as they were saved; errors as ``read_ids``."""
+    """Load a mask with its levels, indices or colours as they were saved; raises what ``read_ids`` raises."""
     try:
         with Image.open(path, formats=known_formats()) as file:
-            if file.format in LOSSY:
-                cure = "export the labels again as PNG; what JPEG has blurred cannot be told apart any more"
-                raise LabelError.of(
-                    "lossy mask", path, f"a mask saved as {file.format}, which changes ids", cure
-                )
+            if file.format in LOSSY_FORMATS:
+                what = f"a mask saved as {file.format}, which changes ids"
+                fix = "export the labels again as PNG; JPEG blurs ids and they cannot be recovered"
+                raise LabelError.of("lossy mask", path, what, fix)
             if file.width * file.height > MAX_PIXELS:
-                most = f"wanted at most {MAX_PIXELS // 10**6} megapixels"
-                raise LabelError.of("damaged mask", path, f"{file.width}×{file.height} pixels", most)
+                fix = f"wanted at most {MAX_PIXELS // 10**6} megapixels"
+                raise LabelError.of("damaged mask", path, f"{file.width}×{file.height} pixels", fix)
             file.load()
             return file.copy()
     except (LabelError, FileNotFoundError, MemoryError):
         raise
-    except Exception as error:  # decoders of damaged files raise whatever they like: OSError, SyntaxError …
+    except Exception as error:  # decoders raise anything for damaged files: OSError, SyntaxError …
         reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
-        raise LabelError.of(
-            "damaged mask", path, f"cannot be decoded ({reason})", "copy or export it again as PNG"
-        ) from None
+        what = f"cannot be decoded ({reason})"
+        raise LabelError.of("damaged mask", path, what, "copy or export it again as PNG") from None
 
 
-def ids_of(mask: Image.Image, path: Path) -> np.ndarray:
-    """The levels or indices (H, W) uint8 of a mask's picture; LabelError, naming the path, if it has none."""
+def mask_ids(mask: Image.Image, path: Path) -> np.ndarray:
+    """Get the levels or palette indices of a loaded mask.
+
+    Args:
+        mask: a loaded mask of any mode.
+        path: its file, for messages.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        LabelError: if the mask is in colours or has levels outside 0 to 255.
+    """
     if mask.mode in ("P", "L"):
         return np.asarray(mask)
     if mask.mode == "1":
@@ -64,72 +76,75 @@ def ids_of(mask: Image.Image, path: Path) -> np.ndarray:
             raise LabelError.of("ids out of range", path, what, "ids must be 0 to 254, and 255 for void")
         return levels.astype(np.uint8)
     raise LabelError.of(
-        "colour mask" if mask.mode in BY_COLOUR else "mask without ids",
+        "colour mask" if mask.mode in COLOUR_MODES else "mask without ids",
         path,
         f"got a {mask.mode} mask, wanted a palette or grey PNG of class ids",
-        "save ids, or give each class its colour in classes.txt, one line 'name red green blue' for each",
+        "save ids, or give each class a colour in classes.txt, one line 'name red green blue' per class",
     )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo and its label map, as files."""
+    """One photo with its labels, as files that are read when needed."""
 
     name: str
+    """Name of the sample: the photo's path in its folder, without the ending."""
     photo: Path
+    """File of the photo."""
     labels: Path
+    """File of the labels: a mask, or annotations."""
     reader: Callable[[Path], np.ndarray] = read_ids
-    """Makes class ids, (H, W) uint8 with 255 for void, of the file of labels."""
+    """Function that reads class ids, (H, W) uint8 with 255 for void, from the file of labels."""
 
     def read_photo(self) -> np.ndarray:
-        """(H, W, 3) uint8, R, G, B."""
+        """Read the photo: (H, W, 3) uint8, R, G, B."""
         return read_photo(self.photo)
 
     def read_labels(self) -> np.ndarray:
-        """(H, W) uint8 class ids, 255 void."""
+        """Read the labels: (H, W) uint8 class ids, 255 void."""
         return self.reader(self.labels)
 
 
 @dataclass(frozen=True)
 class Dataset(Sequence[Sample]):
-    """The pairs of one split, and the classes their ids stand for."""
+    """The samples of one split and the names of its classes."""
 
-    pairs: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
-    """K names, id order; 255 is void and has none."""
+    """K names in id order; void (255) has none."""
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.samples)
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | Sequence[Sample]:
-        return self.pairs[place]
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        return self.samples[index]
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self.pairs)
+        return iter(self.samples)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What is there of one split, whole pairs and faults; no photo was opened for it."""
+    """The samples and problems of one split, found without opening any photo."""
 
-    pairs: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None
-    """K names, id order; None where nothing but the masks can tell, see ``masks``."""
-    faults: tuple[Problem, ...] = ()
+    """K names in id order; None if only the masks can tell, see ``masks``."""
+    problems: tuple[Problem, ...] = ()
     masks: tuple[Path, ...] = ()
-    """The masks of all splits, where there are no names of classes."""
+    """Masks of all splits if there are no class names."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a folder holds its pairs."""
+    """The way in which a folder holds its samples."""
 
     name: str
     splits: tuple[str, ...]
-    """The parts that are there."""
+    """Names of the splits that the folder has."""
     listing: Callable[[str], Listing]
-    """What is there of the split of that name; FileNotFoundError or ValueError if there is no such split."""
+    """Function that lists a split by its name; FileNotFoundError or ValueError if there is no such split."""

@@ -1,5 +1,4 @@
-"""PASCAL VOC's layout, which CVAT exports too: lists in ImageSets/Segmentation, masks in
-SegmentationClass."""
+"""The layout of PASCAL VOC, which CVAT exports too: lists in ImageSets/Segmentation, SegmentationClass."""
 
 from __future__ import annotations
 
@@ -7,37 +6,37 @@ from pathlib import Path
 
 from deeplab.classes import VOC_CLASSES
 from deeplab.datasets.class_files import read_classes
-from deeplab.datasets.matching import by_stem, match
+from deeplab.datasets.matching import files_by_stem, match_samples
 from deeplab.datasets.samples import Layout, Listing, read_ids
-from deeplab.datasets.splits import WHOLE, choose, splits_of
+from deeplab.datasets.splits import WHOLE_NAMES, select, split_names
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 
 
 def voc_layout(root: Path) -> Layout:
-    """A folder with ImageSets/Segmentation, JPEGImages and SegmentationClass.
+    """Read a folder with ImageSets/Segmentation, JPEGImages and SegmentationClass.
 
-    SegmentationClassAug beside it holds the masks that the former lacks. Classes are those of a class file
-    there (``read_classes``), else VOC's 21. If the one list is ``default``, as CVAT writes it, there are
-    "default", which is everything, and by a hash of the name (``deeplab.datasets.splits.side``) "train" and
-    "val".
+    SegmentationClassAug may hold masks that SegmentationClass lacks. Classes are those of a class file in the
+    folder (``read_classes``), or else VOC's 21. If the only list is ``default``, as in CVAT's export, the
+    splits are "default", which is everything, and "train" and "val" by a hash of the name
+    (``deeplab.datasets.splits.split_by_hash``).
     """
-    photos = by_stem(root / "JPEGImages")
-    masks = {
-        stem: files for folder in reversed(MASK_FOLDERS) for stem, files in by_stem(root / folder).items()
-    }
-    lists = {path.stem: path for path in sorted((root / "ImageSets" / "Segmentation").glob("[!.]*.txt"))}
+    photos = files_by_stem(root / "JPEGImages")
+    masks: dict[str, list[Path]] = {}
+    for folder in reversed(MASK_FOLDERS):  # masks of the first folder replace those of the second
+        masks |= files_by_stem(root / folder)
+    list_folder = root / "ImageSets" / "Segmentation"
+    lists = {path.stem: path for path in sorted(list_folder.glob("[!.]*.txt"))}
     table = read_classes(root)
 
     def listing(split: str) -> Listing:
-        if split not in lists and not (lists and set(lists) <= set(WHOLE)):
+        if split not in lists and not (lists and set(lists) <= set(WHOLE_NAMES)):
             there = ", ".join(lists) or "none"
-            raise FileNotFoundError(
-                f"no list {root / 'ImageSets' / 'Segmentation' / split}.txt; lists there: {there}"
-            )
-        choice = choose(root, split, photos.keys() | masks.keys(), lists)
+            raise FileNotFoundError(f"no list {list_folder / split}.txt; lists there: {there}")
+        selection = select(root, split, photos.keys() | masks.keys(), lists)
         folders = root / "JPEGImages", root / MASK_FOLDERS[0]
-        pairs, faults = match(choice, photos, masks, folders, table.read if table else read_ids)
-        return Listing(pairs, table.names if table else VOC_CLASSES, faults)
+        reader = table.read if table else read_ids
+        samples, problems = match_samples(selection, photos, masks, folders, reader)
+        return Listing(samples, table.names if table else VOC_CLASSES, problems)
 
-    return Layout("PASCAL VOC", splits_of(lists), listing)
+    return Layout("PASCAL VOC", split_names(lists), listing)

@@ -1,10 +1,10 @@
-"""Everything that is measured of a model, or of somebody's label maps, in one pass over a data set."""
+"""The evaluation of a model, or of another program's label maps, in one pass over a data set."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,38 +19,43 @@ from deeplab.datasets.opening import Dataset, Sample, read_ids
 from deeplab.evaluation.calibration import Calibration, Reliability
 from deeplab.evaluation.predictions import prediction_files
 from deeplab.evaluation.scoring import Scorer, Scores
-from deeplab.model.segmentation import Model
+from deeplab.model.segmentation import Model, Segmentation
 
-NETWORK, REFINED, GIVEN = "network", "network + CRF", "predictions"
-NAMED = 3  # of many classes that differ, how many an error names
+NETWORK = "network"
+REFINED = "network + CRF"
+PREDICTIONS = "predictions"
+ITERATIONS = 10
+MAX_NAMED = 3
+"""How many classes that differ an error names."""
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What one way of predicting reached over the whole set."""
+class MethodScores:
+    """The scores of one method over the whole set."""
 
     scores: Scores
     reliability: Reliability | None
-    """None where there are labels but no probabilities."""
+    """None for label maps without probabilities."""
 
 
 @dataclass(frozen=True)
 class PhotoScore:
-    """What each way of predicting reached on one photo."""
+    """The scores of each method on one photo."""
 
     name: str
     mean_iou: dict[str, float]
-    """Over the classes in the photo's labels or its prediction, 0–1, by way; NaN if all is void."""
+    """Mean IoU by method over the classes in the photo's labels or prediction, 0–1; NaN if all is void."""
     pixel_accuracy: dict[str, float]
+    """Pixel accuracy by method, 0–1."""
 
 
 @dataclass(frozen=True)
 class ExamplePhoto:
-    """One photo with the label maps that were predicted for it, to be looked at."""
+    """One photo with its predicted label maps, for the gallery of a report."""
 
-    pair: Sample
+    sample: Sample
     labels: dict[str, np.ndarray]
-    """(H, W) ids by way."""
+    """Predicted ids by method, (H, W)."""
     score: PhotoScore
 
 
@@ -58,19 +63,19 @@ class ExamplePhoto:
 class Report:
     """All scores of one evaluation."""
 
-    ways: dict[str, Measures]
-    """By way of predicting: "network" and "network + CRF", or "predictions"."""
+    methods: dict[str, MethodScores]
+    """Scores by method: "network" and "network + CRF", or "predictions"."""
     photos: tuple[PhotoScore, ...]
-    """In the order of the data set."""
+    """Scores of each photo, in the order of the data set."""
     worst: tuple[ExamplePhoto, ...]
-    """Those with the lowest mean IoU in the last of the ways, lowest first."""
+    """Photos with the lowest mean IoU of the last method, lowest first."""
     about: dict[str, Any]
-    """With what it was measured, for people."""
+    """Conditions of the measurement: CRF parameters, time, versions and the like."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """K names, id order."""
-        return next(iter(self.ways.values())).scores.class_names
+        """K names in id order."""
+        return next(iter(self.methods.values())).scores.class_names
 
 
 def score(
@@ -82,52 +87,39 @@ def score(
     boundary_f1: bool = False,
     worst: int = 0,
     progress: bool = False,
-    **looks: Any,
+    **augmentation: Any,
 ) -> Report:
-    """Score a model, without and with the CRF; the network runs once a photo.
+    """Score a model without and with the CRF; the network runs once for each photo.
 
     Args:
-        model: whose predictions are scored.
+        model: model to score.
         dataset: photos with labels; its classes must be the model's.
-        crf: score with the CRF, too.
-        boundary: widths in pixels of the bands around void borders that are scored besides.
-        boundary_f1: measure the boundary F1, too.
+        crf: whether to score with the CRF as well.
+        boundary: widths in pixels of the bands around void borders that are scored as well.
+        boundary_f1: whether to measure the boundary F1 as well.
         worst: how many of the worst photos to keep with their label maps.
-        progress: show a progress bar.
-        looks: ``Model.segment``'s scales, mirror, tile and size.
+        progress: whether to show a progress bar.
+        augmentation: scales, mirror, tile and size, as in ``Model.segment``.
+
+    Returns:
+        The scores of "network" and, with the CRF, of "network + CRF".
 
     Raises:
-        ValueError: if the classes differ, or labels and photo do not fit; names the classes or the photo.
+        ValueError: if the classes differ, or labels and photo do not fit; the message names the classes or
+            the photo.
     """
     require_same_classes(model.class_names, dataset.class_names)
-    tally = _Tally((NETWORK, REFINED)[: 1 + crf], model.class_names, boundary, boundary_f1, worst)
+    methods = (NETWORK, REFINED) if crf else (NETWORK,)
+    scores = _Accumulator(methods, model.class_names, boundary, boundary_f1, worst)
     seconds: dict[str, list[float]] = {}
-    for pair in _counted(dataset, progress):
-        started = time.perf_counter()
-        photo = pair.read_photo()
-        spent = {"decode": time.perf_counter() - started}
-        result = model.segment(photo, crf=False, **looks)
-        results = {NETWORK: result}
-        if crf:
-            results[REFINED] = result = model.refine(result)
-        labels = {way: found.labels for way, found in results.items()}
-        tally.add(pair, labels, {way: found.probabilities for way, found in results.items()})
-        for step, value in (result.seconds | spent).items():
+    for sample in _with_progress(dataset, progress):
+        results, times = _predict(model, sample, crf, augmentation)
+        labels = {method: result.labels for method, result in results.items()}
+        probabilities = {method: result.probabilities for method, result in results.items()}
+        scores.add(sample, labels, probabilities)
+        for step, value in times.items():
             seconds.setdefault(step, []).append(value)
-    about = {
-        "crf": asdict(model.crf_params) | {"iterations": 10} if crf else None,
-        "looks": {name: list(value) if isinstance(value, tuple) else value for name, value in looks.items()},
-        "median seconds a photo": {
-            step: round(float(np.median(values)), 3) for step, values in seconds.items()
-        },
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {
-            "torch": torch.__version__,
-            "densecrf": densecrf.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    return tally.board(about)
+    return scores.report(_conditions(model, crf, augmentation, seconds))
 
 
 def score_folder(
@@ -139,102 +131,155 @@ def score_folder(
     worst: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Score label maps that another program has predicted.
+    """Score label maps predicted by another program.
 
     Args:
-        folder: with NAME.png, palette or grey with class ids, for each photo of the data set.
+        folder: folder with NAME.png, palette or grey with class ids, for each photo of the data set.
         dataset: photos with labels.
-        boundary: widths in pixels of the bands around void borders that are scored besides.
-        boundary_f1: measure the boundary F1, too.
+        boundary: widths in pixels of the bands around void borders that are scored as well.
+        boundary_f1: whether to measure the boundary F1 as well.
         worst: how many of the worst photos to keep with their label maps.
-        progress: show a progress bar.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The scores of the method "predictions".
 
     Raises:
-        FileNotFoundError: if predictions are missing; says how many, and names the first few.
-        ValueError: if one has another size than its labels, or ids that are no classes; names the file.
+        FileNotFoundError: if predictions are missing; the message says how many, and names the first few.
+        ValueError: if one has another size than its labels, or ids that are no classes; the message names
+            the file.
     """
-    files = prediction_files(folder, [pair.name for pair in dataset])
-    tally = _Tally((GIVEN,), dataset.class_names, boundary, boundary_f1, worst)
-    for pair, file in zip(_counted(dataset, progress), files, strict=True):
-        tally.add(pair, {GIVEN: read_ids(file)}, {}, file=file)
-    return tally.board({"predictions": str(folder), "crf": None})
+    files = prediction_files(folder, [sample.name for sample in dataset])
+    scores = _Accumulator((PREDICTIONS,), dataset.class_names, boundary, boundary_f1, worst)
+    for sample, file in zip(_with_progress(dataset, progress), files, strict=True):
+        scores.add(sample, {PREDICTIONS: read_ids(file)}, {}, file=file)
+    return scores.report({"predictions": str(folder), "crf": None})
 
 
 def require_same_classes(weights: Sequence[str], data: Sequence[str]) -> None:
     """Refuse to score a network on data whose ids mean something else.
 
+    Args:
+        weights: class names of the weights, id order.
+        data: class names of the data, id order.
+
     Raises:
-        ValueError: says which ids differ.
+        ValueError: if they differ; the message names the first ids that do.
     """
     differ = [
-        f"id {place} is {_quoted(ours)} in the weights and {_quoted(theirs)} in the data"
-        for place, (ours, theirs) in enumerate(zip_longest(weights, data))
+        f"id {number} is {_quoted(ours)} in the weights and {_quoted(theirs)} in the data"
+        for number, (ours, theirs) in enumerate(zip_longest(weights, data))
         if ours != theirs
     ]
     if differ:
-        more = f", and {len(differ) - NAMED} more ids differ" if len(differ) > NAMED else ""
+        more = f", and {len(differ) - MAX_NAMED} more ids differ" if len(differ) > MAX_NAMED else ""
         raise ValueError(
-            f"the weights know {len(weights)} classes, the data {len(data)}, and they are not the same: "
-            f"{'; '.join(differ[:NAMED])}{more}; wanted weights that were trained for the classes of this data"
+            f"the weights have {len(weights)} classes, the data {len(data)}, and they are not the same: "
+            f"{'; '.join(differ[:MAX_NAMED])}{more}; wanted weights trained for the classes of this data"
         )
 
 
-class _Tally:
-    """Adds up the scores of all ways of predicting, photo by photo."""
+def _predict(
+    model: Model, sample: Sample, crf: bool, augmentation: Mapping[str, Any]
+) -> tuple[dict[str, Segmentation], dict[str, float]]:
+    """The results of a photo by method, and the seconds that each step took."""
+    started = time.perf_counter()
+    photo = sample.read_photo()
+    decode = time.perf_counter() - started
+    result = model.segment(photo, crf=False, **augmentation)
+    results = {NETWORK: result}
+    if crf:
+        results[REFINED] = result = model.refine(result)
+    return results, result.seconds | {"decode": decode}
+
+
+def _conditions(
+    model: Model, crf: bool, augmentation: Mapping[str, Any], seconds: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """What the scores of a model were measured with, as JSON can hold it."""
+    return {
+        "crf": asdict(model.crf_params) | {"iterations": ITERATIONS} if crf else None,
+        "looks": {
+            name: list(value) if isinstance(value, tuple) else value for name, value in augmentation.items()
+        },
+        "median seconds a photo": {
+            step: round(float(np.median(values)), 3) for step, values in seconds.items()
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {
+            "torch": torch.__version__,
+            "densecrf": densecrf.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+class _Accumulator:
+    """Accumulates the scores of all methods photo by photo."""
 
     def __init__(
         self,
-        ways: Sequence[str],
+        methods: Sequence[str],
         class_names: Sequence[str],
         boundary: Sequence[int],
         boundary_f1: bool,
         worst: int,
     ):
-        self._scorers = {way: Scorer(class_names, boundary, boundary_f1) for way in ways}
+        self._scorers = {method: Scorer(class_names, boundary, boundary_f1) for method in methods}
         self._calibrations: dict[str, Calibration] = {}
         self._photos: list[PhotoScore] = []
         self._worst: list[ExamplePhoto] = []
-        self._keep = worst
+        self._max_worst = worst
 
     def add(
         self,
-        pair: Sample,
+        sample: Sample,
         labels: Mapping[str, np.ndarray],
         probabilities: Mapping[str, np.ndarray],
         *,
         file: Path | None = None,
     ) -> None:
-        """Count one photo: ids (H, W) and, where there are any, probabilities (K, H, W) by way."""
-        truth = pair.read_labels()
+        """Count one photo.
+
+        Args:
+            sample: the photo with its labels.
+            labels: predicted ids by method, (H, W).
+            probabilities: probabilities by method, (K, H, W), for the methods that have some.
+            file: file of the prediction, for messages.
+        """
+        truth = sample.read_labels()
         try:
-            alone = {way: scorer.add(truth, labels[way]) for way, scorer in self._scorers.items()}
-            for way, values in probabilities.items():
-                self._calibrations.setdefault(way, Calibration()).add(truth, values)
+            alone = {method: scorer.add(truth, labels[method]) for method, scorer in self._scorers.items()}
+            for method, values in probabilities.items():
+                self._calibrations.setdefault(method, Calibration()).add(truth, values)
         except ValueError as error:
-            raise ValueError(f"{file or pair.name}: {error}") from None
+            raise ValueError(f"{file or sample.name}: {error}") from None
         score = PhotoScore(
-            pair.name,
-            {way: scores.mean_iou for way, scores in alone.items()},
-            {way: scores.pixel_accuracy for way, scores in alone.items()},
+            sample.name,
+            {method: scores.mean_iou for method, scores in alone.items()},
+            {method: scores.pixel_accuracy for method, scores in alone.items()},
         )
         self._photos.append(score)
-        if self._keep and np.isfinite(list(score.mean_iou.values())[-1]):
-            self._worst.append(ExamplePhoto(pair, dict(labels), score))
-            self._worst.sort(key=lambda shown: list(shown.score.mean_iou.values())[-1])
-            del self._worst[self._keep :]
+        if self._max_worst and np.isfinite(list(score.mean_iou.values())[-1]):
+            self._worst.append(ExamplePhoto(sample, dict(labels), score))
+            self._worst.sort(key=lambda example: list(example.score.mean_iou.values())[-1])
+            del self._worst[self._max_worst :]
 
-    def board(self, about: dict[str, Any]) -> Report:
-        """What was added so far."""
-        ways = {}
-        for way, scorer in self._scorers.items():
-            calibration = self._calibrations.get(way)
-            ways[way] = Measures(scorer.scores(), calibration.reliability() if calibration else None)
-        return Report(ways, tuple(self._photos), tuple(self._worst), about | {"photos": len(self._photos)})
+    def report(self, about: dict[str, Any]) -> Report:
+        """Report all photos added so far, with the conditions of the measurement."""
+        methods = {}
+        for method, scorer in self._scorers.items():
+            calibration = self._calibrations.get(method)
+            methods[method] = MethodScores(
+                scorer.scores(), calibration.reliability() if calibration else None
+            )
+        about = about | {"photos": len(self._photos)}
+        return Report(methods, tuple(self._photos), tuple(self._worst), about)
 
 
 def _quoted(name: str | None) -> str:
     return "nothing" if name is None else repr(name)
 
 
-def _counted(dataset: Dataset, progress: bool) -> Any:
-    return tqdm(dataset, unit="photo", disable=None if progress else True)
+def _with_progress(dataset: Dataset, progress: bool) -> Iterator[Sample]:
+    return iter(tqdm(dataset, unit="photo", disable=None if progress else True))

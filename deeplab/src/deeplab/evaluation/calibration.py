@@ -1,5 +1,4 @@
-"""Whether a model's confidence is honest: reliability bins and the expected calibration error, photo by
-photo."""
+"""Calibration: reliability bins of confidence against accuracy, and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -10,19 +9,19 @@ import numpy as np
 from deeplab.classes import IGNORE
 
 BINS = 15
-SLACK = 1e-3  # sums of float32 shares may pass 1 by a little
+SLACK = 1e-3  # sums of float32 probabilities may exceed 1 by a little
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Pixels by confidence: bin i of n holds the confidences above i / n, up to and with (i + 1) / n."""
+    """Pixels by confidence; bin i of n holds the confidences above i / n, up to and including (i + 1) / n."""
 
     pixels: np.ndarray
-    """(n,) int64: how many pixels are in each bin."""
+    """(n,) int64: number of pixels in each bin."""
     confidence: np.ndarray
-    """(n,) float64: their mean confidence, 0–1; NaN in an empty bin."""
+    """(n,) float64: mean confidence in each bin, 0–1; NaN in an empty bin."""
     accuracy: np.ndarray
-    """(n,) float64: the share of them that is right, 0–1; NaN in an empty bin."""
+    """(n,) float64: share of correct pixels in each bin, 0–1; NaN in an empty bin."""
 
     @property
     def error(self) -> float:
@@ -30,29 +29,30 @@ class Reliability:
 
         Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599), section 2.
         """
-        there = self.pixels > 0
-        gaps = np.abs(self.accuracy[there] - self.confidence[there])
-        return float(gaps @ self.pixels[there] / self.pixels.sum()) if there.any() else float("nan")
+        filled = self.pixels > 0
+        gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
+        return float(gaps @ self.pixels[filled] / self.pixels.sum()) if filled.any() else float("nan")
 
     @property
     def bias(self) -> float:
-        """Mean confidence less accuracy over all pixels: above 0 is overconfident; NaN without any pixel."""
-        there = self.pixels > 0
-        gaps = self.confidence[there] - self.accuracy[there]
-        return float(gaps @ self.pixels[there] / self.pixels.sum()) if there.any() else float("nan")
+        """Mean confidence minus accuracy over all pixels; above 0 is overconfident, NaN without any pixel."""
+        filled = self.pixels > 0
+        gaps = self.confidence[filled] - self.accuracy[filled]
+        return float(gaps @ self.pixels[filled] / self.pixels.sum()) if filled.any() else float("nan")
 
 
 class Calibration:
-    """Adds up reliability bins over photos.
+    """Accumulates reliability bins photo by photo.
 
     Args:
-        bins: how many of equal width, at least 1.
+        bins: number of bins of equal width, at least 1.
     """
 
     def __init__(self, bins: int = BINS):
         if bins < 1:
             raise ValueError(f"got {bins} bins, wanted at least 1")
-        self._pixels, self._right = np.zeros(bins, np.int64), np.zeros(bins, np.int64)
+        self._pixels = np.zeros(bins, np.int64)
+        self._correct = np.zeros(bins, np.int64)
         self._confidence = np.zeros(bins)
 
     def add(self, truth: np.ndarray, probabilities: np.ndarray) -> None:
@@ -72,19 +72,18 @@ class Calibration:
         valid = truth != IGNORE
         confidence = probabilities.max(axis=0)[valid].astype(np.float64)
         if confidence.size and not (confidence.min() > 0 and confidence.max() <= 1 + SLACK):
-            raise ValueError(
-                f"got confidences from {confidence.min():g} to {confidence.max():g}, wanted probabilities, 0–1"
-            )
-        right = probabilities.argmax(axis=0)[valid] == truth[valid]
+            low, high = confidence.min(), confidence.max()
+            raise ValueError(f"got confidences from {low:g} to {high:g}, wanted probabilities, 0–1")
+        correct = probabilities.argmax(axis=0)[valid] == truth[valid]
         bins = len(self._pixels)
-        place = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
-        self._pixels += np.bincount(place, minlength=bins)
-        self._right += np.bincount(place[right], minlength=bins)
-        self._confidence += np.bincount(place, weights=confidence, minlength=bins)
+        index = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
+        self._pixels += np.bincount(index, minlength=bins)
+        self._correct += np.bincount(index[correct], minlength=bins)
+        self._confidence += np.bincount(index, weights=confidence, minlength=bins)
 
     def reliability(self) -> Reliability:
-        """The bins of what was added so far."""
-        empty, there = np.full(len(self._pixels), np.nan), self._pixels > 0
-        confidence = np.divide(self._confidence, self._pixels, out=empty.copy(), where=there)
-        accuracy = np.divide(self._right, self._pixels, out=empty, where=there)
+        """Get the bins of all photos added so far."""
+        empty, filled = np.full(len(self._pixels), np.nan), self._pixels > 0
+        confidence = np.divide(self._confidence, self._pixels, out=empty.copy(), where=filled)
+        accuracy = np.divide(self._correct, self._pixels, out=empty, where=filled)
         return Reliability(self._pixels.copy(), confidence, accuracy)

@@ -1,5 +1,4 @@
-"""Scores as pictures: confusion, classes, boundary bands and calibration. matplotlib is loaded when one is
-drawn."""
+"""Charts of scores: confusion matrix, classes, boundary bands and calibration, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -9,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeplab.evaluation.benchmark import Report
+from deeplab.evaluation.calibration import Reliability
 from deeplab.evaluation.scoring import Scores
 from deeplab.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of the ways of predicting; told apart by the colour-blind, too
-MOST_NUMBERED = 25  # classes, up to which the cells of a confusion picture can hold numbers
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
+"""Colours of the methods, also distinct for colour-blind readers."""
+MAX_NUMBERED = 25
+"""Confusion matrices of more classes have no numbers in their cells."""
 DPI = 110
 
 
 def confusion_chart(scores: Scores) -> bytes:
-    """The confusion matrix as a heat map, a row for each true class, in percent of that class's pixels.
+    """Draw the confusion matrix as a heat map, a row for each true class, in percent of that class's pixels.
 
     Returns:
         The bytes of a PNG. Rows of classes without labelled pixels are hatched.
@@ -33,153 +35,161 @@ def confusion_chart(scores: Scores) -> bytes:
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     axes.set_facecolor("#e4e4e4")
-    for place in np.flatnonzero(total[:, 0] == 0):
-        axes.axhspan(
-            place - 0.5, place + 0.5, facecolor="#f2f2f2", edgecolor="#c8c8c8", hatch="////", linewidth=0
-        )
+    for row in np.flatnonzero(total[:, 0] == 0):
+        axes.axhspan(row - 0.5, row + 0.5, fc="#f2f2f2", ec="#c8c8c8", hatch="////", linewidth=0)
     picture = axes.imshow(np.ma.masked_invalid(share), cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     hatched = "\n(hatched rows: not in the labels)" if (total == 0).any() else ""
     axes.set_xlabel(f"predicted class{hatched}")
     axes.set_ylabel("true class")
-    if len(names) <= MOST_NUMBERED:
+    if len(names) <= MAX_NUMBERED:
         for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.5), strict=True):
             value = share[row, column]
-            ink = "white" if value > 55 else "#222222"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=7)
+            colour = "white" if value > 55 else "#222222"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
     axes.set_title("Percent of each true class", fontsize=10)
     figure.colorbar(picture, ax=axes, fraction=0.035, pad=0.02)
     return png_of(figure)
 
 
-def class_chart(board: Report) -> bytes:
-    """The IoU of every class as bars, one for each way of predicting, best class first.
+def class_chart(report: Report) -> bytes:
+    """Draw the IoU of every class as bars, one for each method, best class first.
 
     Returns:
-        The bytes of a PNG. Classes that are neither in the labels nor predicted are not in it, but counted.
+        The bytes of a PNG. Classes that are neither in the labels nor predicted are left out and counted.
     """
-    ways = board.ways
-    values = np.array([list(measures.scores.iou.values()) for measures in ways.values()]) * 100
+    methods = report.methods
+    values = np.array([list(measured.scores.iou.values()) for measured in methods.values()]) * 100
     order = np.argsort(-np.nan_to_num(values[-1], nan=-1.0), kind="stable")
     order = order[np.isfinite(values).any(axis=0)[order]]
     absent = values.shape[1] - len(order)
-    figure = new_figure(8.0, 1.4 + (0.14 + 0.16 * len(ways)) * len(order))
+    figure = new_figure(8.0, 1.4 + (0.14 + 0.16 * len(methods)) * len(order))
     axes = figure.add_subplot()
-    thick = 0.8 / len(ways)
-    for place, (way, measures) in enumerate(ways.items()):
-        heights = np.arange(len(order)) + (place - (len(ways) - 1) / 2) * thick
-        label = f"{way}: mean {100 * measures.scores.mean_iou:.1f}"
-        axes.barh(
-            heights,
-            np.nan_to_num(values[place][order]),
-            thick,
-            color=COLOURS[place % len(COLOURS)],
-            label=label,
-        )
-        for height, value in zip(heights, values[place][order], strict=True):
+    thickness = 0.8 / len(methods)
+    for index, (method, measured) in enumerate(methods.items()):
+        heights = np.arange(len(order)) + (index - (len(methods) - 1) / 2) * thickness
+        label = f"{method}: mean {100 * measured.scores.mean_iou:.1f}"
+        colour = COLOURS[index % len(COLOURS)]
+        axes.barh(heights, np.nan_to_num(values[index][order]), thickness, color=colour, label=label)
+        for height, value in zip(heights, values[index][order], strict=True):
             text = "n/a" if np.isnan(value) else f"{value:.1f}"
             axes.text(np.nan_to_num(value) + 0.8, height, text, va="center", fontsize=7, color="#444444")
-    axes.set_yticks(range(len(order)), [board.class_names[place] for place in order])
+    axes.set_yticks(range(len(order)), [report.class_names[number] for number in order])
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(0, 108)
-    left_out = (
-        f"; {absent} classes that are neither in the labels nor predicted are left out" if absent else ""
-    )
+    left_out = f"; {absent} classes neither in the labels nor predicted are left out" if absent else ""
     axes.set_xlabel(f"IoU, percent{left_out}")
-    _legend(axes, "lower right")
+    _add_legend(axes, "lower right")
     _tidy(axes, grid="x")
     return png_of(figure)
 
 
-def band_chart(board: Report) -> bytes | None:
-    """Mean IoU and pixel accuracy against the width of the boundary band, as in the paper's Figure 5.
+def band_chart(report: Report) -> bytes | None:
+    """Draw mean IoU and pixel accuracy against the width of the boundary band, as in the paper's Figure 5.
 
     Returns:
-        The bytes of a PNG; None if no band of two widths or more has a pixel.
+        The bytes of a PNG; None if fewer than two bands have a pixel.
     """
-    first = next(iter(board.ways.values())).scores
+    first = next(iter(report.methods.values())).scores
     widths = [width for width, matrix in sorted(first.bands.items()) if matrix.any()]
     if len(widths) < 2:
         return None
     figure = new_figure(9.0, 3.8)
-    for place, (title, measure) in enumerate(
-        (("Mean IoU", "mean_iou"), ("Pixel accuracy", "pixel_accuracy"))
-    ):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for number, (way, measures) in enumerate(board.ways.items()):
-            values = [100 * getattr(measures.scores.boundary(width), measure) for width in widths]
-            colour = COLOURS[number % len(COLOURS)]
-            whole = 100 * getattr(measures.scores, measure)
-            axes.plot(widths, values, marker="o", markersize=3.5, color=colour, label=way)
+    measures = {"Mean IoU": "mean_iou", "Pixel accuracy": "pixel_accuracy"}
+    for position, (title, measure) in enumerate(measures.items(), 1):
+        axes = figure.add_subplot(1, 2, position)
+        for index, (method, measured) in enumerate(report.methods.items()):
+            values = [100 * getattr(measured.scores.boundary(width), measure) for width in widths]
+            colour = COLOURS[index % len(COLOURS)]
+            whole = 100 * getattr(measured.scores, measure)
+            axes.plot(widths, values, marker="o", markersize=3.5, color=colour, label=method)
             axes.axhline(whole, color=colour, linewidth=0.8, linestyle=":")
         axes.set_title(f"{title}, percent (dotted: whole photos)", fontsize=10)
-        axes.set_xlabel("pixels from the void border, at most")
+        axes.set_xlabel("largest distance from the void border, pixels")
         axes.set_xlim(0, widths[-1] * 1.03)
-        _legend(axes, "lower right")
+        _add_legend(axes, "lower right")
         _tidy(axes, grid="both")
     return png_of(figure)
 
 
-def reliability_chart(board: Report) -> bytes | None:
-    """Accuracy against confidence for each way of predicting, and below it how many pixels have which
-    confidence.
+def reliability_chart(report: Report) -> bytes | None:
+    """Draw accuracy against confidence for each method, and the distribution of the confidence below it.
 
     Returns:
-        The bytes of a PNG; None if no way has probabilities.
+        The bytes of a PNG; None if no method has probabilities.
     """
-    ways = {
-        way: measures.reliability for way, measures in board.ways.items() if measures.reliability is not None
+    methods = {
+        method: measured.reliability
+        for method, measured in report.methods.items()
+        if measured.reliability is not None
     }
-    if not ways:
+    if not methods:
         return None
-    figure = new_figure(4.4 * len(ways), 5.2)
-    grid = figure.add_gridspec(2, len(ways), height_ratios=(3, 1))
-    for place, (way, found) in enumerate(ways.items()):
-        count = len(found.pixels)
-        left = np.arange(count) / count
-        axes, below = figure.add_subplot(grid[0, place]), figure.add_subplot(grid[1, place])
-        there = found.pixels > 0
-        colour, accuracy = COLOURS[place % len(COLOURS)], np.nan_to_num(found.accuracy)
-        axes.bar(left, accuracy, 1 / count, align="edge", color=colour, edgecolor="white", label="accuracy")
-        gap = np.where(there, np.nan_to_num(found.confidence) - accuracy, 0)
-        axes.bar(
-            left,
-            gap,
-            1 / count,
-            accuracy,
-            align="edge",
-            facecolor="none",
-            edgecolor="#aa3377",
-            hatch="////",
-            linewidth=0.6,
-            label="confidence less accuracy",
-        )
-        axes.plot([0, 1], [0, 1], color="#444444", linestyle="--", linewidth=1, label="honest")
-        tilt = "over" if found.bias > 0 else "under"
-        title = f"{way}\nerror {100 * found.error:.1f} %, {abs(100 * found.bias):.1f} points {tilt}confident"
-        axes.set_title(title if there.any() else way, fontsize=10)
-        axes.set_ylabel("share that is right")
-        axes.set_ylim(0, 1)
-        _legend(axes, "upper left")
-        below.bar(
-            left, 100 * found.pixels / max(1, found.pixels.sum()), 1 / count, align="edge", color="#888888"
-        )
-        below.set_ylim(0, 100)
-        below.set_ylabel("% of pixels")
-        below.set_xlabel("confidence (probability of the chosen class)")
-        for part in (axes, below):
-            part.set_xlim(0, 1)
-            _tidy(part, grid="y")
+    figure = new_figure(4.4 * len(methods), 5.2)
+    grid = figure.add_gridspec(2, len(methods), height_ratios=(3, 1))
+    for index, (method, bins) in enumerate(methods.items()):
+        upper = figure.add_subplot(grid[0, index])
+        lower = figure.add_subplot(grid[1, index])
+        _draw_accuracy(upper, method, bins, COLOURS[index % len(COLOURS)])
+        _draw_distribution(lower, bins)
+        for axes in (upper, lower):
+            axes.set_xlim(0, 1)
+            _tidy(axes, grid="y")
     return png_of(figure)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches; ModuleNotFoundError if matplotlib is not installed."""
+    """Make an empty figure.
+
+    Args:
+        width: width in inches.
+        height: height in inches.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
     require("matplotlib", "a chart")
     from matplotlib.figure import Figure  # needs no window, unlike pyplot
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def png_of(figure: Figure) -> bytes:
+    """Save a figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _draw_accuracy(axes: Any, method: str, bins: Reliability, colour: str) -> None:
+    """Accuracy by confidence as bars, with the gap to the diagonal of a perfectly calibrated method."""
+    count = len(bins.pixels)
+    left = np.arange(count) / count
+    filled = bins.pixels > 0
+    accuracy = np.nan_to_num(bins.accuracy)
+    axes.bar(left, accuracy, 1 / count, align="edge", color=colour, edgecolor="white", label="accuracy")
+    gap = np.where(filled, np.nan_to_num(bins.confidence) - accuracy, 0)
+    style = {"facecolor": "none", "edgecolor": "#aa3377", "hatch": "////", "linewidth": 0.6}
+    axes.bar(left, gap, 1 / count, accuracy, align="edge", label="confidence − accuracy", **style)
+    axes.plot([0, 1], [0, 1], color="#444444", linestyle="--", linewidth=1, label="perfect calibration")
+    direction = "over" if bins.bias > 0 else "under"
+    bias = f"{abs(100 * bins.bias):.1f} points {direction}confident"
+    title = f"{method}\nerror {100 * bins.error:.1f} %, {bias}"
+    axes.set_title(title if filled.any() else method, fontsize=10)
+    axes.set_ylabel("share of correct pixels")
+    axes.set_ylim(0, 1)
+    _add_legend(axes, "upper left")
+
+
+def _draw_distribution(axes: Any, bins: Reliability) -> None:
+    """Share of the pixels in each bin of confidence."""
+    count = len(bins.pixels)
+    share = 100 * bins.pixels / max(1, bins.pixels.sum())
+    axes.bar(np.arange(count) / count, share, 1 / count, align="edge", color="#888888")
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("% of pixels")
+    axes.set_xlabel("confidence (probability of the predicted class)")
 
 
 def _tidy(axes: Any, *, grid: str) -> None:
@@ -188,12 +198,5 @@ def _tidy(axes: Any, *, grid: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Any, place: str) -> None:
-    axes.legend(loc=place, fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
-
-
-def png_of(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+def _add_legend(axes: Any, location: str) -> None:
+    axes.legend(loc=location, fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")

@@ -1,4 +1,4 @@
-"""Label maps that another program has predicted: a folder of PNG files, one for each photo of a data set."""
+"""Label maps predicted by another program: a folder with one PNG file for each photo of a data set."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from pathlib import Path
 
 from deeplab.paths import path_below
 
-NAMED = 3  # of many missing files, how many an error names
+MAX_NAMED = 3
+"""How many missing files an error names."""
 
 
 def prediction_files(folder: str | Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """The PNG file of each photo, in their order.
+    """Find the PNG file of each photo.
 
     Args:
-        folder: where the files are; other files there do not matter.
-        names: of the photos; NAME.png is wanted for each.
+        folder: folder of the files; other files in it are ignored.
+        names: names of the photos; the file of each is NAME.png.
+
+    Returns:
+        The files, in the order of the names.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or a file is missing; says how many, and names the
-            first few.
+        FileNotFoundError: if there is no such folder, or files are missing; the message says how many, and
+            names the first few.
         ValueError: for a name that leads out of the folder.
     """
     folder = Path(folder)
@@ -28,11 +32,11 @@ def prediction_files(folder: str | Path, names: Sequence[str]) -> tuple[Path, ..
     files = tuple(path_below(folder, f"{name}.png") for name in names)
     missing = [file for file in files if not file.is_file()]
     if missing:
-        first = ", ".join(file.relative_to(folder).as_posix() for file in missing[:NAMED])
-        more = " …" if len(missing) > NAMED else ""
+        first = ", ".join(file.relative_to(folder).as_posix() for file in missing[:MAX_NAMED])
+        more = " …" if len(missing) > MAX_NAMED else ""
         other = next((file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.png"))), None)
-        there = f"; there is, for example, {other}" if other and len(missing) == len(files) else ""
+        hint = f"; there is, for example, {other}" if other and len(missing) == len(files) else ""
         raise FileNotFoundError(
-            f"{folder}: {len(missing)} of {len(files)} predictions are missing: {first}{more}{there}"
+            f"{folder}: {len(missing)} of {len(files)} predictions are missing: {first}{more}{hint}"
         )
     return files

@@ -1,5 +1,4 @@
-"""The network over a large picture: scores at stride 8, window by window, each kept in a file once it is
-made."""
+"""Network scores of a large image at stride 8: each window is saved to a file once it is computed."""
 
 from __future__ import annotations
 
@@ -14,128 +13,142 @@ import torch
 from deeplab.files import write_whole
 from deeplab.large_images.tiff import LargeTiff
 from deeplab.model.predictor import Predictor
-from deeplab.network.architecture import OUTPUT_STRIDE, PLAIN_OFFSET, PLAIN_TRUNK, upsample
+from deeplab.network.architecture import OUTPUT_STRIDE
 from deeplab.network.tiling import Span, spans
+from deeplab.network.upsampling import upsample
 
 
-def part_of(file: Path) -> np.ndarray | None:
-    """An array kept in a file; None if there is no such file or it is not whole, so that it is made again."""
+def load_array(path: Path) -> np.ndarray | None:
+    """Load a saved array; None if there is no such file or it is incomplete, as after a system crash."""
     try:
-        found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (
-        FileNotFoundError,
-        ValueError,
-        EOFError,
-    ):  # empty or cut off, as a crash of the system leaves files
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
         return None
-    return found
+    return array
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Save an array, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_whole(path, buffer.getvalue())
 
 
 class ScoreGrid:
-    """Class probabilities of any rectangle of a large picture, as the network would give them on the whole.
+    """Class probabilities of any rectangle of a large image, as if the network saw the whole image.
 
-    A window that answers for ``core`` pixels sees half a field of view more on each side. Its scores, 4·K/64
-    bytes a pixel, are upsampled where they are needed; so each window is looked at once, whatever asks for
-    it. Scores of the multi-scale variants have no stride: of these, rectangles are looked at anew, each with
-    its margin.
+    Each window sees half a field of view more on each side than it answers for. Its scores take 4·K/64 bytes
+    a pixel and are upsampled where they are needed, so the network runs once on each window whatever
+    rectangles are asked for. The multi-scale variants have no scores at stride 8: with them the network runs
+    anew on each rectangle and its margin.
 
     Args:
-        mosaic: the picture.
+        image: the image.
         predictor: the network.
-        folder: for the windows' files.
-        core: pixels in each direction; a multiple of 8.
+        folder: folder for the windows' files.
+        window: height and width in pixels that a window answers for; a multiple of 8.
     """
 
-    def __init__(self, mosaic: LargeTiff, predictor: Predictor, folder: Path, core: int):
-        self._mosaic, self._predictor, self._folder, self._core = mosaic, predictor, folder, core
-        self._start = PLAIN_OFFSET if predictor.network.variant.trunk == PLAIN_TRUNK else 0
-        self._axes = tuple(spans(length, core, predictor.margin) for length in mosaic.size)
-        self._shape = tuple(-(-(length - 1 + self._start) // OUTPUT_STRIDE) + 1 for length in mosaic.size)
+    def __init__(self, image: LargeTiff, predictor: Predictor, folder: Path, window: int):
+        self._image = image
+        self._predictor = predictor
+        self._folder = folder
+        self._window = window
+        self._is_multi_scale = predictor.network.variant.multi_scale
+        # Row and column at which the image starts in upsampled scores.
+        self._offset = predictor.network.variant.score_offset
+        self._axes = tuple(spans(length, window, predictor.margin) for length in image.size)
+        self._shape = tuple(-(-(length - 1 + self._offset) // OUTPUT_STRIDE) + 1 for length in image.size)
 
-    def places(self) -> Iterator[tuple[int, int]]:
-        """Row and column of every window whose scores are kept."""
-        if not self._predictor.network.variant.multi_scale:
-            yield from ((y, x) for y in range(len(self._axes[0])) for x in range(len(self._axes[1])))
+    def windows(self) -> Iterator[tuple[int, int]]:
+        """Row and column of every window whose scores are saved."""
+        if not self._is_multi_scale:
+            yield from product(range(len(self._axes[0])), range(len(self._axes[1])))
 
-    def file(self, place: tuple[int, int]) -> Path:
-        """Where a window's scores lie once they are made."""
-        return self._folder / f"{place[0]}-{place[1]}.npy"
+    def path(self, window: tuple[int, int]) -> Path:
+        """File of a window's scores."""
+        return self._folder / f"{window[0]}-{window[1]}.npy"
 
-    def make(self, place: tuple[int, int]) -> None:
-        """Look at one window and keep its scores; of one in which there is no picture, that there are none.
+    def compute(self, window: tuple[int, int]) -> None:
+        """Run the network on a window and save its scores; a window without data gets an empty array.
 
         Raises:
-            PhotoError: if that part of the picture is damaged.
-            ValueError: for scores that are not finite.
+            PhotoError: if that part of the image is damaged.
+            ValueError: if scores are not finite.
         """
-        rows, columns = (axis[number] for axis, number in zip(self._axes, place, strict=True))
-        photo, empty = self._mosaic.window(slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-        core = empty[rows.first - rows.start : rows.last - rows.start, columns.first - columns.start :]
-        kept = np.zeros((0, 0, 0), np.float32)
-        if not core[:, : columns.last - columns.first].all():
+        rows, columns = self._axes[0][window[0]], self._axes[1][window[1]]
+        photo, empty = self._image.window(slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+        core = np.s_[
+            rows.first - rows.start : rows.last - rows.start,
+            columns.first - columns.start : columns.last - columns.start,
+        ]
+        own = np.zeros((0, 0, 0), np.float32)
+        if not empty[core].all():
             scores, _, _ = self._predictor.scores(photo)
-            (top, bottom), (left, right) = (self._kept(axis, number) for axis, number in enumerate(place))
+            (top, bottom), (left, right) = self._score_range(0, window[0]), self._score_range(1, window[1])
             y, x = rows.start // OUTPUT_STRIDE, columns.start // OUTPUT_STRIDE
-            kept = scores[:, top - y : bottom - y, left - x : right - x]
-            if not np.isfinite(kept).all():
+            own = scores[:, top - y : bottom - y, left - x : right - x]
+            if not np.isfinite(own).all():
                 raise ValueError("got scores that are NaN or infinite; the weights cannot be used")
-        buffer = io.BytesIO()
-        np.save(buffer, kept)
-        write_whole(self.file(place), buffer.getvalue())
+        save_array(self.path(window), own)
 
     def probabilities(self, rows: slice, columns: slice) -> np.ndarray:
-        """Class probabilities of a rectangle; where there is no picture in a whole window, all classes are
-        alike.
+        """Class probabilities of a rectangle; all classes are equal in windows without data.
 
         Args:
-            rows: start, a multiple of 8, and stop, inside the picture.
+            rows: start and stop in pixels, inside the image; start is a multiple of 8.
             columns: likewise.
 
         Returns:
             (K, h, w) float32.
         """
-        if self._predictor.network.variant.multi_scale:
-            return self._looked_at(rows, columns)
-        top, left = (axis.start + self._start for axis in (rows, columns))
-        first = top // OUTPUT_STRIDE, left // OUTPUT_STRIDE
-        last = tuple(-(-(axis.stop - 1 + self._start) // OUTPUT_STRIDE) + 1 for axis in (rows, columns))
-        step = self._core // OUTPUT_STRIDE
-        scores = np.zeros(
-            (self._predictor.network.classes, last[0] - first[0], last[1] - first[1]), np.float32
+        if self._is_multi_scale:
+            return self._multi_scale_probabilities(rows, columns)
+        tops = rows.start + self._offset, columns.start + self._offset
+        first = tops[0] // OUTPUT_STRIDE, tops[1] // OUTPUT_STRIDE
+        last = (
+            -(-(rows.stop - 1 + self._offset) // OUTPUT_STRIDE) + 1,
+            -(-(columns.stop - 1 + self._offset) // OUTPUT_STRIDE) + 1,
         )
-        numbers = [
-            range(*(min(end // step, len(axis) - 1) + more for end, more in ((begin, 0), (stop - 1, 1))))
-            for begin, stop, axis in zip(first, last, self._axes, strict=True)
-        ]
-        for place in product(numbers[0], numbers[1]):
-            (a, b), (c, d) = (self._kept(axis, number) for axis, number in enumerate(place))
-            a, b, c, d = max(a, first[0]), min(b, last[0]), max(c, first[1]), min(d, last[1])
-            part = part_of(self.file(place))
-            if part is not None and part.size:
-                y, x = place[0] * self._core // OUTPUT_STRIDE, place[1] * self._core // OUTPUT_STRIDE
-                scores[:, a - first[0] : b - first[0], c - first[1] : d - first[1]] = part[
-                    :, a - y : b - y, c - x : d - x
-                ]
+        scores = self._saved_scores(first, last)
         full = upsample(torch.from_numpy(scores)[None])[0]
-        y, x = top - OUTPUT_STRIDE * first[0], left - OUTPUT_STRIDE * first[1]
+        y, x = tops[0] - OUTPUT_STRIDE * first[0], tops[1] - OUTPUT_STRIDE * first[1]
         full = full[:, y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
         return torch.softmax(full, dim=0).numpy()
 
-    def _kept(self, axis: int, number: int) -> tuple[int, int]:
-        """First and last (excluded) rows or columns of scores that a window keeps."""
-        step = self._core // OUTPUT_STRIDE
-        end = self._shape[axis] if number == len(self._axes[axis]) - 1 else (number + 1) * step
-        return number * step, end
-
-    def _looked_at(self, rows: slice, columns: slice) -> np.ndarray:
-        seen = [
-            self._seen(axis, length) for axis, length in zip((rows, columns), self._mosaic.size, strict=True)
+    def _saved_scores(self, first: tuple[int, int], last: tuple[int, int]) -> np.ndarray:
+        """(K, h, w) float32 scores from row and column ``first`` to ``last`` (excluded) of the score map."""
+        step = self._window // OUTPUT_STRIDE
+        out = np.zeros((self._predictor.network.classes, last[0] - first[0], last[1] - first[1]), np.float32)
+        numbers = [
+            range(min(start // step, len(axis) - 1), min((stop - 1) // step, len(axis) - 1) + 1)
+            for start, stop, axis in zip(first, last, self._axes, strict=True)
         ]
-        photo, _ = self._mosaic.window(*(slice(span.start, span.stop) for span in seen))
-        found = self._predictor.probabilities([photo], tile=self._core)[0]
-        y, x = (slice(span.first - span.start, span.last - span.start) for span in seen)
-        return np.ascontiguousarray(found[:, y, x])
+        for window in product(*numbers):
+            saved = load_array(self.path((window[0], window[1])))
+            if saved is None or not saved.size:
+                continue
+            (top, bottom), (left, right) = (self._score_range(axis, n) for axis, n in enumerate(window))
+            y0, y1 = max(top, first[0]), min(bottom, last[0])
+            x0, x1 = max(left, first[1]), min(right, last[1])
+            part = saved[:, y0 - top : y1 - top, x0 - left : x1 - left]
+            out[:, y0 - first[0] : y1 - first[0], x0 - first[1] : x1 - first[1]] = part
+        return out
 
-    def _seen(self, axis: slice, length: int) -> Span:
+    def _score_range(self, axis: int, number: int) -> tuple[int, int]:
+        """First and last (excluded) rows (axis 0) or columns (axis 1) of scores that a window saves."""
+        step = self._window // OUTPUT_STRIDE
+        is_last = number == len(self._axes[axis]) - 1
+        return number * step, self._shape[axis] if is_last else (number + 1) * step
+
+    def _multi_scale_probabilities(self, rows: slice, columns: slice) -> np.ndarray:
+        height, width = self._image.size
+        y, x = self._with_margin(rows, height), self._with_margin(columns, width)
+        photo, _ = self._image.window(slice(y.start, y.stop), slice(x.start, x.stop))
+        seen = self._predictor.probabilities([photo], tile=self._window)[0]
+        core = seen[:, y.first - y.start : y.last - y.start, x.first - x.start : x.last - x.start]
+        return np.ascontiguousarray(core)
+
+    def _with_margin(self, axis: slice, length: int) -> Span:
         margin = self._predictor.margin
         return Span(max(0, axis.start - margin), min(length, axis.stop + margin), axis.start, axis.stop)

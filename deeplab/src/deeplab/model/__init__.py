@@ -1,4 +1,4 @@
-"""A network with its CRF, ready to label photos."""
+"""The cascade of network and CRF: load a model and segment photos."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The cascade: a photo of any size goes through the network and the CRF and comes out as labels."""
+"""Segmentation of photos: the network, and the CRF on its probabilities."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from deeplab.files import write_whole
 from deeplab.model.predictor import Predictor, TestTimeAugmentation
 from deeplab.network.architecture import DeepLab
 from deeplab.photos import photo_from_any
+from deeplab.weights.class_replacement import ClassReplacement, replace_classes
 from deeplab.weights.exported import Exported
-from deeplab.weights.hub import published
-from deeplab.weights.replace_classes import ClassReplacement, replace_classes
+from deeplab.weights.hub import hub_model
 from deeplab.weights.store import Card, save_weights
 from densecrf import memory
 
-CRF_BYTES_A_PIXEL = (
-    1200  # 920 measured at 2 megapixels, 21 classes; more where noise makes the lattice larger
-)
+CRF_BYTES_PER_PIXEL = 1200
+"""Memory of the CRF; 920 measured at 2 megapixels and 21 classes, more where noise enlarges the lattice."""
 
 
 @dataclass(frozen=True)
@@ -35,53 +34,82 @@ class Segmentation:
     """A labelled photo."""
 
     photo: np.ndarray
-    """(H, W, 3) uint8, R, G, B."""
+    """(H, W, 3) uint8 in R, G, B."""
     probabilities: np.ndarray
-    """(K, H, W) float32: marginals of the CRF, or the network's softmax without it."""
+    """(K, H, W) float32: marginals of the CRF, or without it the network's softmax."""
     class_names: tuple[str, ...]
+    """Names of the K classes in the order of their ids."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each step took."""
+    """Duration of each step in seconds."""
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(H, W) uint8 class ids; of equally probable ones the first."""
+        """(H, W) uint8 ids of the most probable class; the lowest id of equally probable ones."""
         best = self.probabilities.max(axis=0)
         ids = np.zeros(best.shape, np.uint8)
-        for number in range(
-            len(self.probabilities) - 1, -1, -1
-        ):  # a third of the time of argmax, plane by plane
-            np.copyto(ids, np.uint8(number), where=self.probabilities[number] == best)
+        # Plane by plane, this takes a third of the time of argmax.
+        for k in range(len(self.probabilities) - 1, -1, -1):
+            np.copyto(ids, np.uint8(k), where=self.probabilities[k] == best)
         return ids
 
     def shares(self) -> dict[str, float]:
-        """The classes in the picture and the share of its pixels each takes, largest first; sums to 1."""
+        """Share of the pixels of each class in the photo, largest first. The shares sum to 1."""
         labels = self.labels
         counts = np.bincount(labels.ravel(), minlength=len(self.class_names)) / labels.size
         order = np.argsort(-counts, kind="stable")
         return {self.class_names[i]: float(counts[i]) for i in order if counts[i] > 0}
 
     def overlay(self, *, alpha: float = 0.5) -> np.ndarray:
-        """The photo with its classes in colour, (H, W, 3) uint8; ``alpha`` from 0 (photo) to 1 (colours)."""
+        """Colour the classes in the photo; background is not coloured.
+
+        Args:
+            alpha: Opacity of the colours, 0 to 1.
+
+        Returns:
+            (H, W, 3) uint8.
+
+        Raises:
+            ValueError: If ``alpha`` is outside 0 to 1.
+        """
         return overlay(self.photo, self.labels, alpha=alpha)
 
     def save(self, path: str | Path) -> None:
-        """Write the class ids as a palette PNG with VOC's colours, whole or not at all."""
+        """Write the class ids as a palette PNG with VOC's colours, completely or not at all.
+
+        Args:
+            path: File to write.
+        """
         write_whole(Path(path), palette_png(self.labels))
 
 
+@dataclass(frozen=True)
+class _Options:
+    """Options of ``Model.segment``."""
+
+    crf: bool | densecrf.Params
+    iterations: int
+    threads: int | None
+    views: TestTimeAugmentation
+    tile: int | None
+
+
 class Model:
-    """A trained network with everything needed to label photos.
+    """A trained network with everything that is needed to label photos.
+
+    The CRF's parameters are those on the card. Where it has none, they are ``deeplab.weights.DEFAULT_CRF``,
+    those of the authors' release; ``model.crf_params`` shows them.
 
     Args:
-        network: as trained, in fp32; it stays as it is and can be saved or trained further. Or one that was
-            exported, which only labels photos, on the device and in the precision that it was opened with.
-        card: that belongs to it.
+        network: Trained network in fp32. It stays as it is and can be saved or trained further. An exported
+            network only labels photos, on the device and in the precision that it was opened with.
+        card: Card of the network.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" …
         precision: "auto" (bfloat16 where the processor has it in hardware), "fp32" or "bf16".
-        compile: run the network through ``torch.compile``; worth it for thousands of photos of few sizes.
+        compile: Run the network through ``torch.compile``, which is worth it for thousands of photos of few
+            sizes.
 
     Raises:
-        ValueError: for a device or precision that cannot be had, or CRF parameters on the card that do not
+        ValueError: If the device or precision is not available, or the card has CRF parameters that do not
             exist.
     """
 
@@ -94,33 +122,31 @@ class Model:
         precision: str = "auto",
         compile: bool = False,
     ):
-        self._network, self.card = network if isinstance(network, Exported) else network.eval(), card
+        self._network = network if isinstance(network, Exported) else network.eval()
+        self.card = card
+        self.crf_params = card.crf_params
         self.predictor = Predictor(
             network, card.preparation, device=device, precision=precision, compile=compile
         )
-        try:
-            self.crf_params = densecrf.Params(**card.crf)
-        except TypeError as error:
-            raise ValueError(f"the card's CRF parameters {card.crf} cannot be used: {error}") from None
 
     @property
     def network(self) -> DeepLab:
-        """The network as trained, in fp32; ValueError for one that was exported."""
+        """The trained network in fp32; ``ValueError`` for an exported one."""
         if isinstance(self._network, Exported):
             raise ValueError(
-                f"{self._network.path}: an exported network, which can only label photos; for all else give the "
-                "weights it was made from"
+                f"{self._network.path}: an exported network, which can only label photos; for anything else "
+                "give the weights it was made from"
             )
         return self._network
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the K classes, id order."""
+        """Names of the K classes in the order of their ids."""
         return self.card.class_names
 
     @property
     def digest(self) -> str:
-        """Sixteen digits that tell these weights and their preparation from all others."""
+        """Hash of the weights and their preprocessing, 16 hexadecimal digits."""
         digest = hashlib.sha256(repr(sorted(asdict(self.card.preparation).items())).encode())
         if isinstance(self._network, Exported):
             for file in (self._network.path, self._network.path.with_suffix(".bin")):
@@ -145,97 +171,111 @@ class Model:
     ) -> Segmentation:
         """Label every pixel of a photo.
 
-        The network sees a photo as large as those it was trained on: a larger one is reduced first,
-        antialiased, and the probabilities are enlarged to the photo's size. The CRF runs at the photo's size.
+        The network sees photos as large as those that it was trained on: a larger photo is reduced first,
+        antialiased, and its probabilities are resized to the photo's size. The CRF runs at the photo's size.
 
         Args:
-            image: a path, a Pillow image, or an array (H, W, 3) uint8 in R, G, B; any size.
+            image: Path, Pillow image, or array (H, W, 3) uint8 in R, G, B, of any size.
             crf: True for the parameters that belong to the weights, False for the network alone, or
                 parameters.
-            iterations: mean-field steps.
-            threads: for the CRF; by default as many as this process may run on.
-            scales: factors on height and width at which the network looks, after ``size``; probabilities are
-                averaged.
-            mirror: whether it also looks at mirrored copies.
-            tile: pixels that a window answers for; by default windows are used only where memory asks for
-                them.
-            size: pixels of the longer side at which the network looks at larger photos, at least 32; 0 for
-                full size; by default the card's. Smaller photos are not enlarged.
+            iterations: Number of mean-field steps of the CRF.
+            threads: Threads of the CRF; by default as many as there are cores for this process.
+            scales: Factors on height and width at which the network sees the photo, after ``size``; the mean
+                of the probabilities is taken.
+            mirror: Whether the network also sees mirrored copies.
+            tile: Pixels that a window labels; by default windows are used only if the photo does not fit into
+                memory.
+            size: Length in pixels to which the longer side of larger photos is reduced for the network, at
+                least 32; 0 for full size; by default the card's. Smaller photos are not enlarged.
 
         Returns:
             Labels, probabilities and pictures of them.
 
         Raises:
-            PhotoError: if a file cannot be used.
-            ValueError: for another type, shape or dtype, scales outside 0.05 to 20, or a size below 32 other
-                than 0.
-            MemoryError: if the photo needs more memory than there is.
+            PhotoError: If a file cannot be used.
+            ValueError: For another type, shape or dtype, scales outside 0.05 to 20, or a size from 1 to 31.
+            MemoryError: If the photo needs more memory than is free.
         """
-        decoding = time.perf_counter()
+        started = time.perf_counter()
         photos = [photo_from_any(image)]
-        decode, views = time.perf_counter() - decoding, self._views(scales, mirror, size)
-        return next(self._same_size(photos, decode, crf, iterations, threads, views, tile))
+        decoding = time.perf_counter() - started
+        views = self._views(scales, mirror, size)
+        return next(self._segment_equal(photos, decoding, _Options(crf, iterations, threads, views, tile)))
 
     def segment_many(
         self, images: Iterable[Any], *, batch: int = 8, **options: Any
     ) -> Iterator[Segmentation]:
-        """Label photos in batches, in their order; neighbours in it are looked at together if their sizes are
-        equal.
+        """Label photos in batches, in their order.
 
-        A GPU is used better so; on a CPU one photo at a time is as fast and takes less memory.
+        Neighbouring photos of the same size go through the network together. That makes better use of a GPU;
+        on a CPU, one photo at a time is as fast and takes less memory.
 
         Args:
-            images: as ``segment`` takes them; read as they are needed.
-            batch: photos looked at together, at most.
-            options: crf, iterations, threads, scales, mirror, tile, size: as in ``segment``. Photos larger
-                than ``size`` are looked at one at a time, as their enlarged probabilities take the memory.
+            images: Photos as ``segment`` takes them, read when they are needed.
+            batch: Maximum number of photos that are read and go through the network together.
+            options: crf, iterations, threads, scales, mirror, tile and size, as in ``segment``. Photos larger
+                than ``size`` go through the network one at a time, because their resized probabilities take
+                the memory.
+
+        Yields:
+            The labelled photos.
+
+        Raises:
+            ValueError: For a batch below 1, and as in ``segment``.
+            TypeError: For an unknown option.
         """
         if batch < 1:
             raise ValueError(f"got batch {batch}, wanted at least 1")
-        crf, tile = options.pop("crf", True), options.pop("tile", None)
-        steps = options.pop("iterations", 10), options.pop("threads", None)
-        scales, mirror = options.pop("scales", (1.0,)), options.pop("mirror", False)
-        views = self._views(scales, mirror, options.pop("size", None))
-        if options:
-            raise TypeError(
-                f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile, size"
-            )
+        settings = self._options(**options)
         remaining = iter(images)
         while chunk := list(islice(remaining, batch)):
             started = time.perf_counter()
             photos = [photo_from_any(image) for image in chunk]
-            decode = (time.perf_counter() - started) / len(chunk)
+            decoding = (time.perf_counter() - started) / len(chunk)
             for (height, width, _), group in groupby(photos, key=np.shape):
-                together = list(group)
-                most = len(together) if views.reduced(height, width) == (height, width) else 1
-                for first in range(0, len(together), most):
-                    yield from self._same_size(
-                        together[first : first + most], decode, crf, *steps, views, tile
-                    )
+                equal = list(group)
+                is_full_size = settings.views.reduced_size(height, width) == (height, width)
+                step = len(equal) if is_full_size else 1
+                for first in range(0, len(equal), step):
+                    yield from self._segment_equal(equal[first : first + step], decoding, settings)
+
+    def _options(self, **options: Any) -> _Options:
+        """The options of ``segment_many``; ``TypeError`` names those that are unknown."""
+        views = self._views(
+            options.pop("scales", (1.0,)), options.pop("mirror", False), options.pop("size", None)
+        )
+        settings = _Options(
+            crf=options.pop("crf", True),
+            iterations=options.pop("iterations", 10),
+            threads=options.pop("threads", None),
+            views=views,
+            tile=options.pop("tile", None),
+        )
+        if options:
+            raise TypeError(
+                f"got {', '.join(options)}; wanted crf, iterations, threads, scales, mirror, tile, size"
+            )
+        return settings
 
     def _views(self, scales: Sequence[float], mirror: bool, size: int | None) -> TestTimeAugmentation:
         return TestTimeAugmentation(tuple(scales), mirror, self.card.size if size is None else size)
 
-    def _same_size(
-        self,
-        photos: list[np.ndarray],
-        decode: float,
-        crf: bool | densecrf.Params,
-        iterations: int,
-        threads: int | None,
-        views: TestTimeAugmentation,
-        tile: int | None,
+    def _segment_equal(
+        self, photos: list[np.ndarray], decoding: float, options: _Options
     ) -> Iterator[Segmentation]:
-        if crf is not False:
+        """Label photos of one size together; ``decoding`` is the time in seconds that reading each took."""
+        if options.crf is not False:
             _require_memory(photos[0])
         started = time.perf_counter()
-        probabilities = self.predictor.probabilities(photos, views=views, tile=tile)
-        seconds = {"decode": decode, "network": (time.perf_counter() - started) / len(photos)}
-        for photo, mine in zip(photos, probabilities, strict=True):
-            result = Segmentation(photo, mine, self.class_names, dict(seconds))
-            if crf is not False:
-                params = None if crf is True else crf
-                result = self.refine(result, params=params, iterations=iterations, threads=threads)
+        batch = self.predictor.probabilities(photos, views=options.views, tile=options.tile)
+        seconds = {"decode": decoding, "network": (time.perf_counter() - started) / len(photos)}
+        for photo, probabilities in zip(photos, batch, strict=True):
+            result = Segmentation(photo, probabilities, self.class_names, dict(seconds))
+            if options.crf is not False:
+                params = None if options.crf is True else options.crf
+                result = self.refine(
+                    result, params=params, iterations=options.iterations, threads=options.threads
+                )
             yield result
 
     def refine(
@@ -246,8 +286,20 @@ class Model:
         iterations: int = 10,
         threads: int | None = None,
     ) -> Segmentation:
-        """The CRF alone, on a segmentation made without it; the CRF sees the raw photo. Arguments as in
-        ``segment``."""
+        """Run the CRF on a segmentation that was made without it. The CRF sees the photo in 0–255 levels.
+
+        Args:
+            result: Segmentation with the network's probabilities.
+            params: Parameters; by default those that belong to the weights.
+            iterations: Number of mean-field steps.
+            threads: Threads; by default as many as there are cores for this process.
+
+        Returns:
+            The segmentation with the CRF's marginals.
+
+        Raises:
+            MemoryError: If the photo needs more memory than is free.
+        """
         _require_memory(result.photo)
         started = time.perf_counter()
         marginals = densecrf.refine(
@@ -261,29 +313,47 @@ class Model:
         return replace(result, probabilities=marginals, seconds=seconds)
 
     def replace_classes(self, class_names: Sequence[str]) -> tuple[Model, ClassReplacement]:
-        """A model for other classes, to be trained further: see ``replace_classes.replace_classes``."""
+        """Make a model for other classes, to be trained further.
+
+        Args:
+            class_names: New classes in the order of their ids, background first if there is one.
+
+        Returns:
+            The model and a report. Classifiers of classes with the same names are copied; the others are
+            random.
+
+        Raises:
+            ValueError: For fewer than two names, a name that is listed twice, or an exported network.
+        """
         network, card, report = replace_classes(self.network, self.card, class_names)
         return Model(network, card, device=str(self.predictor.device)), report
 
     def save(self, path: str | Path) -> None:
-        """Write weights (.safetensors, fp16) and card (.json), each whole or not at all."""
+        """Write weights (fp16) and card, each completely or not at all.
+
+        Args:
+            path: File to write, ending in .safetensors. The card is written beside it, ending in .json.
+        """
         save_weights(path, self.network, self.card)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Publish weights and card on the Hugging Face hub, for ``load(weights="hf-hub:OWNER/NAME")``.
 
         Args:
-            repository: "owner/name"; made if it is not there.
-            options: of huggingface_hub's ``ModelHubMixin.push_to_hub``: ``private``, ``token``,
+            repository: "owner/name" of the repository, which is created if it does not exist.
+            options: Options of huggingface_hub's ``ModelHubMixin.push_to_hub``: ``private``, ``token``,
                 ``commit_message`` …
 
         Returns:
             The address of the commit.
+
+        Raises:
+            ModuleNotFoundError: If huggingface_hub is not installed.
         """
-        return str(published(self.network, self.card).push_to_hub(repository, **options))
+        return str(hub_model(self.network, self.card).push_to_hub(repository, **options))
 
 
 def _require_memory(photo: np.ndarray) -> None:
-    """Refuse at once what the system would kill the process for later."""
+    """Raise ``MemoryError`` before the CRF starts, where the system would kill the process during it."""
     height, width = photo.shape[:2]
-    memory.require(height * width * CRF_BYTES_A_PIXEL, f"the CRF of a photo of {width}×{height}")
+    memory.require(height * width * CRF_BYTES_PER_PIXEL, f"the CRF of a photo of {width}×{height}")

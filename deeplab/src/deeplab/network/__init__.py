@@ -1,4 +1,4 @@
-"""The atrous VGG-16: architecture, layer table, preprocessing, and how it is computed."""
+"""The atrous VGG-16: architecture, layer table, preprocessing, upsampling, tiling and fast convolutions."""
 
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deeplab.network.preprocessing import Preparation as Preparation
     from deeplab.network.preprocessing import prepare as prepare
     from deeplab.network.tiling import windows as windows
+    from deeplab.network.upsampling import upsample as upsample
 
 __getattr__, __all__ = public_names(
     __name__,
@@ -22,6 +23,7 @@ __getattr__, __all__ = public_names(
         "layer_table": ["Layer", "describe"],
         "preprocessing": ["Preparation", "prepare"],
         "tiling": ["windows"],
+        "upsampling": ["upsample"],
     },
 )
 

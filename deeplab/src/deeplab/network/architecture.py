@@ -1,8 +1,7 @@
-"""The networks of the paper: VGG-16 with holes in place of its last strides, fully connected layers as
-convolutions.
+"""The networks of the paper: VGG-16 with atrous convolutions, and its fully connected layers as convolutions.
 
-A network takes a prepared batch (channels B, G, R, in 0–255 levels minus the mean) and gives class scores at
-stride 8, or at the batch's own resolution. It knows neither photos, nor labels, nor the CRF.
+A network maps a prepared batch (channels B, G, R in 0–255 levels minus the mean) to class scores at stride 8
+or at every pixel. It knows nothing of photos, labels or the CRF.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deeplab.network.upsampling import OUTPUT_STRIDE as OUTPUT_STRIDE
+from deeplab.network.upsampling import upsample
 from deeplab.network.winograd import Convolution3x3
-
-OUTPUT_STRIDE = 8
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of the trunk: 3×3, same size out, ReLU after it."""
+    """A 3×3 convolution of the trunk that keeps the size of its input, followed by a ReLU."""
 
     name: str
     channels: int
@@ -29,8 +28,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of the trunk; sizes are rounded up, as in Caffe, and windows that begin beyond the input are
-    dropped."""
+    """A pool of the trunk. Sizes are rounded up as in Caffe, and no window begins beyond the input."""
 
     kind: str
     stride: int
@@ -43,8 +41,7 @@ _STAGES = (("conv1", 64, 2), ("conv2", 128, 2), ("conv3", 256, 3), ("conv4", 512
 
 
 def _trunk(*pools: Pool) -> tuple[Convolution | Pool, ...]:
-    """VGG-16 with these pools at the ends of its stages. Pools 4 and 5 have stride 1, hence hole 2 in
-    conv5."""
+    """VGG-16 with these pools after its stages; pools 4 and 5 have stride 1, so conv5 has atrous rate 2."""
     layers: list[Convolution | Pool] = []
     for (stage, channels, depth), pool in zip(_STAGES, pools, strict=False):
         rate = 2 if stage == "conv5" else 1
@@ -53,20 +50,20 @@ def _trunk(*pools: Pool) -> tuple[Convolution | Pool, ...]:
     return (*layers, *pools[len(_STAGES) :])
 
 
-# 3×3 pools with padding 1 are the release's choice for all but the plain networks: maps of all strides align
-# exactly.
+# The release has 3×3 pools with padding 1 in all but the plain networks: maps of all strides then align.
 MULTI_SCALE_TRUNK = _trunk(*[Pool("max", 2)] * 3, *[Pool("max", 1)] * 2)
-TRUNK = (*MULTI_SCALE_TRUNK, Pool("average", 1))  # of LargeFOV; the last is pool5a
+TRUNK = (*MULTI_SCALE_TRUNK, Pool("average", 1))  # LargeFOV; the last pool is pool5a
 PLAIN_TRUNK = _trunk(
     *[Pool("max", 2, kernel=2)] * 3, Pool("max", 1, kernel=2, training_padding=0), Pool("max", 1)
-)  # scores lie 7 pixels to the upper left of where they belong, and 8 pixels more are at the end
-POOL4 = 13  # index in a trunk of the pool that ends stage 4
+)
+# The 2×2 pools of the plain trunk shift its scores by 7 pixels to the upper left.
 PLAIN_OFFSET = 7
+POOL4 = 13  # index in a trunk of the pool that ends stage 4
 
 
 @dataclass(frozen=True)
 class Head:
-    """fc6 as an atrous convolution, fc7 and fc8 as 1×1 convolutions."""
+    """fc6 as an atrous convolution, and fc7 and fc8 as 1×1 convolutions."""
 
     kernel: int
     atrous_rate: int
@@ -84,23 +81,29 @@ class Variant:
     """Whether classifiers on the image and on pools 1 to 4 add to the scores."""
 
     def legal_size(self, length: int) -> int:
-        """The smallest height or width from ``length`` up at which scores align exactly with pixels in
-        testing."""
-        if self.trunk == PLAIN_TRUNK:
+        """Smallest size from ``length`` pixels up at which scores align exactly with pixels in testing."""
+        if self._is_plain:
             return -(-max(length - 2, 0) // 16) * 16 + 2
         return -(-(length - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1
 
     def legal_crop(self, length: int) -> int:
-        """The smallest size of a training crop from ``length`` up: 8m + 2 for the plain variants, else 8m +
-        1."""
+        """Smallest size of a training crop from ``length`` up: 8m + 2 for the plain variants, else 8m + 1."""
         first = self.first_target + 1
         return -(-max(length - first, OUTPUT_STRIDE) // OUTPUT_STRIDE) * OUTPUT_STRIDE + first
 
     @property
     def first_target(self) -> int:
-        """The first row and column of a crop that a training score stands for; every 8th after it is the
-        next."""
-        return 1 if self.trunk == PLAIN_TRUNK else 0
+        """First row and column of a training crop that has a score; every 8th after it has one, too."""
+        return 1 if self._is_plain else 0
+
+    @property
+    def score_offset(self) -> int:
+        """Row and column of the upsampled scores where the photo begins: 7 for the plain variants, else 0."""
+        return PLAIN_OFFSET if self._is_plain else 0
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.trunk == PLAIN_TRUNK
 
 
 _SMALL = Head(kernel=4, atrous_rate=4, channels=4096)
@@ -115,13 +118,12 @@ _TABLE = (
 )
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _TABLE}
 
-# The multi-scale classifiers: where each looks, its input channels, and the stride of what it sees.
+# Inputs of the multi-scale classifiers: name, channels, and stride.
 BRANCHES = (("data", 3, 1), ("pool1", 64, 2), ("pool2", 128, 4), ("pool3", 256, 8), ("pool4", 512, 8))
 
 
 class Branch(nn.Sequential):
-    """A perceptron of two layers (3×3 and 1×1, 128 channels) and a 1×1 classifier, on the image or on a
-    pool."""
+    """A multi-scale classifier: 3×3 and 1×1 convolutions of 128 channels, and a 1×1 convolution to scores."""
 
     def __init__(self, channels: int, classes: int, dropout: float):
         super().__init__(
@@ -135,7 +137,15 @@ class Branch(nn.Sequential):
         )
 
     def strided(self, x: torch.Tensor, stride: int) -> torch.Tensor:
-        """The scores at every ``stride``-th place alone."""
+        """Compute the scores at every ``stride``-th position only.
+
+        Args:
+            x: (B, C, H, W).
+            stride: Distance of the scores in positions of ``x``.
+
+        Returns:
+            (B, K, h, w) with h = (H − 1) // stride + 1.
+        """
         first = self[0]
         assert isinstance(first, nn.Conv2d)
         x = F.conv2d(x, first.weight, first.bias, stride, padding=1)
@@ -145,42 +155,41 @@ class Branch(nn.Sequential):
 
 
 class DeepLab(nn.Module):
-    """The network of a variant; layers carry the names of the release's prototxt (conv1_1 … fc8)."""
+    """The network of a variant. Layers have the names of the release's prototxt files, conv1_1 to fc8.
+
+    Args:
+        variant: Which network.
+        classes: K, background included.
+        dropout: Probability at fc6 and fc7 in training.
+    """
 
     def __init__(self, variant: Variant, classes: int, dropout: float = 0.5):
         super().__init__()
-        self.variant, self.classes, self.dropout = variant, classes, dropout
-        head, channels = variant.head, 3
+        self.variant = variant
+        self.classes = classes
+        self.dropout = dropout
+        channels = 3
         for layer in variant.trunk:
             if isinstance(layer, Convolution):
                 self.add_module(layer.name, Convolution3x3(channels, layer.channels, layer.atrous_rate))
                 channels = layer.channels
-        self.fc6: nn.Conv2d
-        if head.kernel == 3:
-            self.fc6 = Convolution3x3(channels, head.channels, head.atrous_rate)
-        else:
-            padding = head.atrous_rate * (head.kernel - 1) // 2
-            self.fc6 = nn.Conv2d(
-                channels, head.channels, head.kernel, padding=padding, dilation=head.atrous_rate
-            )
-        self.fc7 = nn.Conv2d(head.channels, head.channels, 1)
-        self.fc8 = nn.Conv2d(head.channels, classes, 1)
-        for convolution in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            if convolution.bias is not None:
-                nn.init.zeros_(convolution.bias)
-        nn.init.normal_(self.fc8.weight, std=0.01)  # the release's filler
+        self._add_head(channels)
+        self._initialize()
         if variant.multi_scale:
             self.branches = nn.ModuleDict(
-                {name: Branch(wide, classes, dropout) for name, wide, _ in BRANCHES}
+                {name: Branch(inputs, classes, dropout) for name, inputs, _ in BRANCHES}
             )
-            self._fill_branches()
+            self._initialize_branches()
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Class scores (B, K, h, w) at stride 8 of a prepared batch (B, 3, H, W), as training wants them.
+        """Compute class scores at stride 8, as training uses them.
 
-        h = (H − 1) // 8 + 1 where H = 8m + 1; for the plain variants in training mode (H + 6) // 8 where H =
-        8m + 2.
+        Args:
+            batch: Prepared batch (B, 3, H, W).
+
+        Returns:
+            (B, K, h, w) with h = (H − 1) // 8 + 1 where H = 8m + 1. For the plain variants in training mode,
+            h = (H + 6) // 8 where H = 8m + 2.
         """
         if not self.variant.multi_scale:
             return self.scores_from_pool4(self.pool4(batch))
@@ -192,12 +201,16 @@ class DeepLab(nn.Module):
         return scores
 
     def full_scores(self, batch: torch.Tensor) -> torch.Tensor:
-        """Class scores (B, K, H, W) at every pixel of a batch of legal size (``Variant.legal_size``), as in
-        testing.
+        """Compute class scores at every pixel, as in testing.
 
-        Scores are upsampled ×8 with corners aligned. The plain variants' are shifted into place. The
-        multi-scale classifiers look at every place of their maps, are upsampled each by its stride, and
-        added.
+        Scores at stride 8 are upsampled with corners aligned and shifted by ``Variant.score_offset``. Each
+        multi-scale classifier runs at every position of its map and is upsampled by that map's stride.
+
+        Args:
+            batch: Prepared batch (B, 3, H, W) of legal size (``Variant.legal_size``).
+
+        Returns:
+            (B, K, H, W) float32.
 
         Source: DeepLab, sections 3.2 and 4.1; the release's test.prototxt files.
         """
@@ -209,15 +222,15 @@ class DeepLab(nn.Module):
                 scores = scores + upsample(self.branches[name](maps[name]), stride)
         else:
             scores = upsample(self(batch))
-        start = PLAIN_OFFSET if self.variant.trunk == PLAIN_TRUNK else 0
+        start = self.variant.score_offset
         return scores[..., start : start + height, start : start + width]
 
     def pool4(self, batch: torch.Tensor) -> torch.Tensor:
-        """The lower trunk alone: (B, 3, H, W) to (B, 512, h, w), h and w already at stride 8."""
+        """Run the lower trunk: (B, 3, H, W) to (B, 512, h, w) at stride 8."""
         return self._run(self.variant.trunk[: POOL4 + 1], batch)
 
     def scores_from_pool4(self, features: torch.Tensor) -> torch.Tensor:
-        """The upper trunk and the head: (B, 512, h, w) to class scores (B, K, h, w), without branches."""
+        """Run the upper trunk and the head without branches: (B, 512, h, w) to class scores (B, K, h, w)."""
         x = self._run(self.variant.trunk[POOL4 + 1 :], features)
         x = F.dropout(F.relu(self.fc6(x), inplace=True), self.dropout, self.training)
         x = F.dropout(F.relu(self.fc7(x), inplace=True), self.dropout, self.training)
@@ -225,8 +238,9 @@ class DeepLab(nn.Module):
         return scores
 
     def _maps(self, batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What the multi-scale classifiers look at, and the main scores at stride 8."""
-        maps, start = {"data": batch}, 0
+        """The inputs of the multi-scale classifiers by name, and the main scores at stride 8."""
+        maps = {"data": batch}
+        start = 0
         for index, layer in enumerate(self.variant.trunk[: POOL4 + 1]):
             if isinstance(layer, Pool):
                 name = f"pool{len(maps)}"
@@ -246,8 +260,30 @@ class DeepLab(nn.Module):
                 x = F.avg_pool2d(x, layer.kernel, layer.stride, padding, count_include_pad=True)
         return x
 
-    def _fill_branches(self) -> None:
-        """The release's fillers: narrow Gaussians, and zeros for the classifier on pool3."""
+    def _add_head(self, channels: int) -> None:
+        """Add fc6, fc7 and fc8 behind a trunk of so many channels."""
+        head = self.variant.head
+        self.fc6: nn.Conv2d
+        if head.kernel == 3:
+            self.fc6 = Convolution3x3(channels, head.channels, head.atrous_rate)
+        else:
+            padding = head.atrous_rate * (head.kernel - 1) // 2
+            self.fc6 = nn.Conv2d(
+                channels, head.channels, head.kernel, padding=padding, dilation=head.atrous_rate
+            )
+        self.fc7 = nn.Conv2d(head.channels, head.channels, 1)
+        self.fc8 = nn.Conv2d(head.channels, self.classes, 1)
+
+    def _initialize(self) -> None:
+        """Draw random weights; fc8 has the release's filler."""
+        for convolution in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
+        nn.init.normal_(self.fc8.weight, std=0.01)
+
+    def _initialize_branches(self) -> None:
+        """Draw the branches' weights as the release does; the classifier on pool3 begins with zeros."""
         for name, branch in self.branches.items():
             first, second, last = (layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
             for layer, std in ((first, 0.001), (second, 0.005 if name == "pool4" else 0.001), (last, 0.01)):
@@ -259,19 +295,19 @@ class DeepLab(nn.Module):
 
 
 def build(variant: str = "deeplab-largefov", *, classes: int = 21, dropout: float = 0.5) -> DeepLab:
-    """A network of the paper with random weights.
+    """Build a network of the paper with random weights.
 
     Args:
-        variant: a name in ``VARIANTS``.
+        variant: Name of a variant in ``VARIANTS``.
         classes: K, background included, at least 2.
-        dropout: probability at fc6 and fc7 while training.
+        dropout: Probability at fc6 and fc7 in training.
 
     Returns:
-        The module; it maps a prepared batch (B, 3, H, W) float32 to class scores (B, K, h, w) at stride 8,
-        and its ``full_scores`` to (B, K, H, W).
+        The module. It maps a prepared batch (B, 3, H, W) float32 to class scores (B, K, h, w) at stride 8;
+        its ``full_scores`` gives (B, K, H, W).
 
     Raises:
-        ValueError: for an unknown variant or too few classes.
+        ValueError: For an unknown variant, or fewer than 2 classes.
 
     Source: DeepLab, sections 3.1 and 4, Tables 1 and 2; layer for layer the release's prototxt files.
     """
@@ -280,12 +316,3 @@ def build(variant: str = "deeplab-largefov", *, classes: int = 21, dropout: floa
     if classes < 2:
         raise ValueError(f"got {classes} classes, wanted at least 2 (background and one more)")
     return DeepLab(VARIANTS[variant], classes, dropout)
-
-
-def upsample(scores: torch.Tensor, stride: int = OUTPUT_STRIDE) -> torch.Tensor:
-    """Scores (B, K, h, w) to (B, K, s(h-1)+1, s(w-1)+1) in fp32 for stride s: bilinear, corners aligned.
-
-    Source: DeepLab, section 3.2; the release's Interp layer.
-    """
-    height, width = ((n - 1) * stride + 1 for n in scores.shape[-2:])
-    return F.interpolate(scores.float(), (height, width), mode="bilinear", align_corners=True)

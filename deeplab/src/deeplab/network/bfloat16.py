@@ -1,5 +1,4 @@
-"""Fewer bits where the processor is made for them: a network that computes in bfloat16, with the same
-labels."""
+"""Inference in bfloat16 on hardware that multiplies it, with nearly the labels of fp32."""
 
 from __future__ import annotations
 
@@ -14,20 +13,23 @@ from deeplab.network.architecture import Branch, DeepLab
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def choose(precision: str, device: torch.device) -> torch.dtype:
-    """The number format to compute in.
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Choose the number format to compute in.
+
+    With "auto", a CPU computes in bfloat16 if it multiplies that in hardware (AVX-512 BF16 or AMX), since it
+    is slower than fp32 elsewhere. A GPU computes in fp32, whose convolutions torch runs as TF32: on an H100 a
+    photo of 321×321 took 1.0 ms that way and 23 ms in bfloat16, for which cuDNN chose a slow kernel
+    (results/gpu.md). For batches of 16 and more, "bf16" is faster there.
 
     Args:
-        precision: "fp32", "bf16", or "auto": bfloat16 where the processor multiplies it in hardware (AVX-512
-            BF16 or AMX), as elsewhere it would be slower than fp32. On a GPU "auto" is fp32, whose
-            convolutions torch runs as
-            TF32: on an H100 a photo of 321×321 took 1.0 ms that way and 23 ms in bfloat16, for which cuDNN
-                chose a
-            slow kernel (results/gpu.md); for batches of 16 and more "bf16" is faster.
-        device: where the network will run.
+        precision: "auto", "fp32" or "bf16".
+        device: Device that the network will run on.
+
+    Returns:
+        ``torch.float32`` or ``torch.bfloat16``.
 
     Raises:
-        ValueError: for another word.
+        ValueError: For any other precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, wanted one of: {', '.join(PRECISIONS)}")
@@ -37,22 +39,27 @@ def choose(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware: AVX-512 BF16, AMX, NVIDIA from compute capability 8
-    on."""
+    """Whether a device multiplies bfloat16 in hardware: AVX-512 BF16, AMX, or CUDA compute capability 8."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private; where torch lacks them, fp32
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private; False where torch lacks them
     return any(bool(getattr(torch.cpu, test, bool)()) for test in tests)
 
 
-def reduced(network: DeepLab) -> DeepLab:
-    """A copy that computes in bfloat16 between its first and last convolutions; it takes and gives fp32.
+def to_bfloat16(network: DeepLab) -> DeepLab:
+    """Copy a network so that it computes in bfloat16 between its first and last convolutions.
 
-    What a network sees and what it says keep all their bits: bfloat16 has eight, too few for pixels less a
-    mean and for scores that lie close together. That halves the share of labels that differ from fp32's
-    (README, numbers).
+    Inputs and scores stay in fp32, because the 8 significant bits of bfloat16 are too few for pixels minus a
+    mean and for scores that lie close together. This halves the share of labels that differ from those in
+    fp32.
+
+    Args:
+        network: Network in fp32, which stays as it is.
+
+    Returns:
+        The copy in evaluation mode; it takes and returns fp32.
     """
     low = copy.deepcopy(network).bfloat16()
     first = network.conv1_1
@@ -61,18 +68,17 @@ def reduced(network: DeepLab) -> DeepLab:
     low.fc8 = _PreciseOutput(network.fc8)
     if network.variant.multi_scale:
         for name, branch in network.branches.items():
-            mine = low.branches[name]
+            low_branch = low.branches[name]
             assert isinstance(branch, Branch)
-            assert isinstance(mine, Branch)
-            mine[6] = _PreciseOutput(branch[6])
+            assert isinstance(low_branch, Branch)
+            low_branch[6] = _PreciseOutput(branch[6])
             if name == "data":
-                mine[0] = _PreciseInput(branch[0])
+                low_branch[0] = _PreciseInput(branch[0])
     return low.eval()
 
 
 class _PreciseInput(nn.Conv2d):
-    """A 3×3 convolution of an fp32 batch in bfloat16: numbers go in as sums of two, so that no bit of them is
-    lost."""
+    """A 3×3 convolution of an fp32 batch in bfloat16, in which each number enters as a sum of two."""
 
     def __init__(self, convolution: nn.Module):
         assert isinstance(convolution, nn.Conv2d)

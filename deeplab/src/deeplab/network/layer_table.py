@@ -1,4 +1,4 @@
-"""What a variant is made of, layer by layer: sizes, holes, fields of view, parameters, multiplications."""
+"""The layers of a variant: sizes, atrous rates, fields of view, parameters and multiplications."""
 
 from __future__ import annotations
 
@@ -11,42 +11,49 @@ IMAGE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer at a given size of the input."""
+    """One layer, for an input image of a given size."""
 
     name: str
     kernel: int
+    """Taps of a filter in each direction."""
     stride: int
-    """Between the places the layer itself looks at."""
+    """Positions of the layer's input between neighbouring outputs."""
     atrous_rate: int
+    """Positions of the layer's input between neighbouring taps."""
     output_stride: int
-    """Pixels of the input between neighbours in the layer's output."""
+    """Pixels of the image between neighbouring outputs."""
     field_of_view: int
-    """Pixels of the input that one output depends on, in a row."""
+    """Pixels of the image, in each direction, that one output depends on."""
     channels: int
+    """Channels of the output."""
     height: int
+    """Height of the output."""
     width: int
+    """Width of the output."""
     parameters: int
+    """Number of weights and biases."""
     multiplications: int
+    """Number of multiplications for the whole output."""
 
 
 def describe(
     variant: str = "deeplab-largefov", *, classes: int = 21, height: int = 321, width: int = 321
 ) -> list[Layer]:
-    """The layers of a variant in testing, top to bottom.
+    """List the layers of a variant in testing, from the image to the scores.
 
     Args:
-        variant: a name in ``network.VARIANTS``.
+        variant: Name of a variant in ``network.VARIANTS``.
         classes: K, background included.
-        height: of the input in pixels; the next legal size is taken.
-        width: likewise.
+        height: Height of the image in pixels, rounded up to the next legal size.
+        width: Width of the image in pixels, rounded up likewise.
 
     Returns:
-        One entry a layer; parameters and multiplications may be added up.
+        One entry for each layer.
 
     Raises:
-        ValueError: for an unknown variant.
+        ValueError: For an unknown variant.
 
-    Source: DeepLab, section 3.1: a layer after a stride that was taken out has a hole in its place.
+    Source: DeepLab, section 3.1: removing a stride multiplies the atrous rate of all later layers by it.
     """
     if variant not in VARIANTS:
         raise ValueError(f"got variant {variant!r}, wanted one of: {', '.join(VARIANTS)}")
@@ -78,43 +85,45 @@ def _branch_names(variant: Variant) -> list[str]:
 
 
 class _Table:
-    """Rows so far, and where the next layer begins."""
+    """The layers so far, and the output of the last one."""
 
     def __init__(self, height: int, width: int):
         self.rows: list[Layer] = []
-        self.height, self.width, self.channels = height, width, IMAGE_CHANNELS
-        self.output_stride, self.field_of_view = 1, 1
+        self.height = height
+        self.width = width
+        self.channels = IMAGE_CHANNELS
+        self.output_stride = 1
+        self.field_of_view = 1
 
     def branch_off(self) -> _Table:
-        """The same place with no rows."""
+        """An empty table that goes on from the same output."""
         other = _Table(self.height, self.width)
-        other.channels, other.output_stride, other.field_of_view = (
-            self.channels,
-            self.output_stride,
-            self.field_of_view,
-        )
+        other.channels = self.channels
+        other.output_stride = self.output_stride
+        other.field_of_view = self.field_of_view
         return other
 
     def convolution(self, name: str, kernel: int, atrous_rate: int, channels: int) -> None:
-        """A convolution, same size out."""
+        """Add a convolution that keeps the size."""
         weights = kernel * kernel * self.channels * channels
         self.channels = channels
-        self._row(name, kernel, 1, atrous_rate, weights + channels, weights * self.height * self.width)
+        self._add(name, kernel, 1, atrous_rate, weights + channels, weights * self.height * self.width)
 
     def pool(self, name: str, kernel: int, stride: int, padding: int) -> None:
-        """A pool; sizes are rounded up as in Caffe."""
+        """Add a pool; sizes are rounded up as in Caffe."""
         self.height, self.width = (_pooled(n, kernel, stride, padding) for n in (self.height, self.width))
-        self._row(name, kernel, stride, 1, 0, 0)
+        self._add(name, kernel, stride, 1, 0, 0)
 
-    def _row(
+    def _add(
         self, name: str, kernel: int, stride: int, atrous_rate: int, parameters: int, multiplications: int
     ) -> None:
         self.field_of_view += (kernel - 1) * atrous_rate * self.output_stride
         self.output_stride *= stride
-        place = (self.output_stride, self.field_of_view, self.channels, self.height, self.width)
-        self.rows.append(Layer(name, kernel, stride, atrous_rate, *place, parameters, multiplications))
+        output = (self.output_stride, self.field_of_view, self.channels, self.height, self.width)
+        self.rows.append(Layer(name, kernel, stride, atrous_rate, *output, parameters, multiplications))
 
 
 def _pooled(length: int, kernel: int, stride: int, padding: int) -> int:
+    """Length of an axis after a pool."""
     out = -(-(length + 2 * padding - kernel) // stride) + 1
-    return out - ((out - 1) * stride >= length + padding)  # a window must begin inside
+    return out - ((out - 1) * stride >= length + padding)  # a window must begin inside the input

@@ -1,4 +1,4 @@
-"""Windows over a picture larger than memory allows, laid so that no seam shows."""
+"""Overlapping windows over pictures that do not fit into memory, laid out so that no seams are visible."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from deeplab.network.layer_table import describe
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a window: it sees pixels start to stop, and answers for those from ``first`` to
-    ``last``."""
+    """One axis of a window, which sees pixels ``start`` to ``stop`` and labels ``first`` to ``last``."""
 
     start: int
     stop: int
@@ -21,23 +20,29 @@ class Span:
 
 
 def margin_of(variant: str) -> int:
-    """Pixels a window must see beyond those it answers for: half the field of view, and one step of the score
-    map.
+    """Pixels that a window must see beyond those it labels, so that its scores do not depend on its position.
 
-    With so much to see on each side, scores do not depend on where the windows lie.
+    Args:
+        variant: Name of a variant in ``network.VARIANTS``.
+
+    Returns:
+        Half the field of view and one step of the score map, rounded up to a multiple of 8.
     """
     reach = max(layer.field_of_view for layer in describe(variant)) // 2 + OUTPUT_STRIDE
     return -(-reach // OUTPUT_STRIDE) * OUTPUT_STRIDE
 
 
 def spans(length: int, core: int, margin: int) -> list[Span]:
-    """Windows along one axis: each answers for ``core`` pixels and sees ``margin`` more on each side, if
-    there are.
+    """Lay windows along one axis.
 
     Args:
-        length: of the axis in pixels.
-        core: pixels a window answers for; rounded down to a multiple of 8, at least 8.
-        margin: a multiple of 8, so that the windows' score maps fall on the same pixels.
+        length: Length of the axis in pixels.
+        core: Pixels that a window labels, rounded down to a multiple of 8, at least 8.
+        margin: Pixels that it sees on each side of these, as far as the picture goes. It must be a multiple
+            of 8, so that the score maps of all windows fall on the same pixels.
+
+    Returns:
+        The windows in order; their cores cover each pixel once.
     """
     core = max(OUTPUT_STRIDE, core // OUTPUT_STRIDE * OUTPUT_STRIDE)
     return [
@@ -47,7 +52,17 @@ def spans(length: int, core: int, margin: int) -> list[Span]:
 
 
 def windows(height: int, width: int, core: int, margin: int) -> Iterator[tuple[Span, Span]]:
-    """Rows and columns of every window, row by row; their cores cover each pixel once."""
+    """Lay windows over a picture.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        core: Pixels that a window labels in each direction; see ``spans``.
+        margin: Pixels that it sees on each side of these; see ``spans``.
+
+    Yields:
+        Rows and columns of each window, row by row; their cores cover each pixel once.
+    """
     for rows in spans(height, core, margin):
         for columns in spans(width, core, margin):
             yield rows, columns

@@ -1,5 +1,4 @@
-"""What every request passes first: the host that it asks for, the site that it comes from, headers of all
-answers."""
+"""The check that every request passes first (host and site), and the security headers of every answer."""
 
 from __future__ import annotations
 
@@ -14,35 +13,42 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deeplab.serving.limits import HTTPError
 
-READ = "deeplab.read"  # key of a request's scope: its body has been read to the end
-HEADERS = {  # the browser itself refuses what would leave the machine, or ask for anything from elsewhere
-    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
+BODY_READ = "deeplab.body_read"  # key of a request's scope: the body has been read to its end
+HEADERS = {  # they make the browser refuse to send anything elsewhere, or to load anything from elsewhere
+    "content-security-policy": (
+        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+    ),
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 _CORS = b"access-control-"
-_HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:/?#@\[\]]+))(?::\d{1,5})?", re.ASCII)
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:/?#@\[\]]+))(?::\d{1,5})?", re.ASCII)
 
 
 class HostCheck:
-    """An ASGI application that refuses strangers before another one sees them.
+    """ASGI middleware that refuses requests for other hosts and requests sent by other sites.
 
-    Refused are: a Host header that is neither an address, nor localhost, nor one of ``names`` (a name of
-    somebody else that resolves to this machine would make the browser take their page for ours); requests
-    that a browser makes for the page of another site, except following a link; WebSockets. No answer allows
-    another origin to read it.
+    Refused are:
+
+    - a Host header that is neither an address, nor localhost, nor one of ``names``: if a foreign name
+      resolved to this machine (DNS rebinding), the browser would take the foreign page for ours;
+    - requests that a browser sends for the page of another site, except following a link;
+    - WebSockets.
+
+    CORS headers are removed from the answers, so no other origin can read them.
 
     Args:
-        app: what answers.
-        names: host names under which the server may be asked for, beside localhost and addresses.
+        app: the application behind the check.
+        names: host names of the server, in addition to localhost and addresses.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()):
-        self._app, self._names = app, frozenset(_plain(name) for name in names)
+        self._app = app
+        self._names = frozenset(_normalized(name) for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As of ASGI."""
+        """Answer a request (ASGI)."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -50,39 +56,35 @@ class HostCheck:
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [
-                    pair
-                    for pair in message.get("headers", [])
-                    if not pair[0].lower().startswith(b"access-control-")
+                headers = [
+                    item for item in message.get("headers", []) if not item[0].lower().startswith(_CORS)
                 ]
-                message["headers"] = [
-                    *own,
-                    *((name.encode(), value.encode()) for name, value in HEADERS.items()),
-                ]
+                headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = headers
             await send(message)
 
-        async def noted() -> Message:
+        async def receive_and_record() -> Message:
             message = await receive()
-            scope[READ] = not message.get("more_body", False)
+            scope[BODY_READ] = not message.get("more_body", False)
             return message
 
         try:
-            self._require_host(scope)
-            self._require_own_site(scope)
-        except HTTPError as refusal:
-            await problem(refusal)(scope, noted, guarded)
+            self._check_host(scope)
+            self._check_site(scope)
+        except HTTPError as error:
+            await error_response(error)(scope, receive_and_record, send_with_headers)
         else:
-            await self._app(scope, noted, guarded)
+            await self._app(scope, receive_and_record, send_with_headers)
 
-    def _require_host(self, scope: Scope) -> None:
-        """HTTPError for a Host header that may be a name of somebody else."""
-        found = [value for name, value in scope["headers"] if name == b"host"]
-        if len(found) != 1:
-            raise HTTPError(400, "no-host", f"got {len(found)} Host headers, wanted one")
-        text = found[0].decode("latin-1")
-        name = _name_of(text)
+    def _check_host(self, scope: Scope) -> None:
+        """Raise HTTPError for a Host header that may be a foreign name."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1:
+            raise HTTPError(400, "no-host", f"got {len(hosts)} Host headers, wanted one")
+        text = hosts[0].decode("latin-1")
+        name = _host_name(text)
         if name is None or not (_is_address(name) or name == "localhost" or name in self._names):
             raise HTTPError(
                 421,
@@ -90,39 +92,42 @@ class HostCheck:
                 f"got Host {text[:80]!r}, wanted an address, localhost or a name of --host-names",
             )
 
-    def _require_own_site(self, scope: Scope) -> None:
-        """HTTPError for what a browser asks for on behalf of another site; following a link to here is
-        allowed."""
-        headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not (
-            reads and headers.get("sec-fetch-mode") == "navigate"
-        ):
+    def _check_site(self, scope: Scope) -> None:
+        """Raise HTTPError for a request that a browser sends for another site, except following a link."""
+        headers = Headers(scope=scope)
+        is_read = scope["method"] in ("GET", "HEAD")
+        is_link = is_read and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_link:
             raise HTTPError(
                 403, "cross-site", "got a request of another site's page, wanted one of this server's own"
             )
         origin = headers.get("origin")
-        if origin is None or (reads and "sec-fetch-site" in headers):
+        if origin is None or (is_read and "sec-fetch-site" in headers):
             return
-        place = urlsplit(origin).netloc.lower()
-        if place != headers["host"].lower() and (not place or _name_of(place) not in self._names):
+        host = urlsplit(origin).netloc.lower()
+        if host != headers["host"].lower() and (not host or _host_name(host) not in self._names):
             raise HTTPError(
                 403, "cross-site", f"got a request of {origin[:80]!r}, wanted one of this server's own page"
             )
 
 
-def problem(refusal: HTTPError) -> JSONResponse:
-    """The answer that tells of a refusal."""
-    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    return JSONResponse({"error": refusal.kind, "detail": refusal.detail}, refusal.status, headers)
+def error_response(error: HTTPError) -> JSONResponse:
+    """Return an error as JSON, with its status and headers."""
+    return JSONResponse({"error": error.kind, "detail": error.detail}, error.status, retry_headers(error))
 
 
-def _name_of(host: str) -> str | None:
-    """Name or address in a Host header, without the port; None if it is none."""
+def retry_headers(error: HTTPError) -> dict[str, str]:
+    """Return the Retry-After header of an error, if it has one."""
+    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+
+
+def _host_name(host: str) -> str | None:
+    """Name or address in a Host header without its port; None if the header is malformed."""
     match = _HOST.fullmatch(host)
-    return None if match is None else _plain(match["six"] or match["name"])
+    return None if match is None else _normalized(match["ipv6"] or match["name"])
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.lower().rstrip(".")
 
 

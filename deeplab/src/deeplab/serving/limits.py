@@ -1,39 +1,39 @@
-"""What a server grants a request, and how it refuses what is more."""
+"""The limits of a server, and the error of a request that it does not answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-UPLOAD_FILES = 200  # in one request of the page; a folder's other files are uploaded with its photos
+MAX_UPLOAD_FILES = 200  # in one upload; the other files of a folder are uploaded together with its photos
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on.
+    """Limits of one server.
 
     Raises:
         ValueError: for a value that is not above 0; ``waiting`` may be 0.
     """
 
     bytes: int = 20_000_000
-    """Of the body of a request."""
+    """Maximum size of a request body in bytes."""
     pixels: int = 4_000_000
-    """Of a photo as it is worked on; one of more is shrunk to it."""
+    """Maximum number of pixels that the model works on; a larger photo is shrunk to this."""
     decoded_pixels: int = 60_000_000
-    """Of a photo as it comes; a small file can claim any size, so one of more is refused before it is
-    decoded."""
+    """Maximum number of pixels of an uploaded photo. A larger one is refused before it is decoded, because a
+    small file can announce any size."""
     seconds: float = 60.0
-    """From a request's arrival to its answer, upload and waiting included."""
+    """Maximum time in seconds from the arrival of a request to its answer, upload and waiting included."""
     workers: int = 1
-    """Photos worked on at a time; each takes all cores and up to 1800 bytes a pixel."""
+    """Number of photos worked on at a time; each uses all cores and up to 1800 bytes of memory per pixel."""
     waiting: int = 16
-    """Requests that may wait for a worker; more are told to come back."""
+    """Maximum number of requests that wait for a worker; further ones get status 503."""
     stored_bytes: int = 500_000_000
-    """Of all photos that the page's visitors have uploaded."""
+    """Maximum size in bytes of all photos that visitors of the page have uploaded."""
     stored_files: int = 500
-    """That they have uploaded; of one upload ``UPLOAD_FILES`` at most."""
+    """Maximum number of these photos; one upload may have ``MAX_UPLOAD_FILES``."""
     stored_seconds: float = 1800.0
-    """That an upload is kept; the oldest go earlier where there are too many."""
+    """Time in seconds after which an upload is deleted; the oldest are deleted earlier if space runs out."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -43,15 +43,18 @@ class Limits:
 
 
 class HTTPError(Exception):
-    """A request that is not answered; the text says what was got and what is wanted, in one line.
+    """A request that cannot be answered; the text says what was got and what is wanted, in one line.
 
     Args:
-        status: of HTTP, 4xx or 5xx.
-        kind: a short name for programs.
+        status: HTTP status, 4xx or 5xx.
+        kind: short name of the error for programs.
         detail: one line for people.
-        retry_after: seconds after which it may be tried again, where that helps.
+        retry_after: seconds after which trying again makes sense; None if it does not.
     """
 
     def __init__(self, status: int, kind: str, detail: str, *, retry_after: int | None = None):
         super().__init__(detail)
-        self.status, self.kind, self.detail, self.retry_after = status, kind, detail, retry_after
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.retry_after = retry_after

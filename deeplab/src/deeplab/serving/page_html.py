@@ -1,4 +1,4 @@
-"""Pieces of the page: its legend, links, notes, and the parameters as Python."""
+"""HTML of the page: legend, links, notes, style; and the parameters of the CRF as Python code."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import html
 from collections.abc import Mapping
 from dataclasses import fields
 
+from jinja2 import Environment
+
 from deeplab.classes import palette
 from deeplab.serving.result_cache import CRF, NETWORK, PageResult
 from densecrf import Params
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; overflow: clip !important; } /* clip: lets it stick */
+.gradio-container { max-width: 1280px !important; margin: auto;
+  overflow: clip !important; } /* with "hidden" the sticky picture would not stick */
 #legend table, #batch-legend table { border-collapse: collapse; width: 100%; margin: 0; border: 0; }
 #legend tr, #legend thead, #batch-legend tr, #batch-legend thead { border: 0; }
-#legend th, #legend td, #batch-legend th, #batch-legend td { text-align: right; padding: .25rem .4rem; border: 0;
-  border-bottom: 1px solid var(--border-color-primary); }
+#legend th, #legend td, #batch-legend th, #batch-legend td { text-align: right; padding: .25rem .4rem;
+  border: 0; border-bottom: 1px solid var(--border-color-primary); }
 .legend th:first-child, .legend td:first-child { text-align: left !important; white-space: nowrap; }
 .legend i { display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.12em;
   border: 1px solid var(--body-text-color); }
@@ -24,14 +27,14 @@ CSS = """
   border: 1px solid var(--border-color-primary); text-decoration: none !important; }
 .files a:focus-visible, .files a:hover { outline: 2px solid var(--color-accent); }
 .note { min-height: 1.6em; margin: 0 !important; }
-#one { display: grid; grid-template: auto 1fr / 2fr 3fr; }
-#one > .column { min-width: 0 !important; }
-#tried { grid-area: 1 / 2 / 3 / 3; }
+#photo-tab { display: grid; grid-template: auto 1fr / 2fr 3fr; }
+#photo-tab > .column { min-width: 0 !important; }
+#compare-column { grid-area: 1 / 2 / 3 / 3; }
 #compare { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
 @media (max-width: 800px) {
   .gradio-container { padding: .5rem !important; }
-  #one { grid-template: none / minmax(0, 1fr); }
-  #tried { grid-area: auto; }
+  #photo-tab { grid-template: none / minmax(0, 1fr); }
+  #compare-column { grid-area: auto; }
 }
 """
 FILES = {
@@ -40,60 +43,92 @@ FILES = {
     "probabilities.npz": "probabilities, npz",
     "params.json": "parameters, JSON",
 }
+MIN_SHARE = 0.0005  # classes with a smaller share are not in the legend
+LEGEND = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<table class="legend">
+<thead><tr><th scope="col">class</th>
+{%- for title in shares %}<th scope="col">{{ title }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for name, (red, green, blue) in classes %}
+<tr><td><i style="background: rgb({{ red }} {{ green }} {{ blue }})"></i>{{ name }}</td>
+{%- for column in shares.values() %}<td>{{ "%.1f %%" % (100 * column.get(name, 0)) }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table>""")
 
 
 def legend(shares: Mapping[str, Mapping[str, float]], class_names: tuple[str, ...]) -> str:
-    """A table of the classes in the picture with their colours and their share of the pixels, largest first.
+    """Make a table of the classes in the picture with their colours and shares, largest share first.
 
     Args:
-        shares: title of a column to the share of each class, 0–1; the last column orders the rows. Classes
-            that have less than 0.05 % everywhere are left out.
-        class_names: K names, id order; their place gives the colour.
+        shares: for each column its title and the share of each class, 0–1. The last column orders the rows.
+        class_names: K names in the order of their ids.
+
+    Returns:
+        HTML; classes with a share below ``MIN_SHARE`` in every column are left out.
     """
     *_, last = shares.values()
-    names = [name for name in class_names if any(column.get(name, 0) >= 0.0005 for column in shares.values())]
+    names = [
+        name for name in class_names if any(column.get(name, 0) >= MIN_SHARE for column in shares.values())
+    ]
     names.sort(key=lambda name: -last.get(name, 0))
-    head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in ("class", *shares))
-    colours = palette()
-    rows = []
-    for name in names:
-        red, green, blue = colours[class_names.index(name)]
-        swatch = f'<i style="background: rgb({red} {green} {blue})"></i>'
-        cells = "".join(f"<td>{100 * column.get(name, 0):.1f} %</td>" for column in shares.values())
-        rows.append(f"<tr><td>{swatch}{html.escape(name)}</td>{cells}</tr>")
-    return f'<table class="legend"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    colours = palette().tolist()
+    return LEGEND.render(shares=shares, classes=[(name, colours[class_names.index(name)]) for name in names])
 
 
-def legend_of(kept: PageResult) -> str:
-    """The legend of a photo, without and with the CRF."""
-    return legend({NETWORK: kept.plain.shares(), CRF: kept.refined.shares()}, kept.plain.class_names)
+def result_legend(result: PageResult) -> str:
+    """Make the legend of one photo, without and with the CRF."""
+    return legend({NETWORK: result.plain.shares(), CRF: result.refined.shares()}, result.plain.class_names)
 
 
 def links(name: str, files: Mapping[str, str]) -> str:
-    """Links that save the files of what is kept under a name; ``files`` from name to title."""
-    found = (
-        f'<a href="../kept/{name}/{file}" download="{file}">{title}</a>' for file, title in files.items()
+    """Make links that save the files of a result.
+
+    Args:
+        name: name of the result in the cache.
+        files: title of the link for each file name.
+
+    Returns:
+        HTML.
+    """
+    anchors = (
+        f'<a href="../results/{name}/{file}" download="{file}">{title}</a>' for file, title in files.items()
     )
-    return f'<p class="files">{" ".join(found)}</p>'
+    return f'<p class="files">{" ".join(anchors)}</p>'
 
 
 def note(text: str) -> str:
-    """A line of text that is read aloud where a program for that runs."""
+    """Make a line of text that screen readers read aloud when it changes."""
     return f'<p class="note" aria-live="polite">{html.escape(text)}</p>'
 
 
-def times(kept: PageResult, shrunk_from: tuple[int, int] | None = None) -> str:
-    """How large the photo is and how long it took; ``shrunk_from`` is the height and width that it had."""
-    height, width = kept.plain.labels.shape
+def summary(result: PageResult, original_size: tuple[int, int] | None = None) -> str:
+    """Describe the size of a photo and the time it took.
+
+    Args:
+        result: the labelled photo.
+        original_size: height and width before shrinking, if the photo was shrunk.
+
+    Returns:
+        One line of text.
+    """
+    height, width = result.plain.labels.shape
     size = f"{width}×{height}"
-    if shrunk_from is not None:
-        size = f"shrunk from {shrunk_from[1]}×{shrunk_from[0]} to {size}"
-    seconds = kept.refined.seconds
+    if original_size is not None:
+        size = f"shrunk from {original_size[1]}×{original_size[0]} to {size}"
+    seconds = result.refined.seconds
     return f"{size} · network {1000 * seconds['network']:.0f} ms · CRF {1000 * seconds['CRF']:.0f} ms"
 
 
 def code(params: Params, iterations: int) -> str:
-    """The parameters as Python, those that are not the default ones."""
+    """Write the parameters as Python code.
+
+    Args:
+        params: parameters of the CRF; only those that differ from the defaults are written.
+        iterations: iterations of the CRF.
+
+    Returns:
+        Two lines of Python.
+    """
     default = Params()
     changed = [
         f"{field.name}={getattr(params, field.name)!r}"

@@ -1,5 +1,4 @@
-"""The page's uploads: the files of a multipart body, written one after another as they come, within
-limits."""
+"""Uploads to the page: the files of a multipart body, written to disk as they arrive, within limits."""
 
 from __future__ import annotations
 
@@ -12,155 +11,177 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from deeplab.serving.limits import UPLOAD_FILES, HTTPError, Limits
-from deeplab.serving.upload_store import Room, UploadStore
+from deeplab.serving.limits import MAX_UPLOAD_FILES, HTTPError, Limits
+from deeplab.serving.upload_store import Reservation, UploadStore
 
-HEADER_BYTES = 8000  # of the headers of one part
-QUIET_SECONDS = 20.0  # that may pass between two pieces of a body
-SLOWEST = 50_000  # bytes a second, beyond the seconds that any request may take
+HEADER_BYTES = 8000  # maximum size of the headers of one part
+PAUSE_SECONDS = 20.0  # maximum time between two pieces of a body
+MIN_BYTES_PER_SECOND = 50_000  # a body may take the seconds of any request, and its size divided by this
 T = TypeVar("T")
 
 
-async def stored_files(request: Request, stored: UploadStore, limits: Limits) -> list[Path]:
+async def save_uploads(request: Request, store: UploadStore, limits: Limits) -> list[Path]:
     """Store the files of a multipart body.
 
     Args:
-        request: whose body has not been read yet; it must say how long it is.
-        stored: takes the files; those of a body that is refused half way are removed.
-        limits: ``bytes`` of one file; ``seconds``, and more for a longer body.
+        request: request whose body has not been read yet; it must announce its length.
+        store: takes the files. If the request is refused half way, the files written so far are deleted.
+        limits: ``bytes`` for one file; ``seconds`` for the upload, and more for a longer body.
 
     Returns:
-        A path for each part that has a file name, in their order.
+        A path for each part that has a file name, in the order of the body.
 
     Raises:
-        HTTPError: 400 cut off or bad multipart, 408 too slow, 411 no length, 413 too large or too many, 415
-            no multipart, 503 or 507 if there is no room.
+        HTTPError: 400 if the body is cut off or is not valid multipart, 408 if it comes too slowly, 411 if it
+            has no length, 413 if it is too large or has too many files, 415 for another content type, 503 or
+            507 if there is no space.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise HTTPError(
             415, "content-type", f"got {kind.decode('latin-1')[:80]!r}, wanted multipart/form-data"
         )
-    told = request.headers.get("content-length", "")
-    if not told.isdigit():
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
         raise HTTPError(411, "no-length", "got a body of no length, wanted a Content-Length header")
-    with stored.room(int(told)) as room:
-        files = _Files(options[b"boundary"], room, limits)
+    size = int(length)
+    with store.reserve(size) as reservation:
+        writer = _FileWriter(options[b"boundary"], reservation, limits)
         try:
-            await timely(_fed(request, files, int(told)), limits.seconds + int(told) / SLOWEST)
-            return files.finished()
+            await read_within(_feed(request, writer, size), limits.seconds + size / MIN_BYTES_PER_SECOND)
+            return writer.finish()
         except BaseException:
-            files.drop()
+            writer.drop()
             raise
 
 
-async def timely(work: Awaitable[T], seconds: float) -> T:
-    """What reads a body, or HTTPError 408 if it takes longer, 400 if the body ends early."""
+async def read_within(reading: Awaitable[T], seconds: float) -> T:
+    """Wait for the reading of a body.
+
+    Args:
+        reading: coroutine that reads the body.
+        seconds: maximum time.
+
+    Returns:
+        The result of ``reading``.
+
+    Raises:
+        HTTPError: 408 if it takes longer, 400 if the body ends early.
+    """
     try:
-        return await asyncio.wait_for(work, seconds)
+        return await asyncio.wait_for(reading, seconds)
     except asyncio.TimeoutError:
         raise HTTPError(408, "slow-upload", "the body came too slowly") from None
     except ClientDisconnect:
         raise HTTPError(400, "cut-off", "the body ended early") from None
 
 
-async def _fed(request: Request, files: _Files, most: int) -> None:
-    size, pieces = 0, request.stream()
+async def _feed(request: Request, writer: _FileWriter, max_bytes: int) -> None:
+    size = 0
+    pieces = request.stream()
     while True:
         try:
-            piece = await asyncio.wait_for(anext(pieces), QUIET_SECONDS)
+            piece = await asyncio.wait_for(anext(pieces), PAUSE_SECONDS)
         except StopAsyncIteration:
             return
         size += len(piece)
-        if size > most:
-            raise HTTPError(413, "too-many-bytes", f"got more than the {most} bytes that were announced")
-        files.take(piece)
+        if size > max_bytes:
+            raise HTTPError(413, "too-many-bytes", f"got more than the {max_bytes} bytes that were announced")
+        writer.write(piece)
 
 
-class _Files:
-    """The files of a multipart body, written as it is taken."""
+class _FileWriter:
+    """Writes the files of a multipart body while the body is read."""
 
-    def __init__(self, boundary: bytes, room: Room, limits: Limits):
-        self._room, self._limits = room, limits
+    def __init__(self, boundary: bytes, reservation: Reservation, limits: Limits):
+        self._reservation = reservation
+        self._limits = limits
         self._file: IO[bytes] | None = None
-        self._size = 0
-        self._name, self._value, self._headers = b"", b"", dict[bytes, bytes]()
-        self._header_size, self._ended = 0, False
+        self._file_size = 0
+        self._header_name = b""
+        self._header_value = b""
+        self._header_size = 0
+        self._headers = dict[bytes, bytes]()
+        self._complete = False
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._begin,
-                "on_header_field": self._field,
-                "on_header_value": self._text,
-                "on_header_end": self._header,
-                "on_headers_finished": self._open,
-                "on_part_data": self._write,
-                "on_part_end": self._close,
-                "on_end": self._end,
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._add_header_name,
+                "on_header_value": self._add_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._open_file,
+                "on_part_data": self._write_file,
+                "on_part_end": self._close_file,
+                "on_end": self._end_body,
             },
         )
 
-    def take(self, piece: bytes) -> None:
-        """A piece of the body; HTTPError if it is too much, or no multipart."""
+    def write(self, piece: bytes) -> None:
+        """Take a piece of the body; HTTPError if it is too much, or not valid multipart."""
         try:
             self._parser.write(piece)
         except FormParserError as error:
             reason = " ".join(str(error).split())[:120]
             raise HTTPError(400, "bad-multipart", f"the multipart body cannot be read ({reason})") from None
 
-    def finished(self) -> list[Path]:
-        """The files, once the whole body has been taken."""
-        if not self._ended:
+    def finish(self) -> list[Path]:
+        """Return the files after the last piece of the body; HTTPError if the body is not complete."""
+        if not self._complete:
             raise HTTPError(400, "bad-multipart", "the multipart body has no end")
-        return self._room.paths
+        return self._reservation.paths
 
     def drop(self) -> None:
-        """Remove what was written."""
-        self._close()
-        self._room.drop()
+        """Delete the files written so far."""
+        self._close_file()
+        self._reservation.drop()
 
-    def _begin(self) -> None:
-        self._headers, self._header_size = {}, 0
+    def _begin_part(self) -> None:
+        self._headers = {}
+        self._header_size = 0
 
-    def _field(self, data: bytes, start: int, end: int) -> None:
-        self._name += self._bounded(data[start:end])
+    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += self._count_header(data[start:end])
 
-    def _text(self, data: bytes, start: int, end: int) -> None:
-        self._value += self._bounded(data[start:end])
+    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += self._count_header(data[start:end])
 
-    def _bounded(self, data: bytes) -> bytes:
+    def _count_header(self, data: bytes) -> bytes:
         self._header_size += len(data)
         if self._header_size > HEADER_BYTES:
             raise HTTPError(400, "bad-multipart", f"got part headers of more than {HEADER_BYTES} bytes")
         return data
 
-    def _header(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
+    def _end_header(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = b""
+        self._header_value = b""
 
-    def _open(self) -> None:
+    def _open_file(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        self._file, self._size = None, 0
+        self._file = None
+        self._file_size = 0
         if b"filename" not in options:
-            return  # a field that is no file; it is read over
-        if len(self._room.paths) == UPLOAD_FILES:
+            return  # a field, not a file; its data is ignored
+        if len(self._reservation.paths) == MAX_UPLOAD_FILES:
             raise HTTPError(
-                413, "too-many-files", f"got more than {UPLOAD_FILES} files in one upload, wanted no more"
+                413, "too-many-files", f"got more than {MAX_UPLOAD_FILES} files in one upload, wanted no more"
             )
-        self._file = self._room.add(options[b"filename"].decode("utf-8", "replace")).open("xb")
+        name = options[b"filename"].decode("utf-8", "replace")
+        self._file = self._reservation.add(name).open("xb")
 
-    def _write(self, data: bytes, start: int, end: int) -> None:
+    def _write_file(self, data: bytes, start: int, end: int) -> None:
         if self._file is None:
             return
-        self._size += end - start
-        if self._size > self._limits.bytes:
+        self._file_size += end - start
+        if self._file_size > self._limits.bytes:
             raise HTTPError(413, "too-many-bytes", f"got a file of more than {self._limits.bytes} bytes")
         self._file.write(data[start:end])
 
-    def _close(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file = None
 
-    def _end(self) -> None:
-        self._ended = True
+    def _end_body(self) -> None:
+        self._complete = True

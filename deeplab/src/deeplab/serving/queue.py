@@ -1,4 +1,4 @@
-"""A few threads that do the work of a server, and a line of bounded length before them."""
+"""The work queue of a server: a few worker threads and a bounded number of waiting requests."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ T = TypeVar("T")
 
 
 class WorkQueue:
-    """Threads and the line before them: what runs and what waits is bounded, and so is memory.
+    """Worker threads with a bounded queue, so that the memory of a server is bounded too.
+
+    ``anyio.CapacityLimiter`` would not replace it: that bounds how many jobs run, but neither how many wait
+    nor for how long, and it gives no estimate for Retry-After.
 
     Args:
-        workers: jobs done at a time.
-        waiting: jobs that may wait.
+        workers: number of jobs that run at a time.
+        waiting: maximum number of jobs that wait.
     """
 
     def __init__(self, workers: int = 1, waiting: int = 16):
-        self._workers, self._places = workers, workers + waiting
+        self._workers = workers
+        self._capacity = workers + waiting
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._taken = self._running = 0
+        self._occupied = 0
+        self._running = 0
         self._last_seconds = 1.0
 
     def __enter__(self) -> WorkQueue:
-        """Open; jobs are taken until the end of the block, which waits for those that run and drops those
-        that wait."""
+        """Start the threads. The end of the block waits for running jobs and drops waiting ones."""
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="deeplab")
         return self
 
@@ -45,55 +49,57 @@ class WorkQueue:
 
     @property
     def running(self) -> int:
-        """Jobs that are being done."""
+        """Number of jobs that are running."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """Places taken by what is not being done yet; what is still being uploaded is counted."""
-        return max(0, self._taken - self._running)
+        """Number of slots whose job is not running yet, including requests that are still being uploaded."""
+        return max(0, self._occupied - self._running)
+
+    @property
+    def retry_after(self) -> int:
+        """Estimated time in seconds until the queue is empty."""
+        return max(1, math.ceil(self._last_seconds * self._occupied / self._workers))
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """A place in the line, to be taken before a request's body is read.
+    def slot(self) -> Iterator[Slot]:
+        """Occupy a slot of the queue; do this before the body of a request is read.
 
-        It is given up at the end of the block, or when a job that was left behind really ends.
+        The slot is free again at the end of the block. If a job is still running then, it is free when that
+        job has ended.
 
         Raises:
-            HTTPError: 503 if there is none.
+            HTTPError: 503 if the queue is full.
         """
         with self._lock:
-            if self._taken >= self._places:
+            if self._occupied >= self._capacity:
                 raise HTTPError(
                     503,
                     "busy",
-                    f"{self._places} photos are being worked on or wait; try again",
-                    retry_after=self._patience(),
+                    f"{self._capacity} photos are being worked on or wait; try again",
+                    retry_after=self.retry_after,
                 )
-            self._taken += 1
-        mine = Place(self)
+            self._occupied += 1
+        slot = Slot(self)
         try:
-            yield mine
+            yield slot
         finally:
-            if mine.job is None:
-                self._leave()
+            if slot.job is None:
+                self._free()
             else:
-                mine.job.cancel()  # does nothing to one that runs or is done
-                mine.job.add_done_callback(self._leave)
+                slot.job.cancel()  # has no effect on a job that is running or done
+                slot.job.add_done_callback(self._free)
 
-    def _leave(self, _: Future[Any] | None = None) -> None:
+    def _free(self, _: Future[Any] | None = None) -> None:
         with self._lock:
-            self._taken -= 1
-
-    def _patience(self) -> int:
-        """Seconds until the line is likely to be empty."""
-        return max(1, math.ceil(self._last_seconds * self._taken / self._workers))
+            self._occupied -= 1
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Hand a job to the threads.
 
         Raises:
-            HTTPError: 503 if they are not open: the server stops.
+            HTTPError: 503 if the threads do not run, because the server is stopping.
         """
         stopping = HTTPError(503, "stopping", "the server stops; try again", retry_after=5)
         if self._pool is None:
@@ -117,26 +123,28 @@ class WorkQueue:
             raise stopping from None
 
 
-class Place:
-    """A place in the line; one job may be run from it."""
+class Slot:
+    """A slot of the queue, for one job."""
 
-    def __init__(self, workers: WorkQueue):
-        self._workers = workers
+    def __init__(self, queue: WorkQueue):
+        self._queue = queue
         self.job: Future[Any] | None = None
 
     async def run(self, work: Callable[[], T], *, seconds: float) -> T:
-        """Wait in line, do a job on a thread, and return its result.
+        """Wait for a worker thread, run a job on it, and return the result of the job.
 
         Args:
-            work: takes nothing; what it raises is raised here.
-            seconds: waiting and work together.
+            work: function without arguments; what it raises is raised here.
+            seconds: maximum time for waiting and work together.
+
+        Returns:
+            The result of ``work``.
 
         Raises:
-            HTTPError: 503 if the job has not begun by then, 504 if it has. A job that has begun goes on to
-                its end and keeps its place so long: threads cannot be stopped, and no more of them may run
-                than were asked for.
+            HTTPError: 503 if the job has not started in time, 504 if it has. A thread cannot be stopped, so
+                a job that has started runs to its end and occupies its slot until then.
         """
-        job = self.job = self._workers.submit(work)
+        job = self.job = self._queue.submit(work)
         waiter = asyncio.wrap_future(job)
         await asyncio.wait({waiter}, timeout=seconds)
         if waiter.done():
@@ -145,9 +153,8 @@ class Place:
             return waiter.result()
         if job.cancel():
             raise HTTPError(
-                503, "busy", "no worker came free in time; try again", retry_after=self._workers._patience()
+                503, "busy", "no worker was free in time; try again", retry_after=self._queue.retry_after
             )
-        waiter.add_done_callback(
-            lambda ended: ended.cancelled() or ended.exception()
-        )  # nobody else will look
+        # Nobody reads the result any more; an exception in it must still be retrieved, or asyncio logs it.
+        waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise HTTPError(504, "too-slow", "the photo took too long; a smaller one, or crf=false, is faster")

@@ -1,4 +1,4 @@
-"""A server process: listening, running, and stopping within stated seconds."""
+"""A server process: it listens, runs, and stops within a known time."""
 
 from __future__ import annotations
 
@@ -15,50 +15,56 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from deeplab.serving.connections import allow_many_files, connections
+from deeplab.serving.connections import connection_factory, raise_file_limit
 
-STOP_SECONDS = 5.0  # beyond those of a request: after these a stop does not wait any more
+STOP_SECONDS = 5.0  # a stop takes at most the time of one request and these seconds
 
 
 class Stopped(Exception):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the block, so that what has to be removed at its end is removed."""
+    """End the block at Ctrl-C, SIGTERM or SIGHUP, so that temporary files are removed at its end."""
 
     def stop(*_: object) -> None:
-        for number in before:  # a second one does not interrupt the removing
+        for number in previous:  # a second signal must not interrupt the clean-up
             signal.signal(number, signal.SIG_IGN)
         raise Stopped
 
-    def hung_up(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)  # to whatever handles that
+    def terminate(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn handles this while it runs, else ``stop`` does
 
-    handlers = {"SIGTERM": stop, "SIGHUP": hung_up}
-    mine = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
-    before = {}
+    handlers = {
+        getattr(signal, name): handler
+        for name, handler in {"SIGTERM": stop, "SIGHUP": terminate}.items()
+        if hasattr(signal, name)
+    }
+    previous = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handler) for number, handler in mine.items()}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with suppress(KeyboardInterrupt, Stopped):
             yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known before a model is loaded.
+    """Open a listening socket; called before a model is loaded, so that a port in use is reported at once.
 
     Args:
         host: name or address, IPv4 or IPv6.
-        port: 0 for a free one.
+        port: 0 to 65535; 0 for a free one.
+
+    Returns:
+        The socket.
 
     Raises:
-        ValueError: for a port that cannot be.
-        OSError: if it is taken, or the host is not this machine.
+        ValueError: if the port is out of range.
+        OSError: if the port is in use, or the host is not this machine.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"got port {port}, wanted 0 to 65535")
@@ -71,52 +77,51 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    door: FastAPI,
+    app: FastAPI,
     listener: socket.socket,
     *,
     seconds: float,
-    hang_up: Callable[[], None] = lambda: None,
-    give_up: Callable[[], None] = lambda: None,
+    close_streams: Callable[[], None] = lambda: None,
+    clean_up: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, then finish what runs, for a while.
+    """Serve until Ctrl-C or SIGTERM, then finish the running requests within a limited time.
 
     Args:
-        door: the application.
-        listener: as ``listen`` makes it.
-        seconds: that a request may take; so long is waited at the end, and ``STOP_SECONDS`` more for what is
-            left. Work on a thread that is not done by then is abandoned: the process ends at once, with
-            status 1.
-        hang_up: called when the server is to stop, to end what would go on for ever.
-        give_up: called before work is abandoned, to remove what would be left behind.
+        app: the application.
+        listener: socket made by ``listen``.
+        seconds: maximum time of a request. A stop waits this long for running requests, and ``STOP_SECONDS``
+            more for their threads. If work is still running then, the process exits at once with status 1.
+        close_streams: called when the server begins to stop, to end answers that would go on for ever.
+        clean_up: called before the process exits with work still running, to remove temporary files.
     """
 
-    def abandon() -> None:
+    def abort() -> None:
         with suppress(Exception):
-            give_up()
+            clean_up()
         with suppress(OSError):
-            print("stopped; what was still being worked on is dropped", file=sys.stderr, flush=True)
+            print("stopped; unfinished work is dropped", file=sys.stderr, flush=True)
         os._exit(1)
 
-    patience = threading.Timer(seconds + STOP_SECONDS, abandon)
-    patience.daemon = True
+    abort_timer = threading.Timer(seconds + STOP_SECONDS, abort)
+    abort_timer.daemon = True
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             if not self.should_exit:
-                hang_up()
-                patience.start()
+                close_streams()
+                abort_timer.start()
             super().handle_exit(sig, frame)
 
-    allow_many_files()
+    raise_file_limit()
     config = uvicorn.Config(
-        door,
+        app,
         log_level="warning",
         timeout_graceful_shutdown=math.ceil(seconds),
         ws="none",
         server_header=False,
-        http=connections(),  # type: ignore[arg-type]  # what makes one is enough
+        http=connection_factory(),  # type: ignore[arg-type]  # uvicorn only calls it
     )
     try:
         Server(config).run(sockets=[listener])
     finally:
-        patience.cancel()
+        abort_timer.cancel()

@@ -1,4 +1,4 @@
-"""Random changes of a photo and its labels together; every draw comes from a given generator."""
+"""Random crops of a photo together with its labels; all random numbers come from a given generator."""
 
 from __future__ import annotations
 
@@ -8,85 +8,116 @@ import numpy as np
 from PIL import Image
 
 from deeplab.classes import IGNORE
+from deeplab.photos import resize_photo
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training photo. Source: the release crops and mirrors; scale and colour came
-    later."""
+    """Random changes of a training photo.
+
+    Source: the release crops and mirrors; random scale and colours were added here.
+    """
 
     crop: int
-    """Side of the square that is cut out, in pixels."""
+    """Side of the square crop in pixels."""
     mirror: bool = True
+    """Whether every second crop, at random, is mirrored."""
     scale_low: float = 1.0
+    """Smallest factor by which a photo is resized before it is cropped."""
     scale_high: float = 1.0
+    """Largest factor; the factor is drawn log-uniformly between the two."""
     jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which part of a photo a crop shows, and how."""
+class CropWindow:
+    """The part of a photo that one crop shows."""
 
-    size: tuple[int, int]
-    """(H, W) of the photo as it was."""
-    scaled: tuple[int, int]
-    """(H, W) once it is resized."""
+    photo_size: tuple[int, int]
+    """Height and width of the original photo."""
+    scaled_size: tuple[int, int]
+    """Height and width of the resized photo that the crop is cut out of."""
     top: int
+    """First row of the resized photo that is shown."""
     left: int
+    """First column of the resized photo that is shown."""
     height: int
-    """Rows of the crop that show the photo; below them is padding."""
+    """Rows of the crop that show the photo; the rows below them are padding."""
     width: int
+    """Columns of the crop that show the photo; the columns to their right are padding."""
     mirror: bool
+    """Whether the shown columns are in reverse order."""
 
-    def seen_at(self, first: int, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where in the photo the pixels ``first``, ``first + step`` … of a crop come from.
+    def source_positions(self, first: int, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the original photo of the crop's pixels ``first``, ``first + step`` and so on.
+
+        Args:
+            first: first row and column of the crop.
+            step: distance between rows and between columns, in pixels of the crop.
+            count: number of rows and of columns.
 
         Returns:
-            Rows and columns (count,) float64 in pixels of the photo as it was, NaN where the crop is padding.
+            Rows and columns, each (count,) float64 in pixels of the original photo; NaN in the padding.
         """
-        at = first + step * np.arange(count)
-        across = self.width - 1 - at if self.mirror else at
+        pixels = first + step * np.arange(count)
+        columns = self.width - 1 - pixels if self.mirror else pixels
         return (
-            _before_resize(at + self.top, self.size[0], self.scaled[0], at < self.height),
-            _before_resize(across + self.left, self.size[1], self.scaled[1], at < self.width),
+            _unscaled(pixels + self.top, self.photo_size[0], self.scaled_size[0], pixels < self.height),
+            _unscaled(columns + self.left, self.photo_size[1], self.scaled_size[1], pixels < self.width),
         )
 
 
-def _before_resize(at: np.ndarray, length: int, scaled: int, inside: np.ndarray) -> np.ndarray:
-    """Pixel centres of a resized line in those of the line as it was."""
-    return np.where(inside, (at + 0.5) * length / scaled - 0.5, np.nan)
+def _unscaled(positions: np.ndarray, length: int, scaled_length: int, is_inside: np.ndarray) -> np.ndarray:
+    """Pixel centres along one side of the resized photo as positions along the original side."""
+    return np.where(is_inside, (positions + 0.5) * length / scaled_length - 0.5, np.nan)
 
 
-def draw_place(size: tuple[int, int], how: Augmentation, rng: np.random.Generator) -> Place:
-    """Draw scale, place and mirroring of one crop of a photo (H, W)."""
+def draw_crop_window(
+    size: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
+) -> CropWindow:
+    """Draw scale, position and mirroring of one crop.
+
+    Args:
+        size: height and width of the photo.
+        augmentation: crop size and ranges to draw from.
+        rng: generator of all draws.
+
+    Returns:
+        The window.
+    """
+    crop = augmentation.crop
     height, width = size
-    if how.scale_low < how.scale_high or how.scale_low != 1:
-        scale = float(np.exp(rng.uniform(np.log(how.scale_low), np.log(how.scale_high))))
+    if augmentation.scale_low < augmentation.scale_high or augmentation.scale_low != 1:
+        low = np.log(augmentation.scale_low)
+        high = np.log(augmentation.scale_high)
+        scale = float(np.exp(rng.uniform(low, high)))
         height, width = (max(1, round(length * scale)) for length in size)
-    top, left = (int(rng.integers(max(0, length - how.crop) + 1)) for length in (height, width))
-    mirror = bool(how.mirror and rng.integers(2))
-    return Place(size, (height, width), top, left, min(how.crop, height), min(how.crop, width), mirror)
+    top = int(rng.integers(max(0, height - crop) + 1))
+    left = int(rng.integers(max(0, width - crop) + 1))
+    mirror = bool(augmentation.mirror and rng.integers(2))
+    return CropWindow(size, (height, width), top, left, min(crop, height), min(crop, width), mirror)
 
 
 def augment(
     photo: np.ndarray,
     labels: np.ndarray,
-    how: Augmentation,
+    augmentation: Augmentation,
     rng: np.random.Generator,
     fill: tuple[int, int, int],
-    place: Place | None = None,
+    window: CropWindow | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random crop of a photo with its labels.
+    """Cut one random crop out of a photo and its labels.
 
-    A photo smaller than the crop is padded at the bottom and right, with ``fill`` and with void.
+    A photo smaller than the crop is padded at the bottom and at the right, with ``fill`` and with void.
 
     Args:
         photo: (H, W, 3) uint8, R, G, B.
         labels: (H, W) uint8 ids, 255 void.
-        how: what may happen.
-        rng: decides everything.
-        fill: R, G, B of the padding; the mean, so that it is near zero once the mean is subtracted.
-        place: what to show, where it was drawn before.
+        augmentation: the changes that are allowed.
+        rng: generator of all draws.
+        fill: R, G, B of the padding; the mean colour, so that it is near zero once the mean is subtracted.
+        window: the part to show, if it was drawn before.
 
     Returns:
         Photo (crop, crop, 3) and labels (crop, crop), both uint8; class ids are never interpolated.
@@ -98,27 +129,47 @@ def augment(
     """
     if photo.shape[:2] != labels.shape:
         raise ValueError(f"got a photo {photo.shape[:2]} and labels {labels.shape}, wanted one size")
-    place = place or draw_place(labels.shape, how, rng)
-    if place.scaled != place.size:
-        photo, labels = _resized_to(photo, labels, place.scaled)
-    window = (slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
-    photo, labels = photo[window], labels[window]
-    if place.mirror:
-        photo, labels = photo[:, ::-1], labels[:, ::-1]
-    if how.jitter > 0:
-        photo = jittered(photo, how.jitter, rng)
-    if labels.shape != (how.crop, how.crop):
-        padded = np.empty((how.crop, how.crop, 3), np.uint8)
-        padded[:] = fill
-        void = np.full((how.crop, how.crop), IGNORE, np.uint8)
-        shown = (slice(0, labels.shape[0]), slice(0, labels.shape[1]))
-        padded[shown], void[shown] = photo, labels
-        return padded, void
+    window = window or draw_crop_window(labels.shape, augmentation, rng)
+    if window.scaled_size != window.photo_size:
+        photo, labels = _resized_to(photo, labels, window.scaled_size)
+    rows = slice(window.top, window.top + window.height)
+    columns = slice(window.left, window.left + window.width)
+    photo = photo[rows, columns]
+    labels = labels[rows, columns]
+    if window.mirror:
+        photo = photo[:, ::-1]
+        labels = labels[:, ::-1]
+    if augmentation.jitter > 0:
+        photo = jittered(photo, augmentation.jitter, rng)
+    if labels.shape != (augmentation.crop, augmentation.crop):
+        return _padded(photo, labels, augmentation.crop, fill)
     return np.ascontiguousarray(photo), np.ascontiguousarray(labels)
 
 
+def _padded(
+    photo: np.ndarray, labels: np.ndarray, side: int, fill: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Photo and labels at the top left of a square of the fill colour and of void."""
+    height, width = labels.shape
+    padded_photo = np.empty((side, side, 3), np.uint8)
+    padded_photo[:] = fill
+    padded_photo[:height, :width] = photo
+    padded_labels = np.full((side, side), IGNORE, np.uint8)
+    padded_labels[:height, :width] = labels
+    return padded_photo, padded_labels
+
+
 def resized(photo: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Photo (bilinear) and labels (nearest) with both sides times ``scale``, at least one pixel."""
+    """Resize a photo (bilinear) and its labels (nearest neighbour).
+
+    Args:
+        photo: (H, W, 3) uint8.
+        labels: (H, W) uint8.
+        scale: factor on both sides; the result has at least one pixel.
+
+    Returns:
+        Photo and labels of the new size.
+    """
     height, width = (max(1, round(length * scale)) for length in labels.shape)
     return _resized_to(photo, labels, (height, width))
 
@@ -127,19 +178,27 @@ def _resized_to(
     photo: np.ndarray, labels: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     return (
-        np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)),
+        resize_photo(photo, size),
         np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)),
     )
 
 
 def draw_factors(strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors (3,) float32 on brightness, contrast and saturation, each from 1 ± ``strength``."""
+    """Factors (3,) float32 on brightness, contrast and saturation, each within 1 ± ``strength``."""
     return rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
 
 
 def jittered(photo: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast about the mean grey, and saturation, each times a factor drawn from 1 ±
-    ``strength``."""
+    """Change brightness, contrast about the mean grey, and saturation at random.
+
+    Args:
+        photo: (H, W, 3) uint8, R, G, B.
+        strength: largest relative change of each.
+        rng: generator of the three factors.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     brightness, contrast, saturation = draw_factors(strength, rng)
     levels = photo.astype(np.float32) * brightness
     levels = levels.mean() + contrast * (levels - levels.mean())

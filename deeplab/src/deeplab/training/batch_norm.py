@@ -1,5 +1,4 @@
-"""Batch normalisation behind fc6 and fc7 while they learn from random numbers; the finished network has none
-of it."""
+"""Batch normalisation after fc6 and fc7, for training them from random weights; it is folded away later."""
 
 from __future__ import annotations
 
@@ -8,20 +7,22 @@ from torch import nn
 
 from deeplab.network.architecture import DeepLab
 
-NORMALISED = ("fc6", "fc7")
+NORMALISED_LAYERS = ("fc6", "fc7")
 
 
 def add_batch_norm(network: DeepLab) -> None:
-    """Put batch normalisation behind fc6 and fc7."""
-    for name in NORMALISED:
+    """Put batch normalisation after fc6 and fc7, in place."""
+    for name in NORMALISED_LAYERS:
         convolution = getattr(network, name)
         setattr(network, name, nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels)))
 
 
 def fold_batch_norm(network: DeepLab) -> None:
-    """Take it away by scaling the convolutions: the same function in evaluation mode, the paper's network
-    again."""
-    for name in NORMALISED:
+    """Fold the batch normalisation into the convolutions, in place.
+
+    In evaluation mode the network computes the same function as before, and its layers are the paper's.
+    """
+    for name in NORMALISED_LAYERS:
         convolution, norm = getattr(network, name)
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         with torch.no_grad():

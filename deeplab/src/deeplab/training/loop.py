@@ -1,328 +1,217 @@
-"""Train a network by a recipe, on a CPU, a GPU, or many of them; stopped at any moment, a run goes on where
-it was."""
+"""The training loop, on a CPU, a GPU or many of them; a stopped run resumes at its last checkpoint."""
 
 from __future__ import annotations
 
-import copy
-import math
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from deeplab.drawing import overlay
-from deeplab.evaluation.scoring import evaluate
-from deeplab.model.predictor import Predictor
-from deeplab.network.architecture import DeepLab
-from deeplab.network.bfloat16 import has_bf16
-from deeplab.optional import require
-from deeplab.training.batch_norm import add_batch_norm, fold_batch_norm
-from deeplab.training.batches import Example
-from deeplab.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from deeplab.training.losses import (
-    class_weights_of,
-    cross_entropy_sum,
-    dice_loss,
-    soft_cross_entropy_sum,
-    weight_of,
-)
-from deeplab.training.optimizer import RunningMean, freeze, optimizer_of, rate_at, set_rates
+from deeplab.training.batch_norm import add_batch_norm
+from deeplab.training.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from deeplab.training.fabric import any_process, make_fabric
+from deeplab.training.losses import class_weights_of
+from deeplab.training.optimizer import RunningMean, freeze, make_optimizer, rate_at, set_rates
 from deeplab.training.recipe import Recipe, read_recipe
-from deeplab.training.run_folder import Run, memory_gigabytes
+from deeplab.training.run_folder import RECIPE_FILE, RunFolder, memory_gigabytes
 from deeplab.training.setup import TrainingSetup, prepare_training
-from deeplab.weights.store import Card, save_weights
+from deeplab.training.stop_signals import Interrupted, stop_signals
+from deeplab.training.train_step import Trainee, TrainStep
+from deeplab.training.validation import BEST_WEIGHTS, Validator
 
-WEIGHTS, LAST = "weights.safetensors", "last.safetensors"  # of the best validation, and of the last
-_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and did, between two steps, with everything on disk."""
-
-
-class _Trainee(nn.Module):
-    """The network as steps call it: on photos, or on pool4 features that were computed before."""
-
-    def __init__(self, network: DeepLab, *, cached: bool):
-        super().__init__()
-        self.network, self.cached = network, cached
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = (
-            self.network.scores_from_pool4(batch.float()) if self.cached else self.network(batch)
-        )
-        return scores
+LOG_EVERY = 10
 
 
 def train(recipe: Recipe | str | Path, out: str | Path, *, resume: bool = False) -> Path:
-    """Train, validate now and then, and keep the best weights.
+    """Train a network, validate it now and then, and keep the best weights.
 
-    A run that was stopped goes on from its last checkpoint in ``out``, and on a CPU ends with the very
-    numbers of a run that was not. BatchTab processes, started by torchrun, share each batch.
+    A run that was stopped resumes at its last checkpoint in ``out``; on a CPU it ends with exactly the
+    numbers of a run that was never stopped. A run that has ended is not trained further. Several processes,
+    started by torchrun, share each batch.
 
     Args:
-        recipe: the experiment, or the TOML file it is in.
+        recipe: the recipe, or its TOML file.
         out: folder for recipe, log, checkpoint and weights.
-        resume: insist that there is a run to go on with.
+        resume: require that ``out`` holds a run to resume.
 
     Returns:
-        The best weights, ``out/weights.safetensors``, with their card beside them; those of the last
+        The best weights, ``out/weights.safetensors``, with their card beside them. The weights of the last
         validation are in ``out/last.safetensors``.
 
     Raises:
         FileNotFoundError: if data or weights are missing, or there is nothing to resume.
-        ValueError: if ``out`` holds a run of another recipe, or data cannot be used.
+        ValueError: if ``out`` holds a run of another recipe, or the data cannot be used.
         FloatingPointError: if the loss is no longer finite; nothing of that step is kept.
         ModuleNotFoundError: if Lightning Fabric is not installed.
-        KeyboardInterrupt: once the checkpoint of the last whole step is on disk.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, once the checkpoint of the last whole step is on disk.
 
     Source: DeepLab, sections 4.1 and 5.1; the release's train and solver prototxt files.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     out = Path(out)
-    if resume and not (out / "recipe.json").is_file():
-        raise FileNotFoundError(f"{out} holds no run to go on with; leave --resume out to begin one")
-    fabric = _fabric(recipe)
-    if recipe.batch % (fabric.world_size * recipe.accumulate):
+    if resume and not (out / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume; leave --resume out to begin one")
+    fabric = make_fabric(recipe.device, recipe.precision)
+    _validate_processes(recipe, fabric.world_size)
+    run_folder = RunFolder(out, recipe) if fabric.is_global_zero else None
+    try:
+        progress = read_progress(out)
+        if progress is not None and _has_ended(recipe, progress):
+            if run_folder is not None:
+                tqdm.write(_end_message(recipe, progress, out), file=sys.stderr)
+        else:
+            _TrainingLoop(recipe, out, fabric, run_folder).run()
+    finally:
+        if run_folder is not None:
+            run_folder.close()
+    return out / BEST_WEIGHTS
+
+
+def _validate_processes(recipe: Recipe, processes: int) -> None:
+    """ValueError if this many processes cannot share the batches."""
+    if recipe.batch % (processes * recipe.accumulate):
         raise ValueError(
-            f"got batch = {recipe.batch} for {fabric.world_size} processes × accumulate = {recipe.accumulate}; "
+            f"got batch = {recipe.batch} for {processes} processes × accumulate = {recipe.accumulate}; "
             "wanted a multiple of their product"
         )
-    if recipe.frozen_for and fabric.world_size > 1:
+    if recipe.frozen_for and processes > 1:
         raise ValueError(
             "frozen_for needs a single process; train in two runs, the second with init = the first's weights"
         )
-    run = Run(out, recipe) if fabric.is_global_zero else None
-    try:
-        return _train(recipe, out, fabric, run)
-    finally:
-        if run is not None:
-            run.close()
 
 
-def _train(recipe: Recipe, out: Path, fabric: Any, run: Run | None) -> Path:
-    study = prepare_training(recipe, out, fabric)
-    network = study.network
-    if recipe.head_norm:
-        add_batch_norm(network)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    freeze(network, recipe.frozen)
-    optimizer = optimizer_of(network, recipe)
-    trainee, wrapped = fabric.setup(_Trainee(network, cached=recipe.cached_views > 0), optimizer)
-    mean = RunningMean(network, recipe.ema) if recipe.ema else None
-    progress = load_checkpoint(out, network, optimizer, mean) or Progress()
-    if recipe.frozen_for and progress.step >= recipe.frozen_for:
-        freeze(network, ())
-    if run is not None:
-        run.go_on_from(progress.step)
-    weights = (
-        class_weights_of(study.class_counts, recipe.class_weights) if recipe.class_weights != "none" else None
-    )
-    class_weights = None if weights is None else torch.from_numpy(weights).to(fabric.device)
-    batches = study.batches.from_step(progress.step)
-    begun, entered = progress.step, time.time()
-    started = entered - progress.seconds
-    bar = tqdm(
-        total=recipe.steps, initial=progress.step, desc="train", unit="step", disable=None if run else True
-    )
-    stopped = False
-    with _asked_to_stop() as asked, bar:
-        while progress.step < recipe.steps and not stopped:
-            if recipe.frozen_for and progress.step == recipe.frozen_for:
-                freeze(network, ())
-            rate = rate_at(recipe, progress.step)
-            set_rates(optimizer, rate)
-            trainee.train()
-            torch.manual_seed((recipe.seed << 32) + progress.step * fabric.world_size + fabric.global_rank)
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=True
-            ):  # crops, unlike photos, are of one size
-                loss = _step(fabric, trainee, wrapped, next(batches), recipe, class_weights, progress.step)
-            if mean is not None:
-                mean.update(network, progress.step)
-            progress.step += 1
-            progress.seconds = time.time() - started
-            bar.update()
-            speed = recipe.batch * (progress.step - begun) / (time.time() - entered)
-            bar.set_postfix(
-                loss=f"{loss:.3f}", lr=f"{rate:.1e}", images=f"{speed:.1f}/s", GB=f"{memory_gigabytes():.1f}"
-            )
-            if run is not None and (progress.step % 10 == 0 or progress.step == recipe.steps):
-                run.log(progress.step, loss=loss, rate=rate, seconds=progress.seconds)
-            last = progress.step == recipe.steps
-            if progress.step % recipe.validate_every == 0 or last:
-                _validate(recipe, study, network, mean, progress, run, fabric)
-                stopped = bool(recipe.patience) and progress.worse >= recipe.patience
-            asked_now = _any(fabric, bool(asked))
-            if run is not None and (
-                progress.step % recipe.checkpoint_every == 0 or last or stopped or asked_now
-            ):
-                save_checkpoint(out, network, optimizer, mean, progress)
-            if asked_now and not last:
-                raise Interrupted(
-                    f"stopped after step {progress.step} of {recipe.steps}; the same command goes on there"
-                )
-    fabric.barrier()
-    return out / WEIGHTS
+def _has_ended(recipe: Recipe, progress: Progress) -> bool:
+    """Whether all steps are done, or the score has stopped improving."""
+    return progress.step >= recipe.steps or _stopped_early(recipe, progress)
 
 
-def _step(
-    fabric: Any,
-    trainee: Any,
-    optimizer: Any,
-    batch: Example,
-    recipe: Recipe,
-    class_weights: torch.Tensor | None,
-    step: int,
-) -> float:
-    """One step of all processes: the mean loss over the valid positions of the whole batch goes down."""
-    _, targets, *_ = tensors = [tensor.to(fabric.device, non_blocking=True) for tensor in batch]
-    total = fabric.all_reduce(weight_of(targets, class_weights), reduce_op="sum").clamp(min=1)
-    parts = recipe.accumulate
-    spent = torch.zeros((), device=fabric.device)
-    for part, (photos, ids, *soft) in enumerate(
-        zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
-    ):
-        with fabric.no_backward_sync(trainee, enabled=True) if part < parts - 1 else nullcontext():
-            scores = trainee(photos.contiguous(memory_format=torch.channels_last)).float()
-            loss = cross_entropy_sum(scores, ids, class_weights=class_weights, focal=recipe.focal)
-            for probabilities in soft:
-                taught = soft_cross_entropy_sum(scores, probabilities)
-                loss = (1 - recipe.teacher_share) * loss + recipe.teacher_share * taught
-            loss = loss * (fabric.world_size / total)  # processes' gradients are averaged, not added
-            if recipe.dice:
-                loss = loss + recipe.dice / parts * dice_loss(scores, ids)
-            spent += loss.detach()
-            fabric.backward(loss)
-    mean_loss = float(fabric.all_reduce(spent, reduce_op="mean"))
-    if not math.isfinite(mean_loss):
-        raise FloatingPointError(
-            f"the loss is {mean_loss} at step {step + 1}; nothing of this step was kept. Begin anew with a lower rate, "
-            "a warm-up, or clip = 10 (--set rate=…, --set warmup=…, --set clip=10)"
+def _stopped_early(recipe: Recipe, progress: Progress) -> bool:
+    return 0 < recipe.patience <= progress.worse
+
+
+def _end_message(recipe: Recipe, progress: Progress, out: Path) -> str:
+    reason = f"all {recipe.steps} steps are done"
+    if _stopped_early(recipe, progress):
+        reason = (
+            f"early stopping ended it after step {progress.step} of {recipe.steps}, as {progress.worse} "
+            f"validations were no better than that of step {progress.best_step}"
         )
-    if recipe.clip:
-        fabric.clip_gradients(trainee, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return mean_loss
+    return (
+        f"{out}: this run is finished: {reason}. To train further, begin a run in another folder with "
+        f"init = {out / BEST_WEIGHTS}"
+    )
 
 
-def _validate(
-    recipe: Recipe,
-    study: TrainingSetup,
-    network: DeepLab,
-    mean: RunningMean | None,
-    progress: Progress,
-    run: Run | None,
-    fabric: Any,
-) -> None:
-    """Score the network, or its running mean, and keep it if it is the best so far."""
-    score = torch.zeros(())
-    if run is not None:
-        scored = copy.deepcopy(network)
-        if mean is not None:
-            scored.load_state_dict(mean.tensors)
+class _TrainingLoop:
+    """One process's part of a run.
+
+    Args:
+        recipe: the recipe of the run.
+        out: folder of the run.
+        fabric: Fabric of this process.
+        run_folder: the folder, in the process that writes; None in all others.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, fabric: Any, run_folder: RunFolder | None):
+        setup = prepare_training(recipe, out, fabric)
+        network = setup.network
         if recipe.head_norm:
-            fold_batch_norm(scored)
-        scored = scored.float().eval()
-        device = str(fabric.device)
-        predictor = Predictor(scored, study.preparation, device=device)
-        pairs = study.val[: recipe.validate_photos] if recipe.validate_photos else study.val
-        seen: list[tuple[str, np.ndarray]] = []
+            add_batch_norm(network)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze(network, recipe.frozen)
+        self._recipe = recipe
+        self._out = out
+        self._fabric = fabric
+        self._run_folder = run_folder
+        self._network = network
+        self._optimizer = make_optimizer(network, recipe)
+        trainee = Trainee(network, cached=recipe.cached_views > 0)
+        self._trainee, fabric_optimizer = fabric.setup(trainee, self._optimizer)
+        self._running_mean = RunningMean(network, recipe.ema) if recipe.ema else None
+        self._progress = load_checkpoint(out, network, self._optimizer, self._running_mean) or Progress()
+        if recipe.frozen_for and self._progress.step >= recipe.frozen_for:
+            freeze(network, ())
+        if run_folder is not None:
+            run_folder.drop_log_after(self._progress.step)
+        class_weights = _class_weights(recipe, setup, fabric.device)
+        self._step = TrainStep(fabric, self._trainee, fabric_optimizer, recipe, class_weights)
+        self._validator = Validator(recipe, setup, fabric, run_folder)
+        self._batches = setup.batches.from_step(self._progress.step)
 
-        def predict(photo: np.ndarray) -> np.ndarray:
-            labels = predictor.probabilities([photo])[0].argmax(0).astype(np.uint8)
-            if len(seen) < 4:
-                seen.append((f"val/{len(seen)}", overlay(photo, labels)))
-            return labels
+    def run(self) -> None:
+        """Train until the run has ended.
 
-        bar = tqdm(pairs, desc="validate", unit="photo", leave=False, disable=None)
-        scores = evaluate(predict, bar, class_names=study.class_names)
-        summary = scores.summary()
-        run.log(progress.step, **{name: value for name, value in summary.items() if np.isfinite(value)})
-        for name, picture in seen:
-            run.show(progress.step, name, picture)
-        value = scores.mean_iou_of() if recipe.score == "mIoU-7" else scores.mean_iou
-        value = value if np.isfinite(value) else 0.0
-        tqdm.write(f"step {progress.step}: {recipe.score} {100 * value:.2f} %", file=sys.stderr)
-        score = torch.tensor(value)
-        provenance = study.provenance | {
-            "recipe": asdict(recipe)
-            | {key: Path(getattr(recipe, key)).name for key in ("data", "extra_data", "init")}
-            | {"teacher": [Path(file).name for file in recipe.teacher]},
-            "step": progress.step,
-            "time": f"{progress.seconds / 60:.0f} minutes on {fabric.world_size} × {fabric.device.type}",
-            "scores": {"network": summary},
-        }
-        card = Card(
-            recipe.variant, study.class_names, study.preparation, provenance=provenance, size=study.size
-        )
-        for name in (LAST, WEIGHTS) if value > progress.best else (LAST,):
-            save_weights(run.folder / name, scored.cpu(), card)
-    value = float(fabric.broadcast(score))
-    if value > progress.best:
-        progress.best, progress.best_step, progress.worse = value, progress.step, 0
-    else:
-        progress.worse += 1
+        Raises:
+            Interrupted: if a signal asked the run to stop before its end.
+        """
+        recipe = self._recipe
+        progress = self._progress
+        first_step = progress.step
+        started = time.time()
+        seconds_before = progress.seconds
+        is_silent = True if self._run_folder is None else None
+        bar = tqdm(total=recipe.steps, initial=first_step, desc="train", unit="step", disable=is_silent)
+        with stop_signals() as signals, bar:
+            while not _has_ended(recipe, progress):
+                rate = rate_at(recipe, progress.step)
+                loss = self._take_step(rate)
+                elapsed = time.time() - started
+                progress.seconds = seconds_before + elapsed
+                bar.update()
+                bar.set_postfix(
+                    loss=f"{loss:.3f}",
+                    lr=f"{rate:.1e}",
+                    images=f"{recipe.batch * (progress.step - first_step) / elapsed:.1f}/s",
+                    GB=f"{memory_gigabytes():.1f}",
+                )
+                self._log(loss, rate)
+                if self._is_due(recipe.validate_every):
+                    self._validator.validate(self._network, self._running_mean, progress)
+                is_interrupted = any_process(self._fabric, bool(signals))
+                self._save_checkpoint(is_interrupted)
+                if is_interrupted and not _has_ended(recipe, progress):
+                    raise Interrupted(
+                        f"stopped after step {progress.step} of {recipe.steps}; "
+                        "give the same command again to resume"
+                    )
+        self._fabric.barrier()
+
+    def _take_step(self, rate: float) -> float:
+        """Take one step at a base rate; returns the loss."""
+        recipe = self._recipe
+        fabric = self._fabric
+        step = self._progress.step
+        if recipe.frozen_for and step == recipe.frozen_for:
+            freeze(self._network, ())
+        set_rates(self._optimizer, rate)
+        self._trainee.train()
+        torch.manual_seed((recipe.seed << 32) + step * fabric.world_size + fabric.global_rank)
+        # All crops are of one size, so that the search for the fastest kernels pays off.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            loss = self._step.take(next(self._batches), step)
+        if self._running_mean is not None:
+            self._running_mean.update(self._network, step)
+        self._progress.step += 1
+        return loss
+
+    def _is_due(self, every: int) -> bool:
+        """Whether the current step is the last one or a multiple of ``every``."""
+        return self._progress.step % every == 0 or self._progress.step == self._recipe.steps
+
+    def _log(self, loss: float, rate: float) -> None:
+        if self._run_folder is not None and self._is_due(LOG_EVERY):
+            self._run_folder.log(self._progress.step, loss=loss, rate=rate, seconds=self._progress.seconds)
+
+    def _save_checkpoint(self, is_interrupted: bool) -> None:
+        is_due = self._is_due(self._recipe.checkpoint_every) or _has_ended(self._recipe, self._progress)
+        if self._run_folder is not None and (is_due or is_interrupted):
+            save_checkpoint(self._out, self._network, self._optimizer, self._running_mean, self._progress)
 
 
-def _fabric(recipe: Recipe) -> Any:
-    """Lightning Fabric on what there is: one process alone, or those that torchrun has started."""
-    require("lightning_fabric", "training")
-    from lightning_fabric import Fabric
-
-    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    gpu = torch.cuda.is_available() and recipe.device != "cpu"
-    if recipe.device == "cuda" and not gpu:
-        raise ValueError("got device = 'cuda', but torch sees no GPU here; 'cpu' always works")
-    wanted = recipe.precision
-    if wanted == "auto":
-        low = has_bf16(torch.device("cuda" if gpu else "cpu"))
-        wanted = "bf16" if low else "fp16" if gpu else "fp32"
-    fabric = Fabric(
-        accelerator="cuda" if gpu else "cpu",
-        devices=here,
-        num_nodes=everywhere // here,
-        strategy="ddp" if everywhere > 1 else "auto",
-        precision=_PRECISIONS[wanted],
-    )
-    fabric.launch()
-    return fabric
-
-
-def _any(fabric: Any, mine: bool) -> bool:
-    """Whether it is so in any process."""
-    if fabric.world_size == 1:
-        return mine
-    return bool(fabric.all_reduce(torch.tensor(float(mine), device=fabric.device), reduce_op="sum") > 0)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Signals that came in: Ctrl-C or a termination stops the run after the step; a second one at once."""
-    came: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever started it has to stop it
-        before = {}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _class_weights(recipe: Recipe, setup: TrainingSetup, device: torch.device) -> torch.Tensor | None:
+    """Factors (K,) on the classes, or None."""
+    weights = class_weights_of(setup.class_counts, recipe.class_weights)
+    return None if weights is None else torch.from_numpy(weights).to(device)

@@ -1,4 +1,4 @@
-"""Which parameters learn how fast, and how rates change over a run."""
+"""Optimizer, learning rates of each layer, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from torch import nn
 from deeplab.network.architecture import DeepLab
 from deeplab.training.recipe import Recipe
 
-Group = dict[str, object]
+ParameterGroup = dict[str, object]
 
 
-def groups_of(network: DeepLab, recipe: Recipe) -> list[Group]:
-    """Parameter groups, each with its factor on the rate ("factor") and its weight decay.
+def parameter_groups(network: DeepLab, recipe: Recipe) -> list[ParameterGroup]:
+    """Group parameters by their factor on the rate ("factor") and their weight decay.
 
-    fc8 learns ``last_layer_rate`` times as fast, fc6 and fc7 ``head_rate`` times, biases ``bias_rate`` times
-    as fast as the weights of their layer and without decay; so do the factors of batch normalisation.
+    fc8 learns ``last_layer_rate`` times as fast as the base rate, fc6 and fc7 ``head_rate`` times. Biases
+    and the factors of batch normalisation learn ``bias_rate`` times as fast as the weights of their layer,
+    without weight decay.
+
+    Args:
+        network: owner of the parameters.
+        recipe: the factors.
+
+    Returns:
+        Groups for a torch optimizer.
 
     Source: DeepLab release, train.prototxt (blobs_lr 1 and 2, of fc8 10 and 20; weight_decay 1 and 0).
     """
+    layer_factors = {"fc8": recipe.last_layer_rate, "fc6": recipe.head_rate, "fc7": recipe.head_rate}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        layer = name.split(".")[0]
-        factor = {"fc8": recipe.last_layer_rate, "fc6": recipe.head_rate, "fc7": recipe.head_rate}.get(
-            layer, 1.0
-        )
-        plain = parameter.ndim > 1
-        key = (factor if plain else factor * recipe.bias_rate, recipe.weight_decay if plain else 0.0)
+        factor = layer_factors.get(name.split(".")[0], 1.0)
+        is_weight = parameter.ndim > 1
+        key = (factor, recipe.weight_decay) if is_weight else (factor * recipe.bias_rate, 0.0)
         groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "factor": factor, "weight_decay": decay}
@@ -36,19 +42,26 @@ def groups_of(network: DeepLab, recipe: Recipe) -> list[Group]:
     ]
 
 
-def optimizer_of(network: DeepLab, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(network: DeepLab, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum, as in the paper, or AdamW."""
-    groups = groups_of(network, recipe)
+    groups = parameter_groups(network, recipe)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     return torch.optim.AdamW(groups, lr=recipe.rate)
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
-    """The base rate at a step, counted from zero.
+    """The base rate at a step.
 
-    "step": times gamma every ``step_size`` steps. "poly": times (1 − step / steps) to the ``power``. A
-    warm-up comes before either.
+    The policy "step" multiplies the rate by ``gamma`` every ``step_size`` steps; "poly" multiplies it by
+    (1 − step / steps) to the ``power``. With ``warmup``, the rate rises linearly before either.
+
+    Args:
+        recipe: the schedule.
+        step: step of the run, counted from zero.
+
+    Returns:
+        The rate.
 
     Source: DeepLab, section 4.1; release, solver.prototxt; DeepLab v2, section 4.1.1, for poly.
     """
@@ -61,16 +74,20 @@ def rate_at(recipe: Recipe, step: int) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its rate: the base times the group's factor."""
+    """Set the rate of every group to the base rate times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def freeze(network: DeepLab, prefixes: Iterable[str]) -> None:
-    """Let no parameter learn whose name begins with one of these, and all others.
+    """Freeze the parameters whose names begin with one of the prefixes, and unfreeze all others.
+
+    Args:
+        network: owner of the parameters.
+        prefixes: beginnings of layer names, for example "conv1".
 
     Raises:
-        ValueError: for a beginning that no layer has.
+        ValueError: for a prefix that no layer has.
     """
     prefixes = tuple(prefixes)
     names = [name for name, _ in network.named_parameters()]
@@ -83,9 +100,13 @@ def freeze(network: DeepLab, prefixes: Iterable[str]) -> None:
 
 
 class RunningMean:
-    """The exponential running mean of a network's parameters.
+    """Exponential running mean of a network's parameters.
 
-    Source: "Acceleration of stochastic approximation by averaging"; decay rises from small values at the
+    Args:
+        network: the network to follow; its parameters are the first mean.
+        decay: share of the old mean that each update keeps.
+
+    Source: "Acceleration of stochastic approximation by averaging"; the decay rises from small values at the
         start, as in TensorFlow's ExponentialMovingAverage.
     """
 
@@ -95,7 +116,12 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the parameters after a step, counted from zero."""
+        """Take in the parameters after a step.
+
+        Args:
+            network: the network that learns.
+            step: step of the run, counted from zero.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             mean = self.tensors[name]

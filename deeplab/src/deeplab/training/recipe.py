@@ -1,5 +1,4 @@
-"""A recipe is a whole experiment: one TOML file, one dataclass, nothing else decides what a training run
-does."""
+"""Recipes: a TOML file, read into one dataclass, that decides everything about a training run."""
 
 from __future__ import annotations
 
@@ -26,156 +25,202 @@ CHOICES = {
     "score": ("mIoU", "mIoU-7"),
     "variant": tuple(VARIANTS),
 }
+AT_LEAST_ONE = (
+    "crop",
+    "batch",
+    "accumulate",
+    "steps",
+    "validate_every",
+    "checkpoint_every",
+    "workers",
+    "memory_side",
+)
+FRACTIONS = ("dropout", "ema", "jitter", "extra_share", "teacher_share", "mix")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Rates are of the whole batch's mean loss over its valid positions, as in the
-    release."""
+    """A training run.
+
+    Learning rates apply to the mean loss over the valid positions of the whole batch, as in the release.
+    """
 
     data: str
     """Folder with photos and labels, in any layout that ``deeplab check-data`` knows."""
     variant: str = "deeplab-largefov"
+    """Name of the network."""
     train_split: str = "train"
+    """Split to train on."""
     val_split: str = "val"
+    """Split to validate on."""
     extra_data: str = ""
-    """A second folder of the same classes whose photos are mixed in."""
+    """Second folder with the same classes; its photos fill a share of each batch."""
     extra_split: str = "all"
+    """Split of the second folder."""
     extra_share: float = 0.0
     """Share of each batch that comes from the second folder."""
     init: str = ""
-    """Where weights start: "shipped" (this package's), "imagenet" (from the hub), or a file of ours, Caffe,
-    torchvision, timm or Keras; "" for random numbers. Classifiers are kept by the names of their classes."""
+    """Initial weights: "shipped" (those of this package), "imagenet" (VGG-16 from the hub), a weights file of
+    this package, Caffe, torchvision, timm or Keras, or "" for random weights. Classifiers are carried over by
+    class name."""
 
     crop: int = 321
+    """Side of a training crop in pixels."""
     batch: int = 30
-    """Crops a step, over all processes."""
+    """Crops a step over all processes."""
     accumulate: int = 1
-    """Parts in which a process works through its share of a step: less memory, same result."""
+    """Number of parts in which a process computes its share of a batch: less memory, same result."""
     steps: int = 6000
+    """Number of steps."""
     mirror: bool = True
+    """Whether half of the crops, at random, are mirrored."""
     scale_low: float = 1.0
+    """Smallest factor by which photos are resized before they are cropped."""
     scale_high: float = 1.0
-    """Photos are resized by a factor drawn log-uniformly between the two before they are cropped."""
+    """Largest factor; it is drawn log-uniformly between the two."""
     jitter: float = 0.0
-    """Brightness, contrast and saturation change by factors within 1 ± this."""
+    """Largest relative change of brightness, contrast and saturation."""
 
     mix: float = 0.0
     """Probability that half of another crop's classes are pasted into a crop; needs in_memory."""
     in_memory: bool = False
-    """Decode all photos once into the device's memory, and make crops and colours there: for a GPU."""
+    """Whether all photos are decoded once into the device's memory and cropped there; for a GPU."""
     memory_side: int = 512
-    """With in_memory, larger photos are resized so that their longer side has this many pixels."""
+    """Largest height and width of photos with in_memory; larger photos are resized to it."""
 
     optimizer: str = "sgd"
+    """"sgd" (with momentum) or "adamw"."""
     rate: float = 1e-3
+    """Base learning rate."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     weight_decay: float = 5e-4
+    """Weight decay of all weights but biases."""
     policy: str = "step"
+    """Schedule of the rate: "step", "poly" or "constant"."""
     step_size: int = 2000
+    """Steps between two multiplications of the rate by ``gamma``, for the policy "step"."""
     gamma: float = 0.1
+    """Factor of the policy "step"."""
     power: float = 0.9
+    """Exponent of the policy "poly": the rate is multiplied by (1 − step / steps) to this power."""
     warmup: int = 0
     """Steps over which the rate rises from zero."""
     last_layer_rate: float = 10.0
     """Factor on the rate of fc8."""
     head_rate: float = 1.0
-    """Factor on the rate of fc6 and fc7; more where they start from random numbers."""
+    """Factor on the rate of fc6 and fc7; above 1 where they start from random weights."""
     bias_rate: float = 2.0
     """Factor on the rate of biases, which have no weight decay."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of names of layers that do not learn, e.g. "conv1"."""
+    """Beginnings of the names of layers that do not learn, for example "conv1"."""
     frozen_for: int = 0
     """Steps after which frozen layers learn after all; 0 for never."""
     clip: float = 0.0
     """Largest norm of all gradients together; 0 for no limit."""
     ema: float = 0.0
-    """Decay of the running mean of the weights, which is then what is scored and kept; 0 for none."""
+    """Decay of the running mean of the weights, which is then scored and saved; 0 for no running mean."""
 
     class_weights: str = "none"
+    """Weights of the classes in the loss: "none", "inverse" or "median", see
+    ``deeplab.training.losses.class_weights_of``."""
     dice: float = 0.0
-    """Weight of the Dice loss beside cross-entropy."""
+    """Weight of the Dice loss, which is added to the cross-entropy."""
     focal: float = 0.0
-    """Exponent of the focal loss; 0 is plain cross-entropy."""
+    """Exponent of the focal loss; 0 for plain cross-entropy."""
     teacher: tuple[str, ...] = ()
-    """Files of another network's scores of every training photo (``deeplab.datasets.score_file.ScoreFile``)
-    to learn from."""
+    """Files with another network's scores of every training photo, in the format of
+    ``deeplab.datasets.score_file.ScoreFile``, as soft targets."""
     teacher_share: float = 0.0
     """Share of the loss that compares with the teacher's probabilities; the rest compares with the labels."""
     dropout: float = 0.5
+    """Dropout probability after fc6 and fc7."""
     head_norm: bool = False
-    """Batch normalisation behind fc6 and fc7 while training, folded into them at the end; for random fc6 and
-    fc7."""
+    """Whether fc6 and fc7 are trained with batch normalisation, which is folded into them when they are
+    saved; for random fc6 and fc7."""
     cached_views: int = 0
-    """Compute pool4 of so many views of each photo once, and train on that alone; needs conv1 to conv4
-    frozen."""
+    """Number of views of each photo whose pool4 features are computed once and trained on; 0 to train on
+    photos. Needs conv1 to conv4 frozen."""
 
     device: str = "auto"
-    """"auto" (GPUs if there are), "cpu" or "cuda"."""
+    """"auto" (GPUs if there are any), "cpu" or "cuda"."""
     precision: str = "auto"
+    """"auto" (16 bits where the device has them in hardware), "fp32", "bf16" or "fp16"."""
     validate_every: int = 500
+    """Steps between two validations."""
     score: str = "mIoU"
-    """What decides which weights are best: "mIoU", or "mIoU-7" of VOC's seven well-populated classes."""
+    """Score that decides which weights are best: "mIoU", or "mIoU-7" of VOC's seven well-populated
+    classes."""
     validate_photos: int = 0
-    """How many photos to score; 0 for all."""
+    """Number of photos to validate on; 0 for all."""
     patience: int = 0
-    """Validations without a better score after which the run stops; 0 for never."""
+    """Validations without a better score after which the run ends; 0 for never."""
     checkpoint_every: int = 100
+    """Steps between two checkpoints."""
     workers: int = 2
     """Threads that read photos."""
     seed: int = 0
+    """Seed of all random numbers."""
     tensorboard: bool = False
+    """Whether TensorBoard events are written."""
 
     def __post_init__(self) -> None:
-        for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                raise ValueError(f"got {key} = {getattr(self, key)!r}, wanted one of: {', '.join(known)}")
-        counts = (
-            "crop",
-            "batch",
-            "accumulate",
-            "steps",
-            "validate_every",
-            "checkpoint_every",
-            "workers",
-            "memory_side",
+        _check_values(self)
+        _check_combinations(self)
+
+
+def _check_values(recipe: Recipe) -> None:
+    """ValueError for a value outside its range."""
+    for key, choices in CHOICES.items():
+        if getattr(recipe, key) not in choices:
+            raise ValueError(f"got {key} = {getattr(recipe, key)!r}, wanted one of: {', '.join(choices)}")
+    for key in AT_LEAST_ONE:
+        if getattr(recipe, key) < 1:
+            raise ValueError(f"got {key} = {getattr(recipe, key)}, wanted at least 1")
+    for key in FRACTIONS:
+        if not 0 <= getattr(recipe, key) < 1:
+            raise ValueError(f"got {key} = {getattr(recipe, key)}, wanted 0 or more and less than 1")
+    if not 0 < recipe.scale_low <= recipe.scale_high:
+        raise ValueError(
+            f"got scales {recipe.scale_low} to {recipe.scale_high}, wanted 0 < scale_low ≤ scale_high"
         )
-        for key in counts:
-            if getattr(self, key) < 1:
-                raise ValueError(f"got {key} = {getattr(self, key)}, wanted at least 1")
-        if not 0 < self.scale_low <= self.scale_high:
-            raise ValueError(
-                f"got scales {self.scale_low} to {self.scale_high}, wanted 0 < scale_low ≤ scale_high"
-            )
-        for key in ("dropout", "ema", "jitter", "extra_share", "teacher_share", "mix"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"got {key} = {getattr(self, key)}, wanted 0 or more and less than 1")
-        legal = VARIANTS[self.variant].legal_crop(self.crop)
-        if legal != self.crop:
-            raise ValueError(
-                f"got crop = {self.crop}, which {self.variant} cannot align; the next that it can is {legal}"
-            )
-        if bool(self.teacher) != (self.teacher_share > 0):
-            raise ValueError("teacher and teacher_share go together: got one without the other")
-        if self.mix and not self.in_memory:
-            raise ValueError("got mix without in_memory; wanted in_memory = true as well")
-        if self.in_memory and self.cached_views:
-            raise ValueError("got in_memory and cached_views, wanted one of the two")
-        if bool(self.extra_data) != (self.extra_share > 0):
-            raise ValueError("extra_data and extra_share go together: got one without the other")
+    legal = VARIANTS[recipe.variant].legal_crop(recipe.crop)
+    if legal != recipe.crop:
+        raise ValueError(
+            f"got crop = {recipe.crop}, which {recipe.variant} cannot align; the next that it can is {legal}"
+        )
+
+
+def _check_combinations(recipe: Recipe) -> None:
+    """ValueError for keys that exclude or need each other."""
+    if bool(recipe.teacher) != (recipe.teacher_share > 0):
+        raise ValueError("teacher and teacher_share go together: got one without the other")
+    if recipe.mix and not recipe.in_memory:
+        raise ValueError("got mix without in_memory; wanted in_memory = true as well")
+    if recipe.in_memory and recipe.cached_views:
+        raise ValueError("got in_memory and cached_views, wanted one of the two")
+    if recipe.teacher and recipe.cached_views:
+        raise ValueError(
+            "got a teacher and cached_views; soft targets need photos, so wanted cached_views = 0"
+        )
+    if bool(recipe.extra_data) != (recipe.extra_share > 0):
+        raise ValueError("extra_data and extra_share go together: got one without the other")
 
 
 def read_recipe(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
-    """A recipe from a TOML file.
+    """Read a recipe from a TOML file.
 
     Args:
         path: the file; its keys are the fields of ``Recipe``.
-        changes: "key=value" strings that go before the file's; a list is given as "a,b".
+        changes: "key=value" strings that override the file; a list is given as "a,b".
+
+    Returns:
+        The recipe.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a key that is unknown (the nearest known one is named), a value of the wrong type or
-            that makes no sense, or a missing key.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for an unknown key (the nearest known key is named), a value of the wrong type or outside
+            its range, or a missing key.
     """
     path = Path(path)
     if not path.is_file():
@@ -184,32 +229,35 @@ def read_recipe(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
-    hints, known = get_type_hints(Recipe), {field.name: field for field in fields(Recipe)}
+    types = get_type_hints(Recipe)
+    known = {field.name: field for field in fields(Recipe)}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"got {change!r}, wanted key=value")
-        values[key] = _parsed(text, hints.get(key, str))
+        values[key] = _parsed(text, types.get(key, str))
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0)[0]
-            raise ValueError(f"{path}: unknown key {key!r}; did you mean {near!r}? Known: {', '.join(known)}")
-        values[key] = _checked(path, key, value, hints[key])
-    lacking = [name for name, field in known.items() if _required(field) and name not in values]
-    if lacking:
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}; give it as --set {lacking[0]}=VALUE")
+            nearest = difflib.get_close_matches(key, known, 1, 0)[0]
+            raise ValueError(
+                f"{path}: unknown key {key!r}; did you mean {nearest!r}? Known: {', '.join(known)}"
+            )
+        values[key] = _converted(path, key, value, types[key])
+    missing = [name for name, field in known.items() if _is_required(field) and name not in values]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; give it as --set {missing[0]}=VALUE")
     try:
         return Recipe(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _required(field: Field[Any]) -> bool:
+def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING
 
 
 def _parsed(text: str, kind: Any) -> Any:
-    """A value from the command line as TOML would have given it."""
+    """A value from the command line, in the type that TOML would give it."""
     if kind is str:
         return text
     if get_origin(kind) is tuple:
@@ -220,14 +268,14 @@ def _parsed(text: str, kind: Any) -> Any:
         return text
 
 
-def _checked(path: Path, key: str, value: Any, kind: Any) -> Any:
-    """The value in the type of its field, or one line that says what is wrong with it."""
+def _converted(path: Path, key: str, value: Any, kind: Any) -> Any:
+    """The value in the type of its field; ValueError if it has another type."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         if isinstance(value, list) and all(isinstance(item, inner) for item in value):
             return tuple(value)
         raise ValueError(f"{path}: got {key} = {value!r}, wanted a list of {inner.__name__}")
-    wanted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{path}: got {key} = {value!r}, wanted {kind.__name__}")
     return float(value) if kind is float else value

@@ -1,5 +1,4 @@
-"""The folder of a training run: its recipe, where and with what it ran, its log, and a lock against a second
-run."""
+"""Folder of a training run: recipe, environment, log, and a lock against a second run in the same folder."""
 
 from __future__ import annotations
 
@@ -19,19 +18,28 @@ import torch
 
 from deeplab.files import lock_file, write_whole
 from deeplab.optional import require
+from deeplab.training.checkpoint import CHECKPOINT_FILE
 from deeplab.training.recipe import Recipe
 
-FREE_TO_CHANGE = ("workers", "tensorboard", "checkpoint_every")  # these do not change what is learnt
+RECIPE_FILE = "recipe.json"
+LOG_FILE = "log.jsonl"
+FREE_TO_CHANGE = ("workers", "tensorboard", "checkpoint_every")
+"""Recipe keys that do not change what is learnt."""
+MADE_FROM_RECIPE = ("class-counts.json", "cache-*/views.json")
+"""Files that are computed from recipe and data before the first step."""
 
 
-class Run:
-    """Keeps recipe.json, run.json and log.jsonl in a folder, and TensorBoard's events if the recipe asks for
-    them.
+class RunFolder:
+    """Keeps recipe.json, run.json, log.jsonl, and TensorBoard's events if the recipe asks for them.
+
+    Args:
+        folder: folder of the run; it is made if it is missing.
+        recipe: the recipe of the run.
 
     Raises:
-        ValueError: if the folder holds a run of another recipe.
-        BlockingIOError: if another process works in it.
-        ModuleNotFoundError: if TensorBoard is asked for and missing.
+        ValueError: if the folder holds a run of another recipe that has done steps.
+        BlockingIOError: if another process trains in the folder.
+        ModuleNotFoundError: if the recipe asks for TensorBoard and it is not installed.
     """
 
     def __init__(self, folder: Path, recipe: Recipe):
@@ -39,43 +47,54 @@ class Run:
         self.folder = folder
         self._lock = _locked(folder)
         try:
-            _require_same_recipe(folder, recipe)
-            write_whole(folder / "run.json", json.dumps(facts(), indent=2) + "\n")
-            self._events = _events(folder) if recipe.tensorboard else None
+            _store_recipe(folder, recipe)
+            write_whole(folder / "run.json", json.dumps(environment(), indent=2) + "\n")
+            self._events = _event_writer(folder) if recipe.tensorboard else None
         except BaseException:
             self._lock.close()
             raise
 
-    def go_on_from(self, step: int) -> None:
-        """Drop what the log says of steps after ``step``: they will be done again."""
-        path = self.folder / "log.jsonl"
+    def drop_log_after(self, step: int) -> None:
+        """Drop the log lines of steps after ``step``, which will be done again."""
+        path = self.folder / LOG_FILE
         if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_whole(path, "".join(f"{line}\n" for line in kept))
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            write_whole(path, "".join(f"{line}\n" for line in lines))
 
-    def log(self, step: int, **figures: float) -> None:
-        """Add a line of figures to log.jsonl, and to TensorBoard."""
-        line = {"step": step} | {name: round(float(value), 6) for name, value in figures.items()}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+    def log(self, step: int, **values: float) -> None:
+        """Add a line to log.jsonl, and the values to TensorBoard.
+
+        Args:
+            step: steps done so far.
+            values: numbers by name.
+        """
+        line = {"step": step} | {name: round(float(value), 6) for name, value in values.items()}
+        with open(self.folder / LOG_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._events is not None:
-            for name, value in figures.items():
+            for name, value in values.items():
                 self._events.add_scalar(name.replace(" ", "_"), value, step)
 
-    def show(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Give TensorBoard a picture (H, W, 3) uint8."""
+    def add_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Add an image to TensorBoard, if the recipe asks for it.
+
+        Args:
+            step: steps done so far.
+            name: title of the image.
+            image: (H, W, 3) uint8.
+        """
         if self._events is not None:
-            self._events.add_image(name, picture, step, dataformats="HWC")
+            self._events.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._events is not None:
             self._events.close()
         self._lock.close()
 
 
-def facts() -> dict[str, Any]:
-    """Where and with what a run happens: versions, machine, commit, command, time."""
+def environment() -> dict[str, Any]:
+    """Versions, machine, commit, command and time of a run."""
     packages = ("deeplab-crf", "densecrf", "torch", "numpy", "pillow", "lightning-fabric", "safetensors")
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -92,8 +111,7 @@ def facts() -> dict[str, Any]:
 
 
 def memory_gigabytes() -> float:
-    """What this process takes now: on the GPU at most so far if there is one, else in main memory; 0 if
-    unknown."""
+    """Memory of this process: its peak on the GPU if there is one, else main memory now; 0 if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     try:
@@ -112,24 +130,35 @@ def _locked(folder: Path) -> IO[str]:
     return file
 
 
-def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
-    path, now = folder / "recipe.json", json.loads(json.dumps(asdict(recipe)))
+def _store_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write recipe.json; ValueError if steps were done by another recipe."""
+    path = folder / RECIPE_FILE
+    current = json.loads(json.dumps(asdict(recipe)))
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        usual = asdict(Recipe(data=recipe.data))  # of keys that came after the run was begun
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        defaults = asdict(Recipe(data=recipe.data))  # for keys that are newer than the run
         changed = [
             key
-            for key, value in now.items()
-            if before.get(key, usual[key]) != value and key not in FREE_TO_CHANGE
+            for key, value in current.items()
+            if stored.get(key, defaults[key]) != value and key not in FREE_TO_CHANGE
         ]
-        if changed:
+        if changed and _has_begun(folder):
             raise ValueError(
                 f"{folder} holds a run with other {', '.join(changed)}; choose another folder or remove it"
             )
-    write_whole(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+        if changed:
+            for pattern in MADE_FROM_RECIPE:
+                for file in folder.glob(pattern):
+                    file.unlink()
+    write_whole(path, json.dumps(current, indent=2, ensure_ascii=False) + "\n")
 
 
-def _events(folder: Path) -> Any:
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has left anything of its steps: a run that failed before the first leaves nothing."""
+    return (folder / CHECKPOINT_FILE).is_file() or (folder / LOG_FILE).is_file()
+
+
+def _event_writer(folder: Path) -> Any:
     require("tensorboard", "tensorboard = true")
     from torch.utils.tensorboard import SummaryWriter
 
@@ -140,12 +169,12 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return sys.maxsize  # a line cut off by a kill
+        return sys.maxsize  # a line that was cut off when the process was killed
 
 
 def _commit() -> str | None:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -154,7 +183,7 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

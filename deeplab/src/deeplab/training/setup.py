@@ -1,77 +1,98 @@
-"""What a recipe trains on: the data it names, the network it starts from, and the batches that come of
-them."""
+"""Preparation of a training run: open the data, build the network, and set up the batches."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from deeplab.classes import IGNORE, WELL_POPULATED
 from deeplab.datasets.opening import Dataset, Sample, open_dataset
 from deeplab.files import write_whole
-from deeplab.model.loading import shipped
-from deeplab.network.architecture import DeepLab, build
+from deeplab.network.architecture import DeepLab
 from deeplab.network.preprocessing import Preparation
-from deeplab.training.augmentation import Augmentation
-from deeplab.training.batches import Batches, Example
-from deeplab.training.distillation import Teacher
-from deeplab.training.feature_cache import CachedBatches, FeatureCache, fill
-from deeplab.training.memory_batches import MemoryBatches, PhotoStore
+from deeplab.training.batch_source import BatchSource, make_batches
+from deeplab.training.initial_network import initial_network
 from deeplab.training.recipe import Recipe
-from deeplab.weights.conversion import convert
-from deeplab.weights.hub import IMAGENET_FILE, IMAGENET_REPOSITORY, fetch
-from deeplab.weights.replace_classes import replace_classes
-from deeplab.weights.store import LONGEST_SIDE, card_path, load_weights
 
-MOST_HEADS = 1000  # of photos' files that are read to learn their size
-CACHED_LAYERS = ("conv1", "conv2", "conv3", "conv4")
+MAX_SIZES_READ = 1000
+"""Largest number of photos of a data set that are opened to learn their size."""
 
 
-class Source(Protocol):
-    """Where batches come from."""
-
-    def from_step(self, step: int) -> Iterator[Example]:
-        """Batches from a step on, without end."""
-        ...
-
-
-@dataclass
+@dataclass(frozen=True)
 class TrainingSetup:
-    """All that a run needs to begin."""
+    """Everything that a run needs to begin."""
 
     network: DeepLab
+    """The network before its first step."""
     preparation: Preparation
+    """Channel order, mean and scale that belong to its weights."""
     class_names: tuple[str, ...]
-    batches: Source
+    """K class names in the order of their ids."""
+    batches: BatchSource
+    """This process's share of the batches."""
     val: Sequence[Sample]
+    """Photos to validate on."""
     class_counts: np.ndarray
-    """(K, 2) pixels of each class, and of the photos that have it; zeros where the recipe does not ask."""
+    """(K, 2) pixels of each class, and of the photos that have it; zeros if the recipe does not use them."""
+    crf: dict[str, Any]
+    """CRF parameters for the card of the trained weights."""
     size: int
-    """The card's."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    """Largest side of photos for the card of the trained weights, in pixels; 0 for full size."""
+    provenance: dict[str, Any]
+    """Data and initial weights, for the card."""
 
 
 def prepare_training(recipe: Recipe, out: Path, fabric: Any) -> TrainingSetup:
-    """Open the data, build the network from the recipe's ``init``, and line up this process's share of the
-    batches.
+    """Open the data, build the network from the recipe's ``init``, and set up this process's batches.
+
+    Args:
+        recipe: the recipe of the run.
+        out: folder of the run, for cached features and class counts.
+        fabric: Fabric of this process.
+
+    Returns:
+        The setup.
 
     Raises:
-        FileNotFoundError, ValueError: for data or weights that cannot be used.
+        FileNotFoundError: if data or weights are missing.
+        ValueError: if data or weights cannot be used.
     """
-    train, val = (open_dataset(recipe.data, split) for split in (recipe.train_split, recipe.val_split))
-    sources: list[Dataset] = [train]
+    train = open_dataset(recipe.data, recipe.train_split)
+    val = open_dataset(recipe.data, recipe.val_split)
+    sources = [train]
     if recipe.extra_data:
         sources.append(open_dataset(recipe.extra_data, recipe.extra_split))
-    for other in (val, *sources[1:]):
+    _validate_classes(recipe, train, [val, *sources[1:]])
+    initial = initial_network(recipe, train.class_names)
+    if fabric.is_global_zero:
+        init = recipe.init or "random numbers"
+        tqdm.write(f"{recipe.variant} from {init}: {initial.summary}", file=sys.stderr)
+    splits = (recipe.train_split, recipe.extra_split)
+    samples = [f"{len(source)} samples of {split}" for source, split in zip(sources, splits, strict=False)]
+    return TrainingSetup(
+        network=initial.network,
+        preparation=initial.preparation,
+        class_names=train.class_names,
+        batches=make_batches(recipe, out, fabric, sources, initial.network, initial.preparation),
+        val=val,
+        class_counts=_class_counts(recipe, out, train),
+        crf=initial.crf,
+        size=_card_size(recipe, sources, initial.size),
+        provenance={"data": " + ".join(samples), "start": initial.summary},
+    )
+
+
+def _validate_classes(recipe: Recipe, train: Dataset, others: Sequence[Dataset]) -> None:
+    """ValueError if the parts of the data differ in their classes, or the score needs other classes."""
+    for other in others:
         if other.class_names != train.class_names:
             raise ValueError(
                 f"got classes {', '.join(other.class_names)} in one part of the data and "
@@ -81,159 +102,47 @@ def prepare_training(recipe: Recipe, out: Path, fabric: Any) -> TrainingSetup:
         raise ValueError(
             f"got score = 'mIoU-7', but the data lacks some of {', '.join(WELL_POPULATED)}; 'mIoU' works"
         )
-    network, preparation, told = _start(recipe, train.class_names)
-    if fabric.is_global_zero:
-        tqdm.write(f"{recipe.variant} from {recipe.init or 'random numbers'}: {told}", file=sys.stderr)
-    batches = _batches(recipe, out, fabric, sources, network, preparation)
-    counts = np.zeros((len(train.class_names), 2), np.int64)
-    if recipe.class_weights != "none":
-        counts = _class_counts(out, train)
-    provenance = {
-        "data": " + ".join(
-            f"{len(source)} pairs of {split}"
-            for source, split in zip(sources, (recipe.train_split, recipe.extra_split), strict=False)
-        ),
-        "start": told,
-    }
-    return TrainingSetup(
-        network, preparation, train.class_names, batches, val, counts, _size(recipe, sources), provenance
-    )
 
 
-def _start(recipe: Recipe, class_names: tuple[str, ...]) -> tuple[DeepLab, Preparation, str]:
-    """The network before its first step, how its photos are prepared, and what there is to say of it."""
-    torch.manual_seed(recipe.seed)
-    fresh = build(recipe.variant, classes=len(class_names), dropout=recipe.dropout)
-    if not recipe.init:
-        return fresh, Preparation(), "every layer random"
-    path = fetch(IMAGENET_REPOSITORY, IMAGENET_FILE) if recipe.init == "imagenet" else Path(recipe.init)
-    if recipe.init == "shipped":
-        network, card = shipped()
-        told = f"the package's weights of {card.variant}"
-    elif path.suffix == ".safetensors" and card_path(path).is_file():
-        network, card = load_weights(path)
-        told = f"weights of {card.variant}"
-    else:
-        found = convert(path, recipe.variant, seed=recipe.seed)
-        network, card, told = found.network, found.card, found.summary()
-    if card.class_names != class_names:
-        network, card, report = replace_classes(network, card, class_names)
-        told = f"{told}; classes {report.summary()}"
-    taken = {
-        n: v
-        for n, v in network.state_dict().items()
-        if n in (own := fresh.state_dict()) and own[n].shape == v.shape
-    }
-    fresh.load_state_dict(taken, strict=False)
-    random = sorted(
-        {name.rpartition(".")[0] for name in fresh.state_dict()} - {n.rpartition(".")[0] for n in taken}
-    )
-    return fresh, card.preparation, f"{told}; not in the file: {', '.join(random)}" if random else told
+def _card_size(recipe: Recipe, sources: Sequence[Dataset], initial_size: int) -> int:
+    """Largest side at which the trained network is used: that of its initial weights or of its photos.
 
+    Args:
+        recipe: says whether photos were reduced.
+        sources: the photos; of a large data set, only some at equal distances are opened.
+        initial_size: size on the card of the initial weights; 0 for full size.
 
-def _batches(
-    recipe: Recipe, out: Path, fabric: Any, sources: list[Dataset], network: DeepLab, preparation: Preparation
-) -> Source:
-    extra = round(recipe.extra_share * recipe.batch) if len(sources) > 1 else 0
-    if recipe.teacher and recipe.cached_views:
-        raise ValueError(
-            "got a teacher and cached_views; soft targets need photos, so wanted cached_views = 0"
-        )
-    if recipe.cached_views:
-        if (
-            fabric.world_size > 1
-            or network.variant.multi_scale
-            or not set(CACHED_LAYERS) <= set(recipe.frozen)
-        ):
-            raise ValueError(
-                f"cached_views = {recipe.cached_views} needs one process, a variant without branches, and "
-                f"frozen = {', '.join(CACHED_LAYERS)} (conv5 may learn)"
-            )
-        caches = []
-        for number, source in enumerate(sources):
-            folder = out / f"cache-{number}"
-            if not (folder / "views.json").is_file():
-                fill(
-                    folder,
-                    network,
-                    source,
-                    preparation=preparation,
-                    views=recipe.cached_views,
-                    scales=(recipe.scale_low, recipe.scale_high),
-                    crop=recipe.crop,
-                    seed=recipe.seed + number,
-                )
-            caches.append(FeatureCache(folder))
-        return CachedBatches(caches, crop=recipe.crop, batch=recipe.batch, extra=extra, seed=recipe.seed)
-    share = recipe.batch // fabric.world_size
-    how = Augmentation(recipe.crop, recipe.mirror, recipe.scale_low, recipe.scale_high, recipe.jitter)
-    names = [pair.name for source in sources for pair in source]
-    classes, places = (
-        len(sources[0].class_names),
-        slice(fabric.global_rank * share, (fabric.global_rank + 1) * share),
-    )
-    teacher = Teacher(recipe.teacher, classes, names) if recipe.teacher else None
-    if recipe.in_memory:
-        store = PhotoStore(
-            sources, side=recipe.memory_side, device=fabric.device, workers=recipe.workers, on_problem=_note
-        )
-        return MemoryBatches(
-            store,
-            network.variant,
-            preparation,
-            how,
-            classes=classes,
-            batch=recipe.batch,
-            extra=extra,
-            places=places,
-            seed=recipe.seed,
-            teacher=teacher,
-            mix=recipe.mix,
-        )
-    return Batches(
-        sources,
-        network.variant,
-        preparation,
-        how,
-        batch=recipe.batch,
-        extra=extra,
-        places=places,
-        seed=recipe.seed,
-        workers=recipe.workers,
-        complain=_note,
-        teacher=teacher,
-    )
-
-
-def _size(recipe: Recipe, sources: Sequence[Dataset]) -> int:
-    """The longest side of the photos as the network sees them in training, at least LONGEST_SIDE.
-
-    Larger photos are then reduced to what is known. Of many photos, some at equal distances are looked at.
+    Returns:
+        Pixels, or 0 for full size.
     """
+    if initial_size == 0:
+        return 0
     sides = [0]
     for source in sources:
-        for place in np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST_HEADS)).astype(int)):
+        count = min(len(source), MAX_SIZES_READ)
+        for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
             try:
-                with Image.open(source[int(place)].photo) as photo:
+                with Image.open(source[int(index)].photo) as photo:
                     sides.append(max(photo.size))
-            except Exception:  # a damaged one is told of by whoever decodes it
+            except Exception:  # damaged photos are reported by the loader
                 continue
-    longest = min(max(sides), recipe.memory_side) if recipe.in_memory and recipe.memory_side else max(sides)
-    return max(longest, LONGEST_SIDE)
+    longest = max(sides)
+    if recipe.in_memory:
+        longest = min(longest, recipe.memory_side)
+    return max(longest, initial_size)
 
 
-def _note(line: str) -> None:
-    tqdm.write(f"deeplab: note: {line}", file=sys.stderr)
-
-
-def _class_counts(out: Path, train: Dataset) -> np.ndarray:
-    """Pixels by class over all labels; kept in the run's folder."""
-    path, classes = out / "class-counts.json", len(train.class_names)
+def _class_counts(recipe: Recipe, out: Path, train: Dataset) -> np.ndarray:
+    """Pixels of each class over all labels, stored in the run's folder; zeros without class weights."""
+    classes = len(train.class_names)
+    counts = np.zeros((classes, 2), np.int64)
+    if recipe.class_weights == "none":
+        return counts
+    path = out / "class-counts.json"
     if path.is_file():
         return np.array(json.loads(path.read_text()), np.int64)
-    counts = np.zeros((classes, 2), np.int64)
-    for pair in tqdm(train, desc="count classes", unit="mask", disable=None):
-        labels = pair.read_labels()
+    for sample in tqdm(train, desc="count classes", unit="mask", disable=None):
+        labels = sample.read_labels()
         pixels = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes]
         counts[:, 0] += pixels
         counts[:, 1] += (pixels > 0) * pixels.sum()

@@ -1,14 +1,11 @@
-"""Caffe's .caffemodel files: the arrays of every layer, read straight from protobuf's wire format.
+"""Reader of Caffe's .caffemodel files, straight from protobuf's wire format.
 
-Only the few messages that hold weights are known here; everything else is passed over unread. Nothing in a
-file is
-believed: a length must lie within the file, a shape must have exactly the numbers that are there, and arrays
-    are views
-of the file's own bytes, so that no forged number can take memory.
+Only the messages that hold weights are read; everything else is skipped. Files are not trusted: a length must
+lie within the file, a shape must have as many numbers as there are, and arrays are views of the file's own
+bytes, so that a forged number cannot make this module allocate memory.
 
 Source: caffe.proto (NetParameter, LayerParameter, V1LayerParameter, V0LayerParameter, BlobProto, BlobShape)
-    and the
-encoding of protocol buffers.
+and the encoding of protocol buffers.
 """
 
 from __future__ import annotations
@@ -19,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types; 3 and 4, groups, are in no file of Caffe
-MOST_AXES = 8
+VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types; Caffe uses no groups, which are 3 and 4
+MAX_AXES = 8
 
-# Where a layer's name and its blobs are, for each of the three ages of layer messages.
+# Field numbers of a layer's name and blobs, for each of the three generations of layer messages.
 _LAYER = {"name": 1, "blobs": 7}
 _V1_LAYER = {"name": 4, "blobs": 6}
 _V0_LAYER = {"name": 1, "blobs": 50}
@@ -31,23 +28,23 @@ _BLOB_SIZES, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 
 
 class _Damaged(Exception):
-    """The bytes are not the message they should be."""
+    """The bytes are not the message that was expected."""
 
 
 def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """The weights in a .caffemodel file, of any age of Caffe.
+    """Read the weights in a .caffemodel file of any generation of Caffe.
 
     Args:
-        path: the file. Layers may be ``layer`` (2015 and later) or ``layers`` (as in DeepLab's release).
+        path: File with layers as ``layer`` (2015 and later) or ``layers`` (as in DeepLab's release).
 
     Returns:
-        For each layer with weights, in the file's order, its arrays of float32 or float64 (first weights,
-        then biases), read-only. Convolutions are (O, I, h, w); sizes of one in front, of the old four-axis
-        form, are kept.
+        The arrays of each layer that has weights, in the file's order: first weights, then biases, float32 or
+        float64, read-only. Convolutions are (O, I, h, w). Old files give all arrays four axes, with sizes of
+        one in front.
 
     Raises:
-        ValueError: if the file is damaged or of another kind; one line that names the layer.
-        OSError: if it cannot be read.
+        ValueError: If the file is damaged or of another kind; one line that names the layer.
+        OSError: If it cannot be read.
     """
     path = Path(path)
     content = memoryview(path.read_bytes())
@@ -68,25 +65,27 @@ def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
     return layers
 
 
-def _layer(message: memoryview, places: dict[str, int]) -> tuple[str, list[np.ndarray]]:
-    """A layer's name and arrays."""
-    name, found = "", []
+def _layer(message: memoryview, numbers: dict[str, int]) -> tuple[str, list[np.ndarray]]:
+    """A layer's name and arrays, from a message with these field numbers."""
+    name = ""
+    blobs = []
     for number, _, value in _fields(message):
-        if number == places["name"]:
+        if number == numbers["name"]:
             name = bytes(_message(value)).decode(errors="replace")
-        elif number == places["blobs"]:
-            found.append(_message(value))
-        elif number == _V1_V0_LAYER and places is _V1_LAYER:
+        elif number == numbers["blobs"]:
+            blobs.append(_message(value))
+        elif number == _V1_V0_LAYER and numbers is _V1_LAYER:
             return _layer(_message(value), _V0_LAYER)
     try:
-        return name, [_blob(blob) for blob in found]
+        return name, [_blob(blob) for blob in blobs]
     except _Damaged as error:
         raise _Damaged(f"layer {name!r}: {error}") from None
 
 
 def _blob(message: memoryview) -> np.ndarray:
     """An array with its shape."""
-    sizes, shape = dict.fromkeys(_BLOB_SIZES, 0), None
+    sizes = dict.fromkeys(_BLOB_SIZES, 0)
+    shape = None
     numbers: dict[int, memoryview | bytearray] = {}
     for number, _, value in _fields(message):
         if number in sizes and isinstance(value, int):
@@ -94,9 +93,10 @@ def _blob(message: memoryview) -> np.ndarray:
         elif number == _BLOB_SHAPE:
             shape = _dimensions(_message(value))
         elif number in (_BLOB_DATA, _BLOB_DOUBLES):
-            if number in numbers:  # in several parts, or not packed: joined, never longer than the file
-                before = numbers[number]
-                numbers[number] = joined = before if isinstance(before, bytearray) else bytearray(before)
+            if number in numbers:  # several parts, or not packed; together they are not longer than the file
+                previous = numbers[number]
+                joined = previous if isinstance(previous, bytearray) else bytearray(previous)
+                numbers[number] = joined
                 joined += _message(value)
             else:
                 numbers[number] = _message(value)
@@ -121,12 +121,12 @@ def _dimensions(message: memoryview) -> tuple[int, ...]:
         if isinstance(value, int):
             sizes.append(value)
         else:
-            place = 0
-            while place < len(value) and len(sizes) <= MOST_AXES:
-                size, place = _varint(value, place)
+            position = 0
+            while position < len(value) and len(sizes) <= MAX_AXES:
+                size, position = _varint(value, position)
                 sizes.append(size)
-        if len(sizes) > MOST_AXES:
-            raise _Damaged(f"an array of more than {MOST_AXES} axes")
+        if len(sizes) > MAX_AXES:
+            raise _Damaged(f"an array of more than {MAX_AXES} axes")
     return tuple(sizes)
 
 
@@ -137,36 +137,36 @@ def _message(value: int | memoryview) -> memoryview:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, wire type and value of each field; lengths are checked against what is left of the message."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
+    """Number, wire type and value of each field; lengths are checked against the rest of the message."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
         number, wire = key >> 3, key & 7
         if wire == VARINT:
-            value, place = _varint(message, place)
+            value, position = _varint(message, position)
             yield number, wire, value
             continue
         if wire == BYTES:
-            length, place = _varint(message, place)
+            length, position = _varint(message, position)
         elif wire in (FOUR_BYTES, EIGHT_BYTES):
             length = 4 if wire == FOUR_BYTES else 8
         else:
             raise _Damaged(f"wire type {wire}, which no file of Caffe has")
-        if number == 0 or length > len(message) - place:
-            raise _Damaged(f"a field of {length} bytes where {len(message) - place} are left")
-        yield number, wire, message[place : place + length]
-        place += length
+        if number == 0 or length > len(message) - position:
+            raise _Damaged(f"a field of {length} bytes where {len(message) - position} are left")
+        yield number, wire, message[position : position + length]
+        position += length
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A whole number of up to 64 bits, and the place after it."""
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A whole number of up to 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
+        if position >= len(message):
             raise _Damaged("the file ends within a number")
-        byte = message[place]
-        place += 1
+        byte = message[position]
+        position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, place
+            return value, position
     raise _Damaged("a number of more than 64 bits")

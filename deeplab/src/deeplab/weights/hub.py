@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub, fetched and published through huggingface_hub (extra ``hub``)."""
+"""Download and publish weights on the Hugging Face hub through huggingface_hub (extra ``hub``)."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ from deeplab.network.architecture import DeepLab
 from deeplab.optional import missing
 from deeplab.weights.store import Card, save_weights
 
-IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/vgg16.tv_in1k", "model.safetensors"
+IMAGENET_REPOSITORY = "timm/vgg16.tv_in1k"
+IMAGENET_FILE = "model.safetensors"
 HUB_PREFIX = "hf-hub:"
-WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "model.json"
 
 
 def fetch(repository: str, file: str) -> Path:
-    """A file of a repository on the hub, from the local cache if it is there.
+    """Download a file of a repository on the hub, or find it in the local cache.
 
     Args:
         repository: "owner/name".
-        file: its name in the repository.
+        file: Name of the file in the repository.
+
+    Returns:
+        Path of the file in the cache.
 
     Raises:
-        ConnectionError: if it cannot be had; says how to get it by hand.
-        ModuleNotFoundError: if huggingface_hub is not installed.
+        ConnectionError: If it cannot be downloaded; says how to get it by hand.
+        ModuleNotFoundError: If huggingface_hub is not installed.
     """
     try:
         import huggingface_hub as hub
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            f"{_by_hand(repository, file)}, or: pip install 'deeplab-crf[hub]'"
+            f"{_manual_download(repository, file)}, or: pip install 'deeplab-crf[hub]'"
         ) from None
     try:
         return Path(hub.hf_hub_download(repository, file))
-    except (
-        Exception
-    ) as error:  # of its own, of the HTTP library beneath, of the system: all mean that it is not there
+    except Exception as error:  # its own errors, those of the HTTP library and of the system
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        raise ConnectionError(f"{_by_hand(repository, file)} ({reason})") from None
+        raise ConnectionError(f"{_manual_download(repository, file)} ({reason})") from None
 
 
-def _by_hand(repository: str, file: str) -> str:
+def _manual_download(repository: str, file: str) -> str:
+    """Message that a file cannot be downloaded, and how to get it by hand."""
     return (
         f"cannot fetch {file} of {repository} from the Hugging Face hub; get it by hand from "
         f"https://huggingface.co/{repository}/resolve/main/{file} and give its path as weights"
@@ -51,7 +55,7 @@ def _by_hand(repository: str, file: str) -> str:
 
 @cache
 def _mixin() -> Any:
-    """A class with huggingface_hub's ``save_pretrained`` and ``push_to_hub`` for a network with its card."""
+    """Class of a network with its card, with ``save_pretrained`` and ``push_to_hub`` of huggingface_hub."""
     from huggingface_hub import ModelHubMixin
 
     class Published(
@@ -68,12 +72,12 @@ def _mixin() -> Any:
             save_weights(Path(save_directory) / WEIGHTS_FILE, self.network, self.card)
 
         def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-            names, provenance = (
-                ", ".join(self.card.class_names),
-                json.dumps(self.card.provenance, indent=2, ensure_ascii=False),
-            )
             return super().generate_model_card(
-                *args, variant=self.card.variant, class_names=names, provenance=provenance, **kwargs
+                *args,
+                variant=self.card.variant,
+                class_names=", ".join(self.card.class_names),
+                provenance=json.dumps(self.card.provenance, indent=2, ensure_ascii=False),
+                **kwargs,
             )
 
     return Published
@@ -98,12 +102,18 @@ Classes: {{ class_names }}
 """
 
 
-def published(network: DeepLab, card: Card) -> Any:
-    """A network with its card as huggingface_hub's ``ModelHubMixin``, to ``save_pretrained`` or
-    ``push_to_hub``.
+def hub_model(network: DeepLab, card: Card) -> Any:
+    """Wrap a network and its card as a ``ModelHubMixin`` of huggingface_hub.
+
+    Args:
+        network: Network to publish.
+        card: Card of the network.
+
+    Returns:
+        An object with ``save_pretrained`` and ``push_to_hub``.
 
     Raises:
-        ModuleNotFoundError: if huggingface_hub is not installed.
+        ModuleNotFoundError: If huggingface_hub is not installed.
     """
     try:
         mixin = _mixin()

@@ -115,7 +115,7 @@ def create_pairwise_bilateral(
     """
     image = unary.real_array("image levels", img)
     channels = image[None] if chdim == -1 else np.moveaxis(image, chdim, 0)
-    wanted = f"one number, or one for each of {len(channels)} channels"
-    scale = np.array(positive_numbers("schan", schan, len(channels), wanted), np.float32)
+    expected = f"one number, or one for each of {len(channels)} channels"
+    scale = np.array(positive_numbers("schan", schan, len(channels), expected), np.float32)
     levels = channels.reshape(len(channels), -1) / scale[:, None]
     return np.concatenate([create_pairwise_gaussian(sdims, channels.shape[1:]), levels.astype(np.float32)])

@@ -59,10 +59,10 @@ def checked_kernels(device: torch.device) -> ModuleType | None:
     if find_spec("triton") is None:
         return None
     try:
-        from densecrf.torch import triton_kernels
+        from densecrf.torch import triton_checks, triton_kernels
 
         with torch.inference_mode(False), torch.no_grad():
-            failed = triton_kernels.failed_checks(device)
+            failed = triton_checks.failed_checks(device)
     except Exception as error:  # Triton, its compiler and the driver raise many types
         reason = f"failed ({' '.join(str(error).split())[:200] or type(error).__name__})"
     else:

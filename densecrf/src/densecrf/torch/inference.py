@@ -76,7 +76,8 @@ class FusedMessages:
         self._filters: list[tuple[Lattice, torch.Tensor, torch.Tensor]] = []
         self._diagonal: torch.Tensor | None = None
         for kernel, weight in zip(kernels, weights, strict=True):
-            lattice, before = kernel.gaussian, kernel.scale_before
+            lattice = kernel.gaussian
+            before = kernel.scale_before
             assert isinstance(lattice, Lattice)
             after = weight if kernel.scale_after is None else kernel.scale_after * weight
             slice_weights = (

@@ -11,8 +11,10 @@ from torch.autograd.function import once_differentiable
 
 MAX_AXES = 16
 """Maximum number of features that the kernel is unrolled for."""
-MIN_COLUMNS, MAX_COLUMNS = 16, 64
-"""Labels in one pass: at least what a tensor core multiplies, at most what stays in registers."""
+MIN_COLUMNS = 16
+"""Minimum number of labels in one pass, which a tensor core multiplies."""
+MAX_COLUMNS = 64
+"""Maximum number of labels in one pass, which stay in registers."""
 MAX_SKIPPED_WEIGHT = 1e-7
 """Limit on the total weight, at any point, of the pairs of points that are skipped because they are far."""
 MAX_EXPONENT = 14

@@ -171,7 +171,8 @@ def connect(cells: torch.Tensor, axes: torch.Tensor, like: torch.Tensor) -> Vert
     bounds = torch.cat([starts, starts.new_full((2,), len(order))])  # the last vertex has no points
     kernels = kernels_for(like, corners.numel())
     if cells.device.type == "cpu" and kernels is None:
-        segments, segments_of_vertex = bounds, None
+        segments = bounds
+        segments_of_vertex = None
     else:
         segments, segments_of_vertex = _split_segments(bounds)
     tables = None
@@ -190,7 +191,8 @@ def connect(cells: torch.Tensor, axes: torch.Tensor, like: torch.Tensor) -> Vert
 
 def _neighbours(keys: torch.Tensor, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``VertexGraph.up`` and ``down`` of sorted keys (M,)."""
-    axes, count = len(units), len(keys)
+    axes = len(units)
+    count = len(keys)
     up = torch.full((axes, count + 1), count, device=keys.device)
     down = up.clone()
     if count:

@@ -7,42 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 
 import deeplab.model.loading
 from deeplab import PhotoError
 from deeplab.cli import main
-from deeplab.large_images import blocks, scores, segment
-from deeplab.large_images.blocks import Blocks, Layout
+from deeplab.large_images import scores, segment
+from deeplab.large_images.block_segmenter import BlockSegmenter
+from deeplab.large_images.layout import Layout
 from deeplab.large_images.segment import is_large, segment_mosaic
 from deeplab.large_images.tiff import LargeTiff
+from deeplab.model.predictor import Predictor
 from deeplab.model.segmentation import Model
-from deeplab.network.architecture import VARIANTS, Convolution, DeepLab
 from deeplab.weights.store import Card
 from densecrf import Params
+from large_image_scene import LAYOUT, NARROW, H, W, picture, small_model
 
-H, W = 152, 216
-LAYOUT = Layout(window=104, block=80, margin=40)
-NARROW = Params(appearance_xy_std=8, appearance_rgb_std=20, smoothness_xy_std=2)
 TILED = {"tile": (64, 48), "photometric": "rgb", "compression": "zlib"}
 GEO = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (34735, 3, 8, (1, 1, 0, 1, 3072, 0, 1, 32633), True)]
-
-
-def small_model(variant="deeplab-largefov"):
-    """A network with few channels and random weights, the same in every process."""
-    shape = VARIANTS[variant]
-    layers = (replace(x, channels=6) if isinstance(x, Convolution) else x for x in shape.trunk)
-    torch.manual_seed(0)
-    network = DeepLab(replace(shape, trunk=tuple(layers), head=replace(shape.head, channels=12)), 3).eval()
-    torch.nn.init.normal_(network.fc8.weight, std=0.05)
-    return Model(network, Card(variant, ("ground", "water", "trees")), device="cpu", precision="fp32")
-
-
-def picture(height=H, width=W):
-    y, x = np.mgrid[:height, :width]
-    bands = 128 + 100 * np.sin(x / 17), 128 + 90 * np.cos(y / 23 + x / 40), (x * y) % 256
-    return np.stack(bands, axis=2).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +38,7 @@ def plain(small):
 
 
 @pytest.fixture
-def mosaic(tmp_path):
+def large_tiff(tmp_path):
     tifffile.imwrite(tmp_path / "m.tif", picture(), extratags=GEO, **TILED)
     return tmp_path / "m.tif"
 
@@ -65,10 +47,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_blocks_without_crf_are_exactly_as_the_whole(mosaic, small, plain, tmp_path):
-    result = segment_mosaic(mosaic, tmp_path / "out" / "m", small, crf=False, layout=LAYOUT)
+def test_blocks_without_crf_equal_the_whole_image(large_tiff, small, plain, tmp_path):
+    result = segment_mosaic(large_tiff, tmp_path / "out" / "m", small, crf=False, layout=LAYOUT)
     labels = tifffile.imread(result.labels)
-    assert np.unique(labels).size == 3  # there is something to see
+    assert np.unique(labels).size == 3
     assert np.array_equal(labels, plain.labels)
     assert result.shares() == pytest.approx(plain.shares())
     assert names(tmp_path / "out") == ["m.tif", "m_overlay.png"]
@@ -76,17 +58,17 @@ def test_blocks_without_crf_are_exactly_as_the_whole(mosaic, small, plain, tmp_p
         assert file.pages[0].tags[33550].value == GEO[0][3]
         assert file.pages[0].tags[34735].value == GEO[1][3]
     with Image.open(tmp_path / "out" / "m_overlay.png") as overlay:
-        assert np.array_equal(np.asarray(overlay)[:H, :W], plain.overlay())  # a small one is not reduced
+        assert np.array_equal(np.asarray(overlay)[:H, :W], plain.overlay())  # a small image is not reduced
 
 
 @pytest.mark.parametrize(("variant", "layout"), [("deeplab", LAYOUT), ("deeplab-7x7", Layout(96, 112, 0))])
-def test_other_networks_show_no_seam_either(mosaic, tmp_path, variant, layout):
+def test_other_networks_show_no_seams(large_tiff, tmp_path, variant, layout):
     model = small_model(variant)
-    result = segment_mosaic(mosaic, tmp_path / "out", model, crf=False, layout=layout)
+    result = segment_mosaic(large_tiff, tmp_path / "out", model, crf=False, layout=layout)
     assert np.array_equal(tifffile.imread(result.labels), model.segment(picture(), crf=False).labels)
 
 
-def test_multi_scale_networks_show_no_seam_either(narrow, tmp_path):
+def test_multi_scale_networks_show_no_seams(narrow, tmp_path):
     model = Model(
         narrow("deeplab-msc-largefov"), Card("deeplab-msc-largefov", ("a", "b", "c")), precision="fp32"
     )
@@ -96,13 +78,13 @@ def test_multi_scale_networks_show_no_seam_either(narrow, tmp_path):
     assert np.array_equal(tifffile.imread(result.labels), model.segment(photo, crf=False).labels)
 
 
-def test_blocks_with_crf_are_as_the_whole_but_for_little(mosaic, small, plain, tmp_path):
+def test_blocks_with_crf_almost_equal_the_whole_image(large_tiff, small, plain, tmp_path):
     whole = small.refine(plain, params=NARROW, threads=1).labels
     assert (whole != plain.labels).mean() > 0.02
-    result = segment_mosaic(mosaic, tmp_path / "out", small, crf=NARROW, layout=LAYOUT, threads=1)
+    result = segment_mosaic(large_tiff, tmp_path / "out", small, crf=NARROW, layout=LAYOUT, threads=1)
     assert (tifffile.imread(result.labels) != whole).mean() <= 0.001
     without = segment_mosaic(
-        mosaic, tmp_path / "out", small, crf=NARROW, layout=replace(LAYOUT, margin=0), threads=1
+        large_tiff, tmp_path / "out", small, crf=NARROW, layout=replace(LAYOUT, margin=0), threads=1
     )
     assert (tifffile.imread(without.labels) != whole).mean() > 0.001  # the margin is needed
 
@@ -110,43 +92,42 @@ def test_blocks_with_crf_are_as_the_whole_but_for_little(mosaic, small, plain, t
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_big_images import LAYOUT, NARROW, small_model
-from deeplab.large_images import blocks
+from large_image_scene import LAYOUT, NARROW, small_model
+from deeplab.large_images import scores
 from deeplab.large_images.segment import segment_mosaic
-left, whole = 3, blocks.write_whole
+remaining, write_whole = 9, scores.write_whole
 def write(path, content):
-    global left
-    left -= 1
-    if not left:
+    global remaining
+    remaining -= 1
+    if not remaining:
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, content)
-blocks.write_whole = write
+    write_whole(path, content)
+scores.write_whole = write
 segment_mosaic(sys.argv[2], sys.argv[3], small_model(), crf=NARROW, layout=LAYOUT, threads=1)
 """
 
 
-def test_killed_it_goes_on_and_ends_with_the_same_bytes(mosaic, small, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(large_tiff, small, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(mosaic), str(out / "m")]
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(large_tiff), str(out / "m")]
     assert subprocess.run(command, check=False).returncode == -9
     assert names(out) == ["m.parts"]
-    there = {path.relative_to(out) for path in (out / "m.parts").rglob("*.npy")}
-    assert len(there) == 6 + 2  # windows of scores, and blocks
+    finished = {path.relative_to(out) for path in (out / "m.parts").rglob("*.npy")}
+    assert len(finished) == 6 + 2  # windows of scores and blocks of labels
     written = set()
 
-    def note(path, content, real=blocks.write_whole):
+    def record(path, content, real=scores.write_whole):
         written.add(Path(path).relative_to(out))
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "write_whole", note)
-        patch.setattr(scores, "write_whole", note)
-        result = segment_mosaic(mosaic, out / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
+        patch.setattr(scores, "write_whole", record)
+        result = segment_mosaic(large_tiff, out / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
     assert len(written) == 4
-    assert not written & there
+    assert not written & finished
     assert names(out) == ["m.tif", "m_overlay.png"]
     undisturbed = segment_mosaic(
-        mosaic, tmp_path / "again" / "m", small, crf=NARROW, layout=LAYOUT, threads=1
+        large_tiff, tmp_path / "again" / "m", small, crf=NARROW, layout=LAYOUT, threads=1
     )
     assert result.labels.read_bytes() == undisturbed.labels.read_bytes()
     assert (out / "m_overlay.png").read_bytes() == (tmp_path / "again" / "m_overlay.png").read_bytes()
@@ -154,21 +135,21 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(mosaic, small, tmp_path,
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut off"])
-def test_parts_that_are_not_whole_are_made_again(mosaic, small, tmp_path, damage):
+def test_incomplete_parts_are_computed_again(large_tiff, small, tmp_path, damage):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(mosaic), str(out / "m")]
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(large_tiff), str(out / "m")]
     assert subprocess.run(command, check=False).returncode == -9
     for kind in ("scores", "labels"):
         part = sorted((out / "m.parts" / kind).glob("*.npy"))[0]
         part.write_bytes(b"" if damage == "empty" else part.read_bytes()[:-9])
-    result = segment_mosaic(mosaic, out / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
+    result = segment_mosaic(large_tiff, out / "m", small, crf=NARROW, layout=LAYOUT, threads=1)
     undisturbed = segment_mosaic(
-        mosaic, tmp_path / "again" / "m", small, crf=NARROW, layout=LAYOUT, threads=1
+        large_tiff, tmp_path / "again" / "m", small, crf=NARROW, layout=LAYOUT, threads=1
     )
     assert result.labels.read_bytes() == undisturbed.labels.read_bytes()
 
 
-def test_a_copy_that_is_not_whole_is_made_again(small, tmp_path, monkeypatch):
+def test_an_incomplete_copy_is_made_again(small, tmp_path, monkeypatch):
     photo, target = tmp_path / "p.png", tmp_path / "out" / "p"
     Image.fromarray(picture()).save(photo)
     with monkeypatch.context() as patch:
@@ -177,44 +158,44 @@ def test_a_copy_that_is_not_whole_is_made_again(small, tmp_path, monkeypatch):
             segment_mosaic(photo, target, small, crf=False, layout=LAYOUT)
     (tmp_path / "out/p.parts/photo.tif").write_bytes(b"")
     result = segment_mosaic(photo, target, small, crf=False, layout=LAYOUT)
-    wanted = small.segment(picture(), crf=False).labels
-    assert np.array_equal(tifffile.imread(result.labels), wanted)
+    expected = small.segment(picture(), crf=False).labels
+    assert np.array_equal(tifffile.imread(result.labels), expected)
 
 
 @pytest.mark.parametrize("moment", ["with_legend", "shutil.rmtree"])
-def test_stopped_near_the_end_it_goes_on(mosaic, small, plain, tmp_path, monkeypatch, moment):
+def test_a_run_interrupted_near_the_end_resumes(large_tiff, small, plain, tmp_path, monkeypatch, moment):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(f"deeplab.large_images.segment.{moment}", stop)
         with pytest.raises(KeyboardInterrupt):
-            segment_mosaic(mosaic, tmp_path / "out", small, crf=False, layout=LAYOUT)
-    monkeypatch.setattr(scores.ScoreGrid, "make", stop)  # nothing is looked at again
-    result = segment_mosaic(mosaic, tmp_path / "out", small, crf=False, layout=LAYOUT)
+            segment_mosaic(large_tiff, tmp_path / "out", small, crf=False, layout=LAYOUT)
+    monkeypatch.setattr(scores.ScoreGrid, "compute", stop)  # the network does not run again
+    result = segment_mosaic(large_tiff, tmp_path / "out", small, crf=False, layout=LAYOUT)
     assert np.array_equal(tifffile.imread(result.labels), plain.labels)
     assert not (tmp_path / "out.parts").exists()
 
 
-def test_parts_of_other_work_are_refused(mosaic, small, tmp_path, monkeypatch):
+def test_parts_of_other_settings_are_refused(large_tiff, small, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scores.ScoreGrid, "make", stop)
+    monkeypatch.setattr(scores.ScoreGrid, "compute", stop)
     with pytest.raises(KeyboardInterrupt):
-        segment_mosaic(mosaic, tmp_path / "out", small, crf=False, layout=LAYOUT)
+        segment_mosaic(large_tiff, tmp_path / "out", small, crf=False, layout=LAYOUT)
     with pytest.raises(
-        ValueError, match=r"out\.parts: was made with crf = None, now wanted with {.*; remove the folder"
+        ValueError, match=r"out\.parts: was made with crf = None, but crf is now {.*; remove the folder"
     ):
-        segment_mosaic(mosaic, tmp_path / "out", small, crf=NARROW, layout=LAYOUT, threads=1)
-    tifffile.imwrite(mosaic, picture()[:-8], **TILED)
+        segment_mosaic(large_tiff, tmp_path / "out", small, crf=NARROW, layout=LAYOUT, threads=1)
+    tifffile.imwrite(large_tiff, picture()[:-8], **TILED)
     with pytest.raises(ValueError, match=r"out\.parts: was made with photo ="):
-        segment_mosaic(mosaic, tmp_path / "out", small, crf=False, layout=LAYOUT)
+        segment_mosaic(large_tiff, tmp_path / "out", small, crf=False, layout=LAYOUT)
     assert (tmp_path / "out.parts" / "job.json").is_file()
 
 
 @pytest.mark.parametrize("kind", ["strips", "16 bits", "png"])
-def test_any_kind_of_file_gives_the_same_labels(small, plain, tmp_path, kind):
+def test_all_kinds_of_files_give_the_same_labels(small, plain, tmp_path, kind):
     path = tmp_path / ("p.png" if kind == "png" else "p.tif")
     if kind == "png":
         Image.fromarray(picture()).save(path)
@@ -227,25 +208,25 @@ def test_any_kind_of_file_gives_the_same_labels(small, plain, tmp_path, kind):
     assert names(tmp_path) == ["out.tif", "out_overlay.png", path.name]
 
 
-def test_where_there_is_no_picture_labels_are_void(small, tmp_path, monkeypatch):
+def test_labels_are_void_where_there_is_no_data(small, tmp_path, monkeypatch):
     alpha = np.full((H, W, 1), 255, np.uint8)
-    alpha[:110, :120] = 0  # one window and one block wholly, others in part
+    alpha[:110, :120] = 0  # covers one window and one block, and parts of others
     tifffile.imwrite(
         tmp_path / "m.tif", np.concatenate([picture(), alpha], 2), extrasamples=["unassalpha"], **TILED
     )
-    looks = []
+    calls = []
     monkeypatch.setattr(
-        small.predictor, "scores", lambda photo, real=small.predictor.scores: looks.append(0) or real(photo)
+        small.predictor, "scores", lambda photo, real=small.predictor.scores: calls.append(0) or real(photo)
     )
     result = segment_mosaic(tmp_path / "m.tif", tmp_path / "out", small, crf=NARROW, layout=LAYOUT, threads=1)
     labels = tifffile.imread(result.labels)
     assert np.array_equal(labels == 255, alpha[:, :, 0] == 0)
-    assert len(looks) == 5
+    assert len(calls) == 5
     assert sum(result.shares().values()) == pytest.approx(1)
     assert result.counts[255] == 110 * 120
 
 
-def test_nothing_but_no_picture(small, tmp_path):
+def test_an_image_without_any_data(small, tmp_path):
     tifffile.imwrite(
         tmp_path / "m.tif", np.zeros((H, W, 3), np.uint8), extratags=[(42113, 2, 0, "0", True)], **TILED
     )
@@ -254,14 +235,14 @@ def test_nothing_but_no_picture(small, tmp_path):
     assert result.shares() == {}
 
 
-def test_damage_in_the_middle_leaves_nothing(mosaic, small, tmp_path):
-    content = bytearray(mosaic.read_bytes())
-    with tifffile.TiffFile(mosaic) as file:
-        place, length = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
-    content[place : place + length] = bytes(length)
-    mosaic.write_bytes(content)
+def test_a_damaged_image_leaves_no_files(large_tiff, small, tmp_path):
+    content = bytearray(large_tiff.read_bytes())
+    with tifffile.TiffFile(large_tiff) as file:
+        offset, length = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    content[offset : offset + length] = bytes(length)
+    large_tiff.write_bytes(content)
     with pytest.raises(PhotoError, match=r"m\.tif: damaged"):
-        segment_mosaic(mosaic, tmp_path / "out", small, crf=False, layout=Layout(96, 80, 0))
+        segment_mosaic(large_tiff, tmp_path / "out", small, crf=False, layout=Layout(96, 80, 0))
     for name, message in {"text.tif": "not an image", "none.tif": "no such file"}.items():
         if name == "text.tif":
             (tmp_path / name).write_text("no picture")
@@ -270,15 +251,15 @@ def test_damage_in_the_middle_leaves_nothing(mosaic, small, tmp_path):
     assert names(tmp_path) == ["m.tif", "text.tif"]
 
 
-def test_labels_never_replace_the_picture(mosaic, small):
+def test_labels_never_replace_the_image(large_tiff, small):
     with pytest.raises(ValueError, match=r"m\.tif: the results would replace it"):
-        segment_mosaic(mosaic, mosaic.with_suffix(""), small)
+        segment_mosaic(large_tiff, large_tiff.with_suffix(""), small)
 
 
-def test_memory_does_not_grow_with_the_picture(small, tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_image(small, tmp_path, monkeypatch):
     monkeypatch.setattr(segment, "OVERLAY_SIDE", 300)
-    monkeypatch.setattr(small.predictor, "_margin", 64)
-    monkeypatch.setattr(  # the network's own memory is not what is asked here
+    monkeypatch.setattr(Predictor, "margin", 64)
+    monkeypatch.setattr(  # the network's own memory is not measured here
         small.predictor,
         "scores",
         lambda photo: (np.zeros((3, *(-(-n // 8) + 1 for n in photo.shape[:2])), "f4"), 8, 0),
@@ -291,12 +272,10 @@ def test_memory_does_not_grow_with_the_picture(small, tmp_path, monkeypatch):
     segment_mosaic(tmp_path / "m.tif", tmp_path / "out", small, crf=False, layout=Layout(512, 512, 0))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (
-        peak < side**2 * 3 / 2
-    )  # half of the picture alone; windows of the overlay are the largest there are
+    assert peak < side**2 * 3 / 2  # half of the image; most of it are the windows of the overlay
 
 
-def test_layouts_follow_the_memory(small):
+def test_layouts_fit_into_the_memory(small):
     for limit in (1.5e9, 2e9, 8e9):
         layout = Layout.within(int(limit), small, Params())
         assert layout.margin == 104
@@ -310,24 +289,23 @@ def test_layouts_follow_the_memory(small):
             Layout(*wrong)
 
 
-def test_which_photos_are_large(mosaic, tmp_path, monkeypatch):
-    four = np.concatenate([picture(), picture()[:, :, :1]], axis=2)  # bands that Pillow has no name for
+def test_which_photos_are_large(large_tiff, tmp_path, monkeypatch):
+    four = np.concatenate([picture(), picture()[:, :, :1]], axis=2)  # a kind that Pillow cannot read
     tifffile.imwrite(tmp_path / "four.tif", four, photometric="minisblack", planarconfig="contig")
     Image.fromarray(picture()).save(tmp_path / "p.png")
     (tmp_path / "text.tif").write_text("no picture")
-    files = [mosaic, *(tmp_path / name for name in ("four.tif", "p.png", "text.tif", "none.tif"))]
+    files = [large_tiff, *(tmp_path / name for name in ("four.tif", "p.png", "text.tif", "none.tif"))]
     assert [is_large(file) for file in files] == [False, True, False, False, False]
-    monkeypatch.setattr(segment, "LARGE", H * W)
+    monkeypatch.setattr(segment, "LARGE_PIXELS", H * W)
     assert [is_large(file) for file in files] == [True, True, False, False, False]
-    monkeypatch.setattr(segment, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     assert not any(is_large(file) for file in files)
 
 
-def test_blocks_reduce_the_picture_by_means(mosaic, small, tmp_path):
-    with LargeTiff(mosaic) as opened:
-        found = Blocks(opened, small, None, LAYOUT, tmp_path).reduced(5)
-    wanted = Image.fromarray(picture()).reduce(5)
-    assert np.array_equal(found, np.asarray(wanted))
+def test_the_thumbnail_is_made_of_means(large_tiff, small, tmp_path):
+    with LargeTiff(large_tiff) as opened:
+        thumbnail = BlockSegmenter(opened, small, None, LAYOUT, tmp_path).thumbnail(5)
+    assert np.array_equal(thumbnail, np.asarray(Image.fromarray(picture()).reduce(5)))
 
 
 @pytest.fixture
@@ -337,13 +315,12 @@ def command(small, monkeypatch, tmp_path):
     return lambda *arguments: main(["segment", *map(str, arguments), "--out", "out", "--no-crf"])
 
 
-def test_the_command_works_on_large_and_small(command, mosaic, plain, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(segment, "LARGE", H * W)
+def test_the_command_labels_large_and_small_images(command, large_tiff, plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(segment, "LARGE_PIXELS", H * W)
     Image.fromarray(picture(40, 60)).save(tmp_path / "p.png")
-    (tmp_path / "four.tif").write_bytes(mosaic.read_bytes()[:3000])
+    (tmp_path / "four.tif").write_bytes(large_tiff.read_bytes()[:3000])
     assert command("m.tif", "p.png", "four.tif") == 1
-    told = capsys.readouterr().err
-    assert "four.tif: damaged" in told
+    assert "four.tif: damaged" in capsys.readouterr().err
     assert names(tmp_path / "out") == [
         "classes.csv",
         "m.tif",
@@ -355,21 +332,21 @@ def test_the_command_works_on_large_and_small(command, mosaic, plain, tmp_path, 
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "m.tif"), plain.labels)
     rows = (tmp_path / "out" / "classes.csv").read_text().splitlines()
     assert {row.split(",")[0] for row in rows[1:]} == {"m.tif", "p.png"}
-    monkeypatch.setattr(scores.ScoreGrid, "make", lambda *_: pytest.fail("labelled again"))
+    monkeypatch.setattr(scores.ScoreGrid, "compute", lambda *_: pytest.fail("labelled again"))
     assert command("m.tif") == 0
     assert "1 of 1 were there" in capsys.readouterr().out
 
 
-def test_the_command_takes_any_photo_in_blocks(command, plain, tmp_path, capsys):
+def test_the_command_segments_any_photo_in_blocks(command, plain, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "p.png")
     assert command("p.png", "--blocks", "--tile", "100") == 0
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "p.tif"), plain.labels)
     assert command("p.png", "--blocks", "--mirror", "--redo") == 1
-    assert "p.png: in blocks a picture is looked at once" in capsys.readouterr().err
+    assert "p.png: in blocks the network sees an image once" in capsys.readouterr().err
 
 
-def test_the_command_says_how_to_get_the_extra(command, tmp_path, monkeypatch, capsys):
+def test_the_command_names_the_missing_extra(command, tmp_path, monkeypatch, capsys):
     Image.fromarray(picture(40, 60)).save(tmp_path / "p.tif")
-    monkeypatch.setattr("deeplab.weights.exported.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     assert command("p.tif", "--blocks") == 1
     assert "pip install 'deeplab-crf[mosaic]'" in capsys.readouterr().err

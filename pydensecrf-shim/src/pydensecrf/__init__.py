@@ -1,0 +1,1 @@
+"""pydensecrf's import name, provided by ``densecrf.pydensecrf``."""

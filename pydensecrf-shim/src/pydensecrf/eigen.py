@@ -1,0 +1,3 @@
+"""See ``densecrf.pydensecrf.eigen``."""
+
+from densecrf.pydensecrf.eigen import *  # noqa: F403
