@@ -23,6 +23,7 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
     : unaries_(unaries), labels_(unaries.labels), points_(unaries.points), terms_(std::move(terms)),
       approximations_(approximations), threads_(threads), vertex_rows_(terms_.size()),
       mixed_sources_(terms_.size()) {
+    phase_times_.begin();
     check_terms();
     for (const PairwiseTerm &term : terms_) {
         if (term.is_matrix(labels_)) approximations_.convergence_tolerance = 0;
@@ -42,6 +43,7 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
     for (const PairwiseTerm &term : terms_) has_self_weights_ |= term.kernel->self_weights() != nullptr;
     choose_lanes();
     start_from_unaries();
+    phase_times_.add(&PhaseTimes::start);
     if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
 }
 
@@ -74,7 +76,11 @@ void MeanField::run(int iterations) {
 }
 
 void MeanField::marginals(float *out) {
-    guard_.run([&] { write_marginals(out); });
+    guard_.run([&] {
+        phase_times_.begin();
+        write_marginals(out);
+        phase_times_.add(&PhaseTimes::output);
+    });
 }
 
 void MeanField::finish(float *out) {
@@ -88,7 +94,9 @@ void MeanField::finish(float *out) {
         tiled_ = {};
         terms_.clear();
         guard_.finish();
+        phase_times_.begin();
         write_marginals(out);
+        phase_times_.add(&PhaseTimes::output);
     });
 }
 
@@ -99,14 +107,17 @@ std::size_t MeanField::max_active() const {
 }
 
 void MeanField::take_steps(int iterations) {
+    phase_times_.begin();
     const std::int64_t steps_before = steps_;  // steps that are repeated after a restart are full ones
     if (iterations > 0) merge_unlikely_labels();
+    phase_times_.add(&PhaseTimes::start);
     for (std::int64_t left = iterations; left > 0;) {
         const bool tiled = uses_tiles();
         const bool collect_active = may_skip() && steps_ >= 2 && steps_ >= steps_before && left > 2;
         const std::int64_t skipped = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
         merge_error_limit_ = max_merge_error(steps_, left == 1);
         tiled ? tiled_step(left == 1, collect_active) : full_step(collect_active);
+        phase_times_.add(tiled ? &PhaseTimes::update : &PhaseTimes::other);
         if (findings_.merge_errors > merge_error_point_limit()) {
             left += steps_;
             restart_without_merging();
@@ -116,8 +127,10 @@ void MeanField::take_steps(int iterations) {
         --left;
         ++steps_;
         const bool lanes_changed = left > 0 && merge_unlikely_labels();  // not after the last step
+        phase_times_.add(&PhaseTimes::start);
         if (!collect_active || lanes_changed || too_many_active()) continue;
         active_steps(skipped);
+        phase_times_.add(uses_tiles() ? &PhaseTimes::active_update : &PhaseTimes::other);
         left -= skipped;
     }
 }

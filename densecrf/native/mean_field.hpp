@@ -7,6 +7,7 @@
 #include "call_guard.hpp"
 #include "kernel.hpp"
 #include "merged_labels.hpp"
+#include "phase_times.hpp"
 #include "tiled_rows.hpp"
 
 namespace densecrf {
@@ -48,6 +49,9 @@ public:
     void run(int iterations);
 
     int threads() const { return threads_; }
+
+    // Processor time of the phases so far, for benchmarks.
+    const PhaseTimes &phase_times() const { return phase_times_; }
 
     // Writes the marginals, K x N.
     void marginals(float *out);
@@ -154,6 +158,7 @@ private:
     Approximations approximations_;
     int threads_;
     CallGuard guard_;
+    PhaseTimes phase_times_;
 
     // Steps since the start, and what a restart goes back to: the unaries, or marginals (K x N) if there are
     // any.

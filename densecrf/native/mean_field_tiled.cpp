@@ -38,7 +38,9 @@ void MeanField::tiled_step(bool is_last, bool collect_active) {
                                     : !unlikely_lanes().empty();
     const bool splats = !is_last && !may_merge;
     if (!is_splatted_) splat_marginals();
+    phase_times_.add(&PhaseTimes::first_splat);
     tiled_->blur(false, threads_);
+    phase_times_.add(&PhaseTimes::blur);
     if (collect_active) is_active_.resize(points_);
     std::vector<StepFindings> parts(threads_);
     for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
@@ -118,12 +120,14 @@ void MeanField::collect_active_run(const float *rows, StepFindings &findings, st
 // One step of the points that have not converged: what their marginals change by is added to what is splatted.
 void MeanField::tiled_active_step() {
     tiled_->blur(true, threads_);
+    phase_times_.add(&PhaseTimes::blur);
     std::vector<std::vector<float>> rows(threads_);
     using Run = PointTiles::Run;
     tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run) {
         rows[worker].resize(block_ * lanes_);
         update_active_run(rows[worker].data(), run);
     });
+    phase_times_.add(&PhaseTimes::active_update);
 }
 
 // tiled_active_step() for a run. rows: room for those of its points.
