@@ -57,7 +57,10 @@ def phase_table(
         rows = {
             phase: {"CPU ms": round(1e3 * seconds, 1)}
             | (
-                {"MB": round(traffic[phase] / 1e6), "GB/s": round(threads * traffic[phase] / seconds / 1e9, 1)}
+                {
+                    "MB": round(traffic[phase] / 1e6),
+                    "GB/s": round(threads * traffic[phase] / seconds / 1e9, 1),
+                }
                 if phase in traffic and seconds > 0
                 else {}
             )
@@ -119,7 +122,12 @@ def _bytes(photo: np.ndarray, params: densecrf.Params) -> dict[str, float]:
     """What the blurs and the updates of ten full steps of eight lanes move at least."""
     points = photo.shape[0] * photo.shape[1]
     counts = [
-        (densecrf.Lattice(densecrf.Gaussian(photo.shape[:2], params.smoothness_xy_std).features()).vertices, 3),
+        (
+            densecrf.Lattice(
+                densecrf.Gaussian(photo.shape[:2], params.smoothness_xy_std).features()
+            ).vertices,
+            3,
+        ),
         (
             densecrf.Lattice(
                 densecrf.Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std).features()

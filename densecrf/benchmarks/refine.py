@@ -48,9 +48,7 @@ CASES = (
 """Height, width, number of labels, setting, and whether the case is hard."""
 
 
-def make_scene(
-    height: int, width: int, labels: int, noise: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+def make_scene(height: int, width: int, labels: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """A photo and probabilities like a network's.
 
     Args:
@@ -100,7 +98,7 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Pa
 
 
 def drop_in(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Params) -> np.ndarray:
-    """The same by the same script with ``densecrf.pydensecrf``, which merges no labels and skips no pixels."""
+    """The same with ``densecrf.pydensecrf``, which merges no labels and skips no pixels."""
     import densecrf.pydensecrf as dcrf
 
     return _by_script(dcrf, photo, probabilities, params)
@@ -119,9 +117,7 @@ def _by_script(
     return np.array(crf.inference(10))
 
 
-def memory_in_process(
-    method: str, height: int, width: int, labels: int, setting: str, is_hard: bool
-) -> int:
+def memory_in_process(method: str, height: int, width: int, labels: int, setting: str, is_hard: bool) -> int:
     """Bytes that one run takes above its inputs, in a process of its own.
 
     Args:

@@ -1,5 +1,4 @@
-"""Steps that splat tile by tile: the same results as steps that do not, for any number of threads; small objects
-stay."""
+"""Steps that splat tile by tile give what other steps give, for any number of threads; small objects stay."""
 
 import numpy as np
 import pytest

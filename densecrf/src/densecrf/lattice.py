@@ -184,6 +184,10 @@ class MeanField:
         """The marginals, (K, N) float32, by the last call: what only further steps need is freed first."""
         return self._native.finish()
 
+    def phase_seconds(self) -> dict[str, float]:
+        """Processor time, of all threads of this process, by phase of what has been computed so far."""
+        return self._native.phase_seconds()
+
 
 def weighted_messages(
     kernels: Sequence[Kernel],
