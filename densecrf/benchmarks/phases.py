@@ -15,8 +15,8 @@ from densecrf.unary import FLOOR
 
 ROW_BYTES = 32
 """Of a pixel or vertex: eight lanes."""
-WEIGHT_BYTES = 8
-"""Of a splat weight: a row number and a weight."""
+NEIGHBOUR_BYTES = 8
+"""Of a vertex and axis: the rows of its two neighbours."""
 
 
 def stream(threads: int, megabytes: int = 256) -> float:
@@ -44,8 +44,8 @@ def phase_table(
         repeats: number of runs.
 
     Returns:
-        For "1 thread" and "2 threads": for each phase "CPU ms", and "MB" and "GB/s" of the vertex rows, splat
-        weights and rows of pixels that it reads and writes; and "stream", the bandwidth of large copies.
+        For "1 thread" and "2 threads": for each phase "CPU ms", for blurs "MB" and "GB/s" of what they read
+        and write, too; and "stream", the bandwidth of large copies.
     """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for threads in (1, 2):
@@ -53,6 +53,7 @@ def phase_table(
         for _ in range(repeats):
             for phase, seconds in _run_once(photo, probabilities, params, threads).items():
                 least[phase] = min(least[phase], seconds)
+        least["normalisation"] = least.pop("lattice and normalisation") - least["lattice"]
         traffic = _bytes(photo, params)
         rows = {
             phase: {"CPU ms": round(1e3 * seconds, 1)}
@@ -114,28 +115,14 @@ def _run_once(
     )
     field.run(10)
     field.finish()
-    seconds["normalisation"] = seconds.pop("lattice and normalisation") - seconds["lattice"]
     return seconds | {f"10 steps: {phase}": s for phase, s in field.phase_seconds().items() if s > 0}
 
 
 def _bytes(photo: np.ndarray, params: densecrf.Params) -> dict[str, float]:
-    """What the blurs and the updates of ten full steps of eight lanes move at least."""
-    points = photo.shape[0] * photo.shape[1]
-    counts = [
-        (
-            densecrf.Lattice(
-                densecrf.Gaussian(photo.shape[:2], params.smoothness_xy_std).features()
-            ).vertices,
-            3,
-        ),
-        (
-            densecrf.Lattice(
-                densecrf.Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std).features()
-            ).vertices,
-            6,
-        ),
-    ]
-    blur = sum(vertices * axes * (2 * ROW_BYTES + 8) for vertices, axes in counts)
-    rows = sum(3 * vertices * ROW_BYTES for vertices, _ in counts)  # read; read and written
-    weights = sum(points * corners * WEIGHT_BYTES for _, corners in counts)
-    return {"10 steps: blur": 10 * blur, "10 steps: update": 5 * (rows + weights + points * 2 * ROW_BYTES)}
+    """What the blurs of ten steps of eight lanes read and write, from memory or from caches."""
+    smoothness = densecrf.Gaussian(photo.shape[:2], params.smoothness_xy_std)
+    appearance = densecrf.Bilateral(photo, params.appearance_xy_std, params.appearance_rgb_std)
+    blur = 0
+    for features, axes in ((smoothness.features(), 3), (appearance.features(), 6)):
+        blur += densecrf.Lattice(features).vertices * axes * (2 * ROW_BYTES + NEIGHBOUR_BYTES)
+    return {"10 steps: blur": 10 * blur}

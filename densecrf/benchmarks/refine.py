@@ -244,7 +244,7 @@ def time_case(
     if has_pydensecrf:
         methods["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
     is_large = height * width > 10**6
-    times = measure(methods, 2, 1, 2) if is_large else measure(methods, rounds)
+    times = measure(methods, min(rounds, 2), 1, 1) if is_large else measure(methods, rounds)
     title = case_title(height, width, labels, setting, is_hard)
     for method, figures in times.items():
         reference = times["pydensecrf2"]["median s"] if has_pydensecrf else float("nan")
