@@ -227,9 +227,8 @@ Output marginals(Inference &self) {
 
 std::map<std::string, double> phase_seconds(const Inference &self) {
     const densecrf::PhaseTimes &times = self.field->phase_times();
-    return {{"start", times.start},   {"first splat", times.first_splat},
-            {"blur", times.blur},     {"update", times.update},
-            {"active update", times.active_update}, {"other steps", times.other},
+    return {{"start", times.start},   {"first splat", times.first_splat},     {"blur", times.blur},
+            {"update", times.update}, {"active update", times.active_update}, {"other steps", times.other},
             {"output", times.output}};
 }
 

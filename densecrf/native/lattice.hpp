@@ -39,7 +39,8 @@ public:
         const auto store_weights = [&](auto entry) {
             using Weights = SplatWeights<decltype(entry)>;
             return std::make_unique<AnySplatWeights>(Weights(std::move(vertices.corner), std::move(weight),
-                                                             corners_, vertices_, slice_factor, tiles_.empty(), threads));
+                                                             corners_, vertices_, slice_factor,
+                                                             tiles_.empty(), threads));
         };
         const bool compact =
             points >= large && std::max(points, vertices_ + 1) < CompactSplatWeight::index_limit;
@@ -98,14 +99,15 @@ public:
             clear(rows.data(), lanes, threads);
             tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next) {
                 prefetch(next.begin, next.end);
-                splat(lanes, nullptr, values + std::size_t(run.begin) * lanes, rows.data(), run.begin, run.end);
+                splat(lanes, nullptr, values + std::size_t(run.begin) * lanes, rows.data(), run.begin,
+                      run.end);
             });
         }
         blur(lanes, rows, scratch, threads, transposed, false);
     }
 
-    // Adds the values of points ids[n] (or n, where ids is null) for n in [begin, end), the first at `values`, to
-    // the rows of their vertices.
+    // Adds the values of points ids[n] (or n, where ids is null) for n in [begin, end), the first at
+    // `values`, to the rows of their vertices.
     void splat(int lanes, const std::int32_t *ids, const float *values, float *rows, std::size_t begin,
                std::size_t end) const {
         std::visit(
@@ -117,8 +119,8 @@ public:
             *weights_);
     }
 
-    // Takes note that a tile touches the vertices of points [begin, end). False if another tile from `first` on
-    // has touched one of them. owner: for each row, the last tile that touched it.
+    // Takes note that a tile touches the vertices of points [begin, end). False if another tile from `first`
+    // on has touched one of them. owner: for each row, the last tile that touched it.
     bool claim(std::size_t begin, std::size_t end, std::int32_t first, std::int32_t tile,
                std::int32_t *owner) const {
         return std::visit(
@@ -273,9 +275,8 @@ private:
 
     // Sets the rows of all vertices to zero.
     void clear(float *rows, int lanes, int threads) const {
-        parallel_for(threads, (vertices_ + 1) * lanes, [&](std::size_t begin, std::size_t end) {
-            std::fill(rows + begin, rows + end, 0.0f);
-        });
+        parallel_for(threads, (vertices_ + 1) * lanes,
+                     [&](std::size_t begin, std::size_t end) { std::fill(rows + begin, rows + end, 0.0f); });
     }
 
     // The blur's factor along one path from a row: down the marked axes, or up the unmarked ones; 0 if a

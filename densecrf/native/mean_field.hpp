@@ -66,9 +66,9 @@ private:
     // What a step finds out about marginals, of all points or of some.
     struct StepFindings {
         std::vector<float> max_probability;  // of each lane
-        std::vector<std::size_t> held;       // for each lane, the points that merging it would change too much
-        std::size_t merge_errors = 0;        // points that merging may have changed too much
-        std::size_t active = 0;              // points that have not converged
+        std::vector<std::size_t> held;  // for each lane, the points that merging it would change too much
+        std::size_t merge_errors = 0;   // points that merging may have changed too much
+        std::size_t active = 0;         // points that have not converged
 
         void reset(std::size_t lanes) {
             max_probability.assign(lanes, 0.0f);

@@ -170,10 +170,10 @@ std::size_t MeanField::merge_point_limit() const {
 // The number of points that merging may change too much in a step; in small images none.
 std::size_t MeanField::merge_error_point_limit() const { return 5 * std::size_t(3e-4 * double(points_)); }
 
-// The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups, those
-// whose probability x message is large at few points. (A label with a probability here and there, but no
-// message from around, fades or stays a speckle; one that will have an object has a message there.) Empty if
-// merging them saves no lanes or leaves no other label.
+// The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups,
+// those whose probability x message is large at few points. (A label with a probability here and there, but
+// no message from around, fades or stays a speckle; one that will have an object has a message there.) Empty
+// if merging them saves no lanes or leaves no other label.
 std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     std::vector<std::int32_t> unlikely;
     if (approximations_.merge_threshold <= 0) return unlikely;

@@ -102,7 +102,8 @@ void MeanField::active_step() {
     const std::vector<const float *> sources(terms_.size(), change.data());
     const std::int32_t *ids = active_.points.data();
     for_each_block(count, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> unused(findings_.max_probability.size(), 0.0f);  // the maxima are not over all points
+        std::vector<float> unused(findings_.max_probability.size(),
+                                  0.0f);  // the maxima are not over all points
         float *now = active_.now.data() + begin * lanes_;
         std::copy_n(active_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
         add_messages(0, sources, ids, now, begin, end);

@@ -34,8 +34,8 @@ void MeanField::store_unary_rows() {
 // Marginals are stored after the last step, and whenever lanes may be merged next.
 void MeanField::tiled_step(bool is_last, bool collect_active) {
     const bool is_first = steps_ == restart_step_;
-    const bool may_merge = is_first ? approximations_.merge_threshold > 0 && groups_ > 1
-                                    : !unlikely_lanes().empty();
+    const bool may_merge =
+        is_first ? approximations_.merge_threshold > 0 && groups_ > 1 : !unlikely_lanes().empty();
     const bool splats = !is_last && !may_merge;
     if (!is_splatted_) splat_marginals();
     phase_times_.add(&PhaseTimes::first_splat);
@@ -72,7 +72,8 @@ void MeanField::prefetch(PointTiles::Run run) const {
     tiled_->prefetch(run);
     merged_.prefetch(run.begin, run.end);
     for (std::size_t g = 0; g < groups_ && !unary_rows_.empty(); ++g)
-        prefetch_range(unary_rows_.data() + (g * points_ + run.begin) * lanes_, (run.end - run.begin) * lanes_);
+        prefetch_range(unary_rows_.data() + (g * points_ + run.begin) * lanes_,
+                       (run.end - run.begin) * lanes_);
 }
 
 // The next marginals of points [begin, end). logits: room for their rows, block_ x lanes_ floats a group, and
@@ -87,8 +88,8 @@ void MeanField::update_run(float *logits, bool splats, bool collect_active, Step
     } else {
         if (!merged_.empty()) finish_merged_lane(nullptr, logits + (groups_ - 1) * stride, begin, end);
         if (counts_held()) std::copy_n(logits, groups_ * stride, unfinished);
-        softmax(int(lanes_), int(groups_), int(lanes_used()), stride, logits,
-                findings.max_probability.data(), 0, count);
+        softmax(int(lanes_), int(groups_), int(lanes_used()), stride, logits, findings.max_probability.data(),
+                0, count);
         for (std::size_t g = 0; g < groups_ && counts_held(); ++g)
             count_held(int(lanes_), logits + g * stride, unfinished + g * stride,
                        unary_rows_.data() + (g * points_ + begin) * lanes_, max_held_,
@@ -117,7 +118,8 @@ void MeanField::collect_active_run(const float *rows, StepFindings &findings, st
     }
 }
 
-// One step of the points that have not converged: what their marginals change by is added to what is splatted.
+// One step of the points that have not converged: what their marginals change by is added to what is
+// splatted.
 void MeanField::tiled_active_step() {
     tiled_->blur(true, threads_);
     phase_times_.add(&PhaseTimes::blur);

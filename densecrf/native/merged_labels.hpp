@@ -78,8 +78,8 @@ private:
     static constexpr float max_message = 30;  // the range of fast_exp() is -87 to 87
 
     MergedView view() const {
-        return {labels_.data(), labels_.size(), energy_.data(), mean_share_.data(), share_variance_.data(),
-                share_skew_.data()};
+        return {labels_.data(),     labels_.size(),         energy_.data(),
+                mean_share_.data(), share_variance_.data(), share_skew_.data()};
     }
 
     std::vector<std::int32_t> labels_;

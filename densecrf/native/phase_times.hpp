@@ -6,10 +6,11 @@
 
 namespace densecrf {
 
-// In seconds, of all threads of the process. Phases follow one another: each is given the time since the last.
+// In seconds, of all threads of the process. Phases follow one another: each is given the time since the
+// last.
 struct PhaseTimes {
-    double start = 0;          // unaries: checks, rows, first marginals; and lanes that change
-    double first_splat = 0;    // of marginals that are stored
+    double start = 0;        // unaries: checks, rows, first marginals; and lanes that change
+    double first_splat = 0;  // of marginals that are stored
     double blur = 0;
     double update = 0;         // slice, softmax and splat of the result, of all pixels
     double active_update = 0;  // the same of the pixels that have not converged

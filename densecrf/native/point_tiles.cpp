@@ -9,10 +9,10 @@
 namespace densecrf {
 namespace {
 
-constexpr std::size_t wanted_run = 40;     // points, on average; shorter runs cost more than they save
-constexpr int max_shift = 7;               // of up to 2^7 x 2^7 of the smallest tiles one is made
-constexpr std::size_t small = 1 << 13;     // points that one thread may take alone
-constexpr std::size_t wanted_tiles = 12;   // for more points than that
+constexpr std::size_t wanted_run = 40;    // points, on average; shorter runs cost more than they save
+constexpr int max_shift = 7;              // of up to 2^7 x 2^7 of the smallest tiles one is made
+constexpr std::size_t small = 1 << 13;    // points that one thread may take alone
+constexpr std::size_t wanted_tiles = 12;  // for more points than that
 
 using Tile = std::pair<std::int32_t, std::int32_t>;
 
@@ -64,7 +64,8 @@ std::vector<TiledRun> find_runs(const Simplexes &s, int shift) {
 PointTiles make_point_tiles(const Simplexes &s) {
     PointTiles result;
     std::vector<TiledRun> runs;
-    for (int shift = 0; shift <= max_shift && runs.empty() && s.points > 0; ++shift) runs = find_runs(s, shift);
+    for (int shift = 0; shift <= max_shift && runs.empty() && s.points > 0; ++shift)
+        runs = find_runs(s, shift);
     std::map<Tile, std::size_t> sizes;
     for (const TiledRun &run : runs) sizes[run.tile] += run.run.end - run.run.begin;
     for (TiledRun &run : runs) run.tile_size = sizes[run.tile];

@@ -223,14 +223,14 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *neig
 #undef CALL
 }
 
-// The same for each number of corners that is common: of lattices over positions, or positions with grey levels
-// or colors.
-#define DENSECRF_FOR_CORNERS(L)      \
-    switch (corners) {               \
-        case 3: CALL(L, 3); break;   \
-        case 4: CALL(L, 4); break;   \
-        case 6: CALL(L, 6); break;   \
-        default: CALL(L, 0); break;  \
+// The same for each number of corners that is common: of lattices over positions, or positions with grey
+// levels or colors.
+#define DENSECRF_FOR_CORNERS(L)     \
+    switch (corners) {              \
+        case 3: CALL(L, 3); break;  \
+        case 4: CALL(L, 4); break;  \
+        case 6: CALL(L, 6); break;  \
+        default: CALL(L, 0); break; \
     }
 
 #define CALL(L, C) splat_points<L, C>(corners, weights, ids, factor, scale, values, rows, begin, end)

@@ -16,8 +16,8 @@ void splat(int lanes, const std::int32_t *offsets, const SplatWeight *weights, c
 void splat(int lanes, const std::int32_t *offsets, const CompactSplatWeight *weights, const float *values,
            float *rows, std::size_t begin, std::size_t end);
 
-// rows[vertex] += factor x scale[i] x weight x values[n - begin], for n in [begin, end) and the corners of point
-// i = ids[n], or n if ids is null; without scale, if it is null. weights: points x corners.
+// rows[vertex] += factor x scale[i] x weight x values[n - begin], for n in [begin, end) and the corners of
+// point i = ids[n], or n if ids is null; without scale, if it is null. weights: points x corners.
 void splat_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids, float factor,
                const float *scale, const float *values, float *rows, std::size_t begin, std::size_t end);
 void splat_add(int lanes, int corners, const CompactSplatWeight *weights, const std::int32_t *ids,
@@ -29,9 +29,9 @@ void splat_add(int lanes, int corners, const CompactSplatWeight *weights, const 
 void blur(int lanes, const float *rows, const std::int32_t *neighbours, float *blurred, std::size_t begin,
           std::size_t end);
 
-// out[n - begin] = base[n - begin] + strength x sum over the corners of point i of weight x rows[vertex], lane
-// by lane, for n in [begin, end), where i is ids[n], or n if ids is null. weights: points x corners. base may
-// be out.
+// out[n - begin] = base[n - begin] + strength x sum over the corners of point i of weight x rows[vertex],
+// lane by lane, for n in [begin, end), where i is ids[n], or n if ids is null. weights: points x corners.
+// base may be out.
 void slice_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids, const float *rows,
                const float *strength, const float *base, float *out, std::size_t begin, std::size_t end);
 void slice_add(int lanes, int corners, const CompactSplatWeight *weights, const std::int32_t *ids,
@@ -44,8 +44,8 @@ void slice_add(int lanes, int corners, const CompactSplatWeight *weights, const 
 void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows, float *max_probability,
              std::size_t begin, std::size_t end);
 
-// Adds to counts[k] in how many of `count` rows a label's probability x message is over the limit in lane k. The
-// message is what was added to the unary logit.
+// Adds to counts[k] in how many of `count` rows a label's probability x message is over the limit in lane k.
+// The message is what was added to the unary logit.
 void count_held(int lanes, const float *probabilities, const float *logits, const float *unary_logits,
                 float limit, std::size_t *counts, std::size_t count);
 

@@ -90,8 +90,8 @@ struct SplatWeights {
     float splat_over_slice = 1;       // ratio of a point's splat weights to its slice weights ...
     Buffer<float> ratio;              // ... times this for each point, unless empty
 
-    // row, weight: points x corners, the vertex row and the barycentric weight of each corner. needs_vertices:
-    // whether splats are made vertex by vertex.
+    // row, weight: points x corners, the vertex row and the barycentric weight of each corner.
+    // needs_vertices: whether splats are made vertex by vertex.
     SplatWeights(Buffer<std::int32_t> row, Buffer<float> weight, int corner_count, std::size_t vertices,
                  float slice_factor, bool needs_vertices, int threads)
         : corners(corner_count), by_point(row.size()), splat_over_slice(1 / slice_factor) {

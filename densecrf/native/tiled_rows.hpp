@@ -21,8 +21,8 @@ public:
     void allocate(int lanes, std::size_t groups, int threads);
     bool has_size(int lanes, std::size_t groups) const { return lanes == lanes_ && groups == groups_; }
 
-    // Adds a group's marginals, or what they have changed by: rows of points ids[n] (or n, where ids is null) for
-    // n in [begin, end), the first of which is at `values`.
+    // Adds a group's marginals, or what they have changed by: rows of points ids[n] (or n, where ids is null)
+    // for n in [begin, end), the first of which is at `values`.
     void splat(std::size_t group, const std::int32_t *ids, const float *values, std::size_t begin,
                std::size_t end) {
         for (std::size_t m = 0; m < lattices_.size(); ++m)
@@ -38,9 +38,7 @@ public:
     void blur(bool keeps, int threads);
 
     // Of term m and a group, to be sliced from.
-    const float *rows(std::size_t m, std::size_t group) const {
-        return current_[m * groups_ + group].data();
-    }
+    const float *rows(std::size_t m, std::size_t group) const { return current_[m * groups_ + group].data(); }
 
     const PointTiles &tiles() const { return *tiles_; }
 

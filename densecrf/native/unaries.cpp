@@ -10,7 +10,7 @@
 namespace densecrf {
 namespace {
 
-constexpr std::size_t block = 256;      // pixels whose sums fit into the first-level cache
+constexpr std::size_t block = 256;  // pixels whose sums fit into the first-level cache
 // Below it three cumulants are enough: the next term is at most 5e-3, where two labels share evenly, and some
 // 1e-4 where one label or many of them do.
 constexpr float small_message = 1.0f;
@@ -179,7 +179,8 @@ DENSECRF_INLINE void logits(const Unaries &u, const MergedView &merged, const st
             logits_at<Probabilities>(u, merged, first, count, message, logit);
         } else {
             if (ids)
-                for (std::size_t n = 0; n < count; ++n) logit[n] = small_logit(merged, ids[first + n], message[n]);
+                for (std::size_t n = 0; n < count; ++n)
+                    logit[n] = small_logit(merged, ids[first + n], message[n]);
             else
                 for (std::size_t n = 0; n < count; ++n) logit[n] = small_logit(merged, first + n, message[n]);
             for (std::size_t n = 0; n < count && large; ++n)

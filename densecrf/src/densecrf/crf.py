@@ -17,7 +17,7 @@ from densecrf.validation import fraction, real_number
 
 MERGE_THRESHOLD = 0.1
 """Labels whose probability is nowhere higher share one message by default. At 500×375 with 21 labels this
-changes probabilities by 1e-6 on average, and by 5e-5 where noise lifts all labels (see the package's README)."""
+changes probabilities by 1e-6 on average, by 5e-5 where noise lifts all labels (see the package's README)."""
 CONVERGENCE_TOLERANCE = 1e-4
 """Default change of probability, per full step, below which a pixel is left out of the next two or three
 steps. This starts with the third step, and the last step is a full one (effect: see the package's README)."""

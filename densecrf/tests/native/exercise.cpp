@@ -181,11 +181,12 @@ void refine_image() {
             for (const int threads : {1, 4}) {
                 std::vector<PairwiseTerm> terms;
                 for (const int dimensions : {2, 5}) {
-                    Lattice lattice((dimensions == 2 ? positions : colors).data(), points, dimensions, 0, threads);
+                    Lattice lattice((dimensions == 2 ? positions : colors).data(), points, dimensions, 0,
+                                    threads);
                     check(!lattice.tiles().empty(), "an image has no tiles", points, dimensions, labels);
-                    terms.push_back({std::make_shared<Kernel>(std::move(lattice), Normalization(kind), kind % 2,
-                                                              threads),
-                                     std::vector<float>(labels, kind == 3 ? 0.02f : 3.0f)});
+                    terms.push_back(
+                        {std::make_shared<Kernel>(std::move(lattice), Normalization(kind), kind % 2, threads),
+                         std::vector<float>(labels, kind == 3 ? 0.02f : 3.0f)});
                 }
                 MeanField field({energies.data(), labels, points, 0}, terms, {0.1f, 1e-3f}, threads);
                 field.run(10);
