@@ -48,6 +48,7 @@ def write_all(folder: Path, results: Path = RESULTS) -> None:
         folder / "parts" / "layers.md": layers("deeplab-largefov"),
         folder / "parts" / "accuracy.md": accuracy(results),
         folder / "parts" / "speed.md": crf_speed(results),
+        folder / "parts" / "phases.md": crf_phases(results),
     }
     for stem, path in measured(results).items():
         pages[folder / "results" / f"{stem}.md"] = result_page(path)
@@ -200,6 +201,26 @@ def crf_speed(results: Path = RESULTS) -> str:
         rows.append([work, f"{theirs:.2f} s", *(f"{s:.2f} s ({theirs / s:.1f}×)" for s in ours.values())])
         head = ["work", rival, *ours]
     return f"{table([head, *rows])}\n\n{content['processor']}, {content['date']}.\n"
+
+
+def crf_phases(results: Path = RESULTS) -> str:
+    """Processor time of the phases of the CRF, for one and two threads."""
+    path = results / "bench-densecrf.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    title = next((key for key in content if key.startswith("phases of ")), None)
+    if title is None:
+        return "No phases have been written to `results/` yet; `make bench` does.\n"
+    threads: dict[str, dict[str, dict[str, float]]] = content[title]
+    phases = list(dict.fromkeys(phase for rows in threads.values() for phase in rows))
+    rows: Rows = []
+    for phase in phases:
+        figures = [each.get(phase, {}) for each in threads.values()]
+        cells = [
+            ", ".join(f"{value:g} {unit}" for unit, value in one.items()) if one else "" for one in figures
+        ]
+        rows.append([phase, *cells])
+    text = table([["phase", *threads], *rows])
+    return f"{title.removeprefix('phases of ')}; {content['processor']}, {content['date']}.\n\n{text}\n"
 
 
 def networks() -> str:

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: MIT
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -224,6 +225,13 @@ Output marginals(Inference &self) {
     return out;
 }
 
+std::map<std::string, double> phase_seconds(const Inference &self) {
+    const densecrf::PhaseTimes &times = self.field->phase_times();
+    return {{"start", times.start},   {"first splat", times.first_splat},     {"blur", times.blur},
+            {"update", times.update}, {"active update", times.active_update}, {"other steps", times.other},
+            {"output", times.output}};
+}
+
 Output finish(Inference &self) {
     Output out = self.make_marginals();
     run(self.field->threads(), [&] { self.field->finish(out.data()); });
@@ -271,7 +279,8 @@ NB_MODULE(_native, module) {
         .def("set_marginals", &set_marginals, "marginals"_a)
         .def("run", &take_steps, "iterations"_a)
         .def("marginals", &marginals)
-        .def("finish", &finish);
+        .def("finish", &finish)
+        .def("phase_seconds", &phase_seconds);
     module.def("messages", &messages, "kernels"_a, "weights"_a, "values"_a, "dot_with"_a.none(),
                "transposed"_a, "threads"_a);
     module.def("empty", &make_output, "rows"_a, "columns"_a);

@@ -3,6 +3,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
+
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(DENSECRF_PLAIN)
 #if defined(__clang__)  // takes processors, not levels, as names of clones
 #define DENSECRF_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
@@ -40,6 +42,18 @@ inline const char *simd_level() {
     return "NEON (aarch64)";
 #else
     return "portable";
+#endif
+}
+
+// Fetches `count` objects into the cache, where the compiler knows how.
+template <class T>
+inline void prefetch_range(const T *first, std::size_t count) {
+#if defined(__GNUC__)
+    const char *bytes = reinterpret_cast<const char *>(first);
+    for (std::size_t offset = 0; offset < count * sizeof(T); offset += 64) __builtin_prefetch(bytes + offset);
+#else
+    (void)first;
+    (void)count;
 #endif
 }
 

@@ -207,6 +207,10 @@ class MeanField:
             marginals[self._impossible] = 0
         return marginals
 
+    def phase_seconds(self) -> dict[str, float]:
+        """Processor time, of all threads of this process, by phase of what has been computed so far."""
+        return self._native.phase_seconds()
+
 
 def weighted_messages(
     kernels: Sequence[Kernel],
