@@ -105,7 +105,7 @@ NATIVE := $(filter-out %/bindings.cpp,$(wildcard densecrf/native/*.cpp)) densecr
 SANITIZE := $(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -Wno-psabi -DDENSECRF_PLAIN -Idensecrf/native $(NATIVE) -pthread
 sanitize:
 	@mkdir -p densecrf/build
-	$(SANITIZE) -fsanitize=address,undefined -fno-sanitize-recover=all -o densecrf/build/exercise-asan
+	$(SANITIZE) -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -o densecrf/build/exercise-asan
 	densecrf/build/exercise-asan
 	$(SANITIZE) -fsanitize=thread -o densecrf/build/exercise-tsan
 	densecrf/build/exercise-tsan

@@ -1,4 +1,4 @@
-"""Sphinx reads this: what the pages are made of, and that nothing is fetched to make or to read them."""
+"""Sphinx configuration. Nothing is fetched to build or to read the pages."""
 
 import os
 import sys

@@ -1,8 +1,7 @@
-"""Pages and tables that are made from what they are about, each time the docs are built: they cannot go
-stale.
+"""Documentation pages and tables generated from `results/` and from the code each time the docs are built.
 
-From ``results/``: a page for each measurement. From the code: the commands with their options, and the
-networks.
+From ``results/``: one page per measurement, and the tables of accuracy and speed. From the code: the commands
+with their options, and the networks.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ from deeplab.tables import Rows, markdown_table
 from densecrf.cli import main as densecrf_main
 
 RESULTS = Path(__file__).parents[1] / "results"
-MOST_ROWS, MOST_COLUMNS = 60, 7
-PAPER = {  # field of view and mean IoU before and after the CRF on VOC 2012 val: Table 2, and DeepLab v2's Table 1
+MAX_ROWS = 60
+MAX_COLUMNS = 7
+# Field of view, and mean IoU before and after the CRF on VOC 2012 val: Table 2, and DeepLab v2's Table 1.
+PAPER = {
     "deeplab": (128, 59.80, 63.74),
     "deeplab-4x4": (224, 63.41, 67.14),
     "deeplab-7x7": (224, 64.38, 67.64),
@@ -35,26 +36,32 @@ PAPER = {  # field of view and mean IoU before and after the CRF on VOC 2012 val
 
 
 def write_all(folder: Path, results: Path = RESULTS) -> None:
-    """Write all generated pages; what did not change is left alone, so that Sphinx need not read it again."""
-    wanted = {
+    """Write all generated pages; unchanged files are not written again, so that Sphinx does not rebuild them.
+
+    Args:
+        folder: where to write.
+        results: folder of the measurements.
+    """
+    pages = {
         folder / "commands.md": commands_page(),
         folder / "parts" / "networks.md": networks(),
         folder / "parts" / "layers.md": layers("deeplab-largefov"),
         folder / "parts" / "accuracy.md": accuracy(results),
         folder / "parts" / "speed.md": crf_speed(results),
+        folder / "parts" / "phases.md": crf_phases(results),
     }
     for stem, path in measured(results).items():
-        wanted[folder / "results" / f"{stem}.md"] = result_page(path)
-    for path, text in wanted.items():
+        pages[folder / "results" / f"{stem}.md"] = result_page(path)
+    for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
-    for old in set(folder.rglob("*.md")) - set(wanted):
+    for old in set(folder.rglob("*.md")) - set(pages):
         old.unlink()
 
 
 def measured(results: Path = RESULTS) -> dict[str, Path]:
-    """The file of each measurement: its .md where there is one, else its .json, else its .csv."""
+    """The file of each measurement: .md if it exists, else .json, else .csv."""
     found: dict[str, Path] = {}
     for ending in (".csv", ".json", ".md"):
         found |= {path.stem: path for path in sorted(results.glob(f"*{ending}"))}
@@ -62,12 +69,12 @@ def measured(results: Path = RESULTS) -> dict[str, Path]:
 
 
 def result_page(path: Path) -> str:
-    """A measurement as a page."""
+    """The page of a measurement."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         title = re.match(r"# (.+)\n", text)
         head, body = (title[1], text[title.end() :]) if title else (path.stem, text)
-        body = body.replace("](../docs/", "](/")  # the same picture, seen from results/ and from the pages
+        body = body.replace("](../docs/", "](/")  # links to pictures work from results/ and from the pages
     elif path.suffix == ".json":
         head, body = path.stem, "\n".join(blocks(json.loads(text)))
     else:
@@ -76,7 +83,7 @@ def result_page(path: Path) -> str:
 
 
 def blocks(content: Any) -> Iterator[str]:
-    """JSON as Markdown: what is single first, then a table for each key that holds more."""
+    """JSON as Markdown: a table of the single values, then one table for each nested key."""
     if isinstance(content, list):
         content = {"": content}
     single = [[key, cell(value)] for key, value in content.items() if is_single(value)]
@@ -92,16 +99,14 @@ def blocks(content: Any) -> Iterator[str]:
 
 
 def grid(value: Any) -> tuple[Rows, int]:
-    """Anything nested as one table: a line for each innermost mapping, a column for each of its keys.
+    """Nested JSON as one table: a row for each innermost mapping, a column for each of its keys.
 
     Returns:
-        The rows, and how many of their columns are keys.
+        The rows, and how many of the columns are keys.
     """
     lines = list(leaves(value))
     columns = list(dict.fromkeys(key for _, leaf in lines for key in leaf))
-    if len(columns) > MOST_COLUMNS or (
-        len(lines) == 1 and not lines[0][0]
-    ):  # too wide: a line for each number
+    if len(columns) > MAX_COLUMNS or (len(lines) == 1 and not lines[0][0]):  # too wide: one row per number
         lines = [((*path, key), {"": item}) for path, leaf in lines for key, item in leaf.items()]
         columns = [""]
     depth = max((len(path) for path, _ in lines), default=0)
@@ -112,7 +117,7 @@ def grid(value: Any) -> tuple[Rows, int]:
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The mappings without mappings in them, each with the keys that lead there."""
+    """The innermost mappings, each with the keys that lead to it."""
     if isinstance(value, list):
         value = {str(number): item for number, item in enumerate(value, 1)}
     own = {key: item for key, item in value.items() if is_single(item)}
@@ -124,14 +129,14 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def is_single(value: Any) -> bool:
-    """Whether a value fits into a cell."""
+    """Whether a value fits into one cell."""
     if isinstance(value, list):
         return all(is_single(item) and not isinstance(item, list) for item in value)
     return not isinstance(value, Mapping)
 
 
 def cell(value: Any) -> str:
-    """A value as the text of a cell."""
+    """The text of a cell."""
     if isinstance(value, list):
         return ", ".join(map(cell, value))
     if isinstance(value, float):
@@ -144,11 +149,15 @@ def cell(value: Any) -> str:
 
 
 def table(rows: Rows, words: int = 1) -> str:
-    """Rows as a Markdown table, the first ones if they are many; so many columns are of words, the rest of
-    numbers."""
+    """Rows as a Markdown table of at most ``MAX_ROWS`` rows.
+
+    Args:
+        rows: the head, then the rows.
+        words: number of columns with text, aligned to the left; the others hold numbers.
+    """
     safe = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
-    more = len(safe) - 1 - MOST_ROWS
-    text = markdown_table(safe[: MOST_ROWS + 1]).replace("---:", "---", words - 1)
+    more = len(safe) - 1 - MAX_ROWS
+    text = markdown_table(safe[: MAX_ROWS + 1]).replace("---:", "---", words - 1)
     return text + (f"\n\n… and {more} more lines in the file." if more > 0 else "")
 
 
@@ -194,13 +203,33 @@ def crf_speed(results: Path = RESULTS) -> str:
     return f"{table([head, *rows])}\n\n{content['processor']}, {content['date']}.\n"
 
 
+def crf_phases(results: Path = RESULTS) -> str:
+    """Processor time of the phases of the CRF, for one and two threads."""
+    path = results / "bench-densecrf.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    title = next((key for key in content if key.startswith("phases of ")), None)
+    if title is None:
+        return "No phases have been written to `results/` yet; `make bench` does.\n"
+    threads: dict[str, dict[str, dict[str, float]]] = content[title]
+    phases = list(dict.fromkeys(phase for rows in threads.values() for phase in rows))
+    rows: Rows = []
+    for phase in phases:
+        figures = [each.get(phase, {}) for each in threads.values()]
+        cells = [
+            ", ".join(f"{value:g} {unit}" for unit, value in one.items()) if one else "" for one in figures
+        ]
+        rows.append([phase, *cells])
+    text = table([["phase", *threads], *rows])
+    return f"{title.removeprefix('phases of ')}; {content['processor']}, {content['date']}.\n\n{text}\n"
+
+
 def networks() -> str:
     """The six networks side by side, with the paper's numbers."""
     rows: Rows = [
         [
             "network",
             "fc6",
-            "hole",
+            "atrous rate",
             "field of view, paper",
             "field of view, pixels",
             "parameters",
@@ -233,7 +262,7 @@ def layers(variant: str) -> str:
     head = [
         "layer",
         "kernel",
-        "hole",
+        "atrous rate",
         "output stride",
         "field of view",
         "channels",
@@ -259,8 +288,8 @@ def layers(variant: str) -> str:
 def commands_page() -> str:
     """Every command with its options, as ``--help`` shows them."""
     parts = [
-        "# Commands\n\nWhat `--help` says. Exit codes: 0 all done, 1 something failed, 2 wrong usage, 3 warnings only "
-        "(`check-data`), 130 interrupted.\n"
+        "# Commands\n\nThe output of `--help` for each command. Exit codes: 0 success, 1 something failed, "
+        "2 wrong usage, 3 warnings only (`check-data`), 130 interrupted.\n"
     ]
     for name in COMMANDS:
         parts.append(f"## deeplab {name}\n\n```text\n{help_of(deeplab_main, name)}\n```\n")
@@ -270,8 +299,12 @@ def commands_page() -> str:
 
 
 def help_of(main: Any, *command: str) -> str:
-    """What a command line prints for ``--help``, without colours and frames, at a width that a page has room
-    for."""
+    """The ``--help`` text of a command, without colours, 88 columns wide.
+
+    Args:
+        main: the program's main function.
+        command: the command's words.
+    """
     shown = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     kept = {key: os.environ.get(key) for key in shown}
     os.environ.update(shown)

@@ -1,6 +1,6 @@
-"""Scores of large photos by the size at which the network looks at them.
+"""Accuracy on large photos against the network's input size.
 
-Question: At which size should the network look at large photos?
+Question: To which size should large photos be downscaled for the network?
 
 Command:
     python large_photos.py --data VOC --weights deeplab-largefov-voc.safetensors --megapixels 1 --photos 80 \
@@ -10,9 +10,9 @@ Command:
 Writes: the first command, scores and seconds for each size as JSON; the second, results/large-photos.md from
 several such files.
 
-Labelled photos are enlarged to a number of megapixels, by bicubic interpolation (labels by the nearest
-neighbour), and the network looks at them reduced to several sizes. Size 0 is the enlarged photo itself.
-Photos are taken at equal distances from the list; each score is over all of them.
+Labelled photos are enlarged to a number of megapixels (bicubic; labels by nearest neighbour) and then
+downscaled to several sizes for the network. Size 0 is the enlarged photo itself. Photos are taken at equal
+distances from the list; each score is over all of them.
 """
 
 import argparse
@@ -31,17 +31,18 @@ from deeplab.evaluation.scoring import Scorer
 from deeplab.model.segmentation import Model
 
 HEADING = """\
-# Large photos: at which size the network looks at them
+# Network input size for large photos
 
-VOC val photos, enlarged (bicubic; labels by nearest neighbour). The network looks at them reduced to so many
-pixels on the longer side; its probabilities are enlarged again to the photo's size, at which the CRF runs.
-Percent; seconds on two cores that were shared with other work. Made by
+VOC val photos were enlarged (bicubic; labels by nearest neighbour) and then downscaled to several sizes for
+the network. Its probabilities are upsampled to the size of the enlarged photo, at which the CRF runs.
+Accuracy is in percent, time in seconds on two cores shared with other work. Measured by
 `deeplab/experiments/large_photos.py`.
 
-The photos had 500 pixels on the longer side before they were enlarged: photos of cameras have more detail,
-but objects fill it in the same way. Rows of equally many photos are of the same photos.
+The original photos have 500 pixels on the longer side. Enlarged photos therefore have less detail than
+photos from a camera, but objects fill the same part of them. Rows with the same number of photos use the same
+photos.
 
-| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |
+| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | seconds per photo |
 | ---: | ---: | --- | ---: | ---: | ---: | ---: |
 """
 
@@ -81,7 +82,7 @@ def measure(
     Args:
         model: the network and its card.
         photos: photos with their labels.
-        sizes: largest sides in pixels at which the network looks at a photo; 0 for full size.
+        sizes: longer sides in pixels to which photos are reduced for the network; 0 for full size.
         crf: whether the CRF refines the labels.
 
     Returns:

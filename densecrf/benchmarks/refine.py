@@ -1,8 +1,9 @@
 """Time ``densecrf.refine`` and pydensecrf2 in one run, and write medians as JSON.
 
 The scene is a photo with faint noise and a blocky softmax of 21 labels, 6 of them present, as from a network
-of stride 8. All methods take 10 iterations. Setting A has a bilateral kernel 4/50/3, setting B 4/121/5, both
-have a Gaussian kernel 3/3.
+of stride 8; in hard cases, noise on every pixel's scores lifts all 21 labels above the merge threshold
+somewhere, so that none can be merged at the start. All methods take 10 iterations. Setting A has a bilateral
+kernel 4/50/3, setting B 4/121/5, both have a Gaussian kernel 3/3.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measurement import environment, measure, memory_of
+from phases import phase_table, print_phases
 from PIL import Image
 
 import densecrf
@@ -30,23 +33,29 @@ SETTINGS = {
     "B": densecrf.Params(appearance_weight=4, appearance_xy_std=121, appearance_rgb_std=5),
 }
 PRESENT_LABELS = 6
+HARD_NOISE = 1.0
 CASES = (
-    (375, 500, 21, "A"),
-    (375, 500, 21, "B"),
-    (375, 500, 2, "A"),
-    (321, 321, 21, "A"),
-    (1024, 2048, 21, "A"),
+    (375, 500, 21, "A", True),
+    (375, 500, 21, "B", True),
+    (375, 500, 2, "A", True),
+    (1024, 2048, 21, "A", True),
+    (375, 500, 21, "A", False),
+    (375, 500, 21, "B", False),
+    (375, 500, 2, "A", False),
+    (321, 321, 21, "A", False),
+    (1024, 2048, 21, "A", False),
 )
-"""Height, width, number of labels and setting."""
+"""Height, width, number of labels, setting, and whether the case is hard."""
 
 
-def make_scene(height: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
+def make_scene(height: int, width: int, labels: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """A photo and probabilities like a network's.
 
     Args:
         height: H in pixels.
         width: W in pixels.
         labels: number of labels K.
+        noise: standard deviation of the noise on every pixel's scores, in nats.
 
     Returns:
         (H, W, 3) uint8 and (K, H, W) float32.
@@ -69,6 +78,8 @@ def make_scene(height: int, width: int, labels: int) -> tuple[np.ndarray, np.nda
         for s in scores
     ]
     logits = np.stack([np.asarray(image)[:height, :width] for image in fine])
+    if noise:
+        logits += rng.normal(scale=noise, size=logits.shape)
     powers = np.exp(logits - logits.max(0))
     return photo, (powers / powers.sum(0)).astype(np.float32)
 
@@ -83,6 +94,19 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Pa
     """
     import pydensecrf.densecrf as dcrf
 
+    return _by_script(dcrf, photo, probabilities, params)
+
+
+def drop_in(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Params) -> np.ndarray:
+    """The same with ``densecrf.pydensecrf``, which merges no labels and skips no pixels."""
+    import densecrf.pydensecrf as dcrf
+
+    return _by_script(dcrf, photo, probabilities, params)
+
+
+def _by_script(
+    dcrf: Any, photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Params
+) -> np.ndarray:
     labels, height, width = probabilities.shape
     crf = dcrf.DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(-np.log(np.maximum(probabilities, 1e-10)).reshape(labels, -1))
@@ -93,7 +117,7 @@ def pydensecrf(photo: np.ndarray, probabilities: np.ndarray, params: densecrf.Pa
     return np.array(crf.inference(10))
 
 
-def memory_in_process(method: str, height: int, width: int, labels: int, setting: str) -> int:
+def memory_in_process(method: str, height: int, width: int, labels: int, setting: str, is_hard: bool) -> int:
     """Bytes that one run takes above its inputs, in a process of its own.
 
     Args:
@@ -102,15 +126,17 @@ def memory_in_process(method: str, height: int, width: int, labels: int, setting
         width: W in pixels.
         labels: number of labels K.
         setting: "A" or "B".
+        is_hard: whether noise lifts all labels.
     """
-    case = [method, str(height), str(width), str(labels), setting]
+    case = [method, str(height), str(width), str(labels), setting, "hard" if is_hard else "easy"]
     command = [sys.executable, __file__, "--out", os.devnull, "--memory", *case]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_memory(method: str, height: str, width: str, labels: str, setting: str) -> None:
+def print_memory(method: str, height: str, width: str, labels: str, setting: str, kind: str) -> None:
     """Print what ``memory_in_process`` returns; the arguments are those of the command line."""
-    photo, probabilities = make_scene(int(height), int(width), int(labels))
+    noise = HARD_NOISE if kind == "hard" else 0.0
+    photo, probabilities = make_scene(int(height), int(width), int(labels), noise)
     run = pydensecrf if method == "pydensecrf2" else densecrf.refine
     params = SETTINGS[setting]
     # A small run first loads what is loaded on first use.
@@ -183,13 +209,19 @@ def draw(table: dict[str, dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def case_title(height: int, width: int, labels: int, setting: str) -> str:
+def case_title(height: int, width: int, labels: int, setting: str, is_hard: bool) -> str:
     """Name of a case in the record; the arguments are those of ``time_case``."""
-    return f"{width}x{height}, {labels} labels, {setting}"
+    return f"{width}x{height}, {labels} labels, {setting}{', hard' if is_hard else ''}"
 
 
 def time_case(
-    height: int, width: int, labels: int, setting: str, rounds: int, has_pydensecrf: bool
+    height: int,
+    width: int,
+    labels: int,
+    setting: str,
+    is_hard: bool,
+    rounds: int,
+    has_pydensecrf: bool,
 ) -> dict[str, dict[str, float]]:
     """Times of all methods on one scene, which are also printed.
 
@@ -198,24 +230,26 @@ def time_case(
         width: W in pixels.
         labels: number of labels K.
         setting: "A" or "B".
+        is_hard: whether noise lifts all labels.
         rounds: number of turns of each method; a large scene has fewer.
         has_pydensecrf: whether pydensecrf2 is installed.
     """
-    photo, probabilities = make_scene(height, width, labels)
+    photo, probabilities = make_scene(height, width, labels, HARD_NOISE if is_hard else 0.0)
     params = SETTINGS[setting]
     methods: dict[str, Callable[[], object]] = {}
     for threads in (1, 2):
         run = partial(densecrf.refine, photo, probabilities, params=params, threads=threads)
         methods[f"densecrf, {threads} thread{'s' * (threads > 1)}"] = run
+    methods["densecrf.pydensecrf"] = partial(drop_in, photo, probabilities, params)
     if has_pydensecrf:
         methods["pydensecrf2"] = partial(pydensecrf, photo, probabilities, params)
     is_large = height * width > 10**6
-    times = measure(methods, 2, 1, 2) if is_large else measure(methods, rounds)
-    title = case_title(height, width, labels, setting)
+    times = measure(methods, min(rounds, 2), 1, 1) if is_large else measure(methods, rounds)
+    title = case_title(height, width, labels, setting, is_hard)
     for method, figures in times.items():
         reference = times["pydensecrf2"]["median s"] if has_pydensecrf else float("nan")
         speed_up = f"{reference / figures['median s']:5.2f}x"
-        print(f"{title:27s} {method:20s} {figures['median s']:7.3f} s {speed_up}", flush=True)
+        print(f"{title:32s} {method:20s} {figures['median s']:7.3f} s {speed_up}", flush=True)
     return times
 
 
@@ -225,7 +259,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chart", type=Path, help="PNG to draw error against time into; needs matplotlib")
-    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         print_memory(*options.memory)
@@ -239,6 +273,8 @@ def main() -> None:
         for method in ["densecrf", "pydensecrf2"][: 1 + has_pydensecrf]:
             memory[f"{title}, {method}"] = round(memory_in_process(method, *case) / 1e6)
     errors = compare_with_exact(has_pydensecrf)
+    phases = phase_table(*make_scene(375, 500, 21, HARD_NOISE), SETTINGS["A"])
+    print_phases(phases)
     if options.chart:
         draw(errors, options.chart)
     record = environment(numpy=np.__version__) | {
@@ -247,6 +283,7 @@ def main() -> None:
         "seconds": times,
         "peak MB above the inputs": memory,
         "against the exact CRF, 128x96, 21 labels": errors,
+        "phases of 500x375, 21 labels, A, hard": phases,
     }
     options.out.write_text(json.dumps(record, indent=2) + "\n")
 

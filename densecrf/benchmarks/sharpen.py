@@ -137,7 +137,7 @@ def opencv_guided_filter(case: Case, soft: bool, radius: int, epsilon: float) ->
 def guided_filter(case: Case, soft: bool, radius: int, epsilon: float) -> np.ndarray:
     """The same by box filters: He et al. 2013, equations 19 to 21."""
     values = case.soft if soft else case.hard.astype(np.float32)
-    guide = case.photo.astype(np.float32) / 255
+    guide = case.photo / 255  # float64: for a small ε differences of squares need the digits
     mean = partial(cv2.blur, ksize=(2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
     middle, average = mean(guide), mean(values)
     (rr, rg, rb), (_, gg, gb), (_, _, bb) = (

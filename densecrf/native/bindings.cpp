@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: MIT
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -28,7 +29,7 @@ using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 namespace {
 
-constexpr int max_dimensions = 128;  // as in lattice.py
+constexpr int max_dimensions = 255;  // as in lattice.py; a rank is a byte
 
 void require(bool condition, const char *message) {
     if (!condition) throw std::invalid_argument(message);
@@ -131,7 +132,7 @@ Lattice make_lattice(const Matrix &features, int halo, int threads) {
 
 void check_lattice(const Matrix &features, int halo) {
     const std::size_t dimensions = features.shape(1);
-    require(dimensions >= 1 && dimensions <= max_dimensions, "got features of no dimensions or over 128");
+    require(dimensions >= 1 && dimensions <= max_dimensions, "got features of no dimensions or over 255");
     require(halo == 0 || halo == 1, "got a halo other than 0 or 1");
 }
 
@@ -224,6 +225,13 @@ Output marginals(Inference &self) {
     return out;
 }
 
+std::map<std::string, double> phase_seconds(const Inference &self) {
+    const densecrf::PhaseTimes &times = self.field->phase_times();
+    return {{"start", times.start},   {"first splat", times.first_splat},     {"blur", times.blur},
+            {"update", times.update}, {"active update", times.active_update}, {"other steps", times.other},
+            {"output", times.output}};
+}
+
 Output finish(Inference &self) {
     Output out = self.make_marginals();
     run(self.field->threads(), [&] { self.field->finish(out.data()); });
@@ -271,7 +279,8 @@ NB_MODULE(_native, module) {
         .def("set_marginals", &set_marginals, "marginals"_a)
         .def("run", &take_steps, "iterations"_a)
         .def("marginals", &marginals)
-        .def("finish", &finish);
+        .def("finish", &finish)
+        .def("phase_seconds", &phase_seconds);
     module.def("messages", &messages, "kernels"_a, "weights"_a, "values"_a, "dot_with"_a.none(),
                "transposed"_a, "threads"_a);
     module.def("empty", &make_output, "rows"_a, "columns"_a);

@@ -18,7 +18,7 @@
 
 namespace densecrf {
 
-// Freed blocks that are kept for reuse: up to 128 MB in blocks of up to 16 MB. Fresh pages, which the system
+// Freed blocks that are kept for reuse: up to 128 MB in blocks of up to 24 MB. Fresh pages, which the system
 // zeroes, took a third of the time of building a lattice. The lock is only tried, because a process that was
 // forked while it was held would wait for ever.
 class BlockCache {

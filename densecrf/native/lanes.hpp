@@ -52,6 +52,25 @@ DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
     return a;
 }
 
+// Turns the rows of an 8 x 8 matrix into its columns.
+DENSECRF_INLINE void transpose(Lanes<8>::type (&rows)[8]) {
+    Lanes<8>::type t[8];
+    for (int i = 0; i < 4; ++i) {  // 4 x 4 quarters change places
+        t[i] = __builtin_shufflevector(rows[i], rows[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        t[i + 4] = __builtin_shufflevector(rows[i], rows[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = i; j < i + 2; ++j) {
+            rows[j] = __builtin_shufflevector(t[j], t[j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            rows[j + 2] = __builtin_shufflevector(t[j], t[j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        t[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int i = 0; i < 8; ++i) rows[i] = t[i];
+}
+
 // fast_exp_nonpositive() in each lane, by the same arithmetic as for a single float.
 template <int L>
 DENSECRF_INLINE typename Lanes<L>::type fast_exp_nonpositive(typename Lanes<L>::type x) {
@@ -111,16 +130,16 @@ DENSECRF_INLINE typename Lanes<L>::type larger(const typename Lanes<L>::type &a,
     return Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], b.lane[k]); });
 }
 
-template <int L>
+template <int L, int top_half = L / 2>
 DENSECRF_INLINE typename Lanes<L>::type sum_of(typename Lanes<L>::type a) {
-    for (int half = L / 2; half > 0; half /= 2)
+    for (int half = top_half; half > 0; half /= 2)
         a = Lanes<L>::type::each([&](int k) { return a.lane[k] + a.lane[k ^ half]; });
     return a;
 }
 
-template <int L>
+template <int L, int top_half = L / 2>
 DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
-    for (int half = L / 2; half > 0; half /= 2)
+    for (int half = top_half; half > 0; half /= 2)
         a = Lanes<L>::type::each([&](int k) { return std::max(a.lane[k], a.lane[k ^ half]); });
     return a;
 }
@@ -128,6 +147,11 @@ DENSECRF_INLINE typename Lanes<L>::type max_of(typename Lanes<L>::type a) {
 template <int L>
 DENSECRF_INLINE typename Lanes<L>::type fast_exp_nonpositive(const typename Lanes<L>::type &x) {
     return Lanes<L>::type::each([&](int k) { return fast_exp_nonpositive(x.lane[k]); });
+}
+
+inline void transpose(Lanes<8>::type (&rows)[8]) {
+    for (int i = 0; i < 8; ++i)
+        for (int j = 0; j < i; ++j) std::swap(rows[i].lane[j], rows[j].lane[i]);
 }
 
 #endif

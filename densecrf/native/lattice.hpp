@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "point_tiles.hpp"
 #include "simplex.hpp"
 #include "splat_weights.hpp"
 #include "vertices.hpp"
@@ -30,14 +31,16 @@ public:
             throw std::length_error(
                 "too many points: points x (dimensions + 1) must stay under 2^31; use tiles");
         Buffer<float> weight(points * corners_);
-        Vertices vertices =
-            number_vertices(locate_all(features, dimensions, halo, weight.data(), threads), threads);
+        Simplexes simplexes = locate_all(features, dimensions, halo, weight.data(), threads);
+        tiles_ = make_point_tiles(simplexes);
+        Vertices vertices = number_vertices(std::move(simplexes), threads);
         vertices_ = vertices.count;
         const float slice_factor = 1.0f / (1.0f + std::ldexp(1.0f, -dimensions));
         const auto store_weights = [&](auto entry) {
             using Weights = SplatWeights<decltype(entry)>;
             return std::make_unique<AnySplatWeights>(Weights(std::move(vertices.corner), std::move(weight),
-                                                             corners_, vertices_, slice_factor, threads));
+                                                             corners_, vertices_, slice_factor,
+                                                             tiles_.empty(), threads));
         };
         const bool compact =
             points >= large && std::max(points, vertices_ + 1) < CompactSplatWeight::index_limit;
@@ -50,6 +53,9 @@ public:
 
     std::size_t points() const { return points_; }
     std::size_t vertices() const { return vertices_; }
+
+    // How points can be splatted in parallel; empty if splats are made vertex by vertex.
+    const PointTiles &tiles() const { return tiles_; }
 
     // From here on the filter multiplies point i's value by before[i] and its result by after[i].
     void scale(const Buffer<float> &before, const Buffer<float> &after, int threads) {
@@ -74,8 +80,7 @@ public:
 
     // Splat and blur. values: rows of `lanes` floats, one for each point, or, if `selected` is not null, for
     // each point that it was selected for. The result is in `rows`; both buffers grow as needed and keep row
-    // 0 at zero. transposed: blurs along the axes in reverse order. Each blur is symmetric, but where
-    // vertices are missing they do not commute.
+    // 0 at zero. transposed: as in blur().
     void splat_and_blur(const AnyVertexSplatWeights *selected, const float *values, int lanes,
                         Buffer<float> &rows, Buffer<float> &scratch, int threads,
                         bool transposed = false) const {
@@ -83,31 +88,91 @@ public:
             if (buffer->size() < (vertices_ + 1) * lanes) buffer->resize((vertices_ + 1) * lanes);
             std::fill_n(buffer->begin(), lanes, 0.0f);
         }
-        const int local = corners_ - first_local_axis_;
-        BlurPass pass{lanes, threads, transposed, rows.data(), scratch.data()};
-        if ((first_local_axis_ + local % 2) % 2)
-            std::swap(pass.from, pass.to);  // so that the last pass writes to `rows`
         const auto splat_all = [&](const auto &weights) {
-            splat_vertices(weights, values, lanes, pass.from, threads);
+            splat_vertices(weights, values, lanes, rows.data(), threads);
         };
-        if (selected)
+        if (selected) {
             std::visit(splat_all, *selected);
-        else
+        } else if (tiles_.empty()) {
             std::visit([&](const auto &weights) { splat_all(weights.by_vertex); }, *weights_);
+        } else {
+            clear(rows.data(), lanes, threads);
+            tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next) {
+                prefetch(next.begin, next.end);
+                splat(lanes, nullptr, values + std::size_t(run.begin) * lanes, rows.data(), run.begin,
+                      run.end);
+            });
+        }
+        blur(lanes, rows, scratch, threads, transposed, false);
+    }
+
+    // Adds the values of points ids[n] (or n, where ids is null) for n in [begin, end), the first at
+    // `values`, to the rows of their vertices.
+    void splat(int lanes, const std::int32_t *ids, const float *values, float *rows, std::size_t begin,
+               std::size_t end) const {
+        std::visit(
+            [&](const auto &weights) {
+                const float *ratio = weights.ratio.empty() ? nullptr : weights.ratio.data();
+                splat_add(lanes, weights.corners, weights.by_point.data(), ids, weights.splat_over_slice,
+                          ratio, values, rows, begin, end);
+            },
+            *weights_);
+    }
+
+    // Takes note that a tile touches the vertices of points [begin, end). False if another tile from `first`
+    // on has touched one of them. owner: for each row, the last tile that touched it.
+    bool claim(std::size_t begin, std::size_t end, std::int32_t first, std::int32_t tile,
+               std::int32_t *owner) const {
+        return std::visit(
+            [&](const auto &weights) {
+                bool free = true;
+                for (std::size_t n = begin * corners_; n < end * corners_; ++n) {
+                    std::int32_t &one = owner[weights.by_point[n].index()];
+                    free &= one < first || one == tile;
+                    one = tile;
+                }
+                return free;
+            },
+            *weights_);
+    }
+
+    // Blurs `rows` along all axes; both buffers hold a row for each vertex, and zeros in row 0. transposed:
+    // along the axes in reverse order. Each blur is symmetric, but where vertices are missing they do not
+    // commute. clears: whether `scratch` is to hold zeros in the end.
+    void blur(int lanes, Buffer<float> &rows, Buffer<float> &scratch, int threads, bool transposed,
+              bool clears) const {
+        BlurPass pass{lanes, threads, transposed, clears, rows.data(), scratch.data()};
         if (transposed) blur_local_axes(pass);
         for (int i = 0; i < first_local_axis_; ++i)
             blur_axis(pass, transposed ? first_local_axis_ - 1 - i : i);
         if (!transposed) blur_local_axes(pass);
+        if (clears && corners_ == first_local_axis_) clear(pass.to, lanes, threads);
+        if (pass.from != rows.data()) rows.swap(scratch);
     }
 
-    // out[n - begin] += strength x filtered value of point ids[n] (or n, where ids is null), lane by lane,
-    // for n in [begin, end).
-    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
-               std::size_t begin, std::size_t end) const {
+    // out[n - begin] = base[n - begin] + strength x filtered value of point ids[n] (or n, where ids is null),
+    // lane by lane, for n in [begin, end). base may be out.
+    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength,
+               const float *base, float *out, std::size_t begin, std::size_t end) const {
         std::visit(
             [&](const auto &weights) {
-                slice_add(lanes, weights.corners, weights.by_point.data(), ids, rows, strength, out, begin,
-                          end);
+                slice_add(lanes, weights.corners, weights.by_point.data(), ids, rows, strength, base, out,
+                          begin, end);
+            },
+            *weights_);
+    }
+
+    // The same, added to what is there.
+    void slice(int lanes, const std::int32_t *ids, const float *rows, const float *strength, float *out,
+               std::size_t begin, std::size_t end) const {
+        slice(lanes, ids, rows, strength, out, out, begin, end);
+    }
+
+    // Fetches what slice() and splat() read of points [begin, end) into the cache.
+    void prefetch(std::size_t begin, std::size_t end) const {
+        std::visit(
+            [&](const auto &weights) {
+                prefetch_range(weights.by_point.data() + begin * corners_, (end - begin) * corners_);
             },
             *weights_);
     }
@@ -153,7 +218,7 @@ private:
     // The state of a blur: the two buffers change roles after each axis.
     struct BlurPass {
         int lanes, threads;
-        bool transposed;
+        bool transposed, clears;
         float *from, *to;
     };
 
@@ -174,33 +239,44 @@ private:
             };
         parallel_for(threads, all, [&](std::size_t begin, std::size_t end) {
             const std::size_t first = begin ? vertex_at(begin) : 0;
-            splat(lanes, offsets, by_vertex.weights.data(), values, rows, first, vertex_at(end));
+            densecrf::splat(lanes, offsets, by_vertex.weights.data(), values, rows, first, vertex_at(end));
         });
     }
 
     void blur_axis(BlurPass &pass, int axis) const {
         parallel_for(pass.threads, vertices_, [&](std::size_t begin, std::size_t end) {
-            blur(pass.lanes, pass.from, pairs(axis), pass.to, begin, end);
+            densecrf::blur(pass.lanes, pass.from, pairs(axis), pass.to, begin, end);
         });
         std::swap(pass.from, pass.to);
     }
 
     // Blurs along the local axes block by block, so that a block stays in the cache from axis to axis.
     void blur_local_axes(BlurPass &pass) const {
-        const int local = corners_ - first_local_axis_;
+        const int local = corners_ - first_local_axis_, lanes = pass.lanes;
         float *const from = pass.from, *const to = pass.to;
         parallel_for(
             pass.threads, local && vertices_ ? blocks_.size() - 1 : 0,
             [&](std::size_t begin, std::size_t end) {
-                for (std::size_t b = begin; b < end; ++b)
+                for (std::size_t b = begin; b < end; ++b) {
                     for (int i = 0; i < local; ++i) {
                         const int axis = pass.transposed ? corners_ - 1 - i : first_local_axis_ + i;
-                        blur(pass.lanes, i % 2 ? to : from, pairs(axis), i % 2 ? from : to, blocks_[b],
-                             blocks_[b + 1]);
+                        densecrf::blur(lanes, i % 2 ? to : from, pairs(axis), i % 2 ? from : to, blocks_[b],
+                                       blocks_[b + 1]);
                     }
+                    float *const spent = local % 2 ? from : to;
+                    if (pass.clears)
+                        std::fill(spent + (std::size_t(blocks_[b]) + 1) * lanes,
+                                  spent + (std::size_t(blocks_[b + 1]) + 1) * lanes, 0.0f);
+                }
             },
             1);
         if (local % 2) std::swap(pass.from, pass.to);
+    }
+
+    // Sets the rows of all vertices to zero.
+    void clear(float *rows, int lanes, int threads) const {
+        parallel_for(threads, (vertices_ + 1) * lanes,
+                     [&](std::size_t begin, std::size_t end) { std::fill(rows + begin, rows + end, 0.0f); });
     }
 
     // The blur's factor along one path from a row: down the marked axes, or up the unmarked ones; 0 if a
@@ -246,6 +322,7 @@ private:
 
     std::size_t points_, vertices_ = 0;
     int corners_;  // of a simplex: d + 1
+    PointTiles tiles_;
     std::unique_ptr<AnySplatWeights> weights_;
     Buffer<std::int32_t>
         neighbours_;            // (d+1) x M x 2: rows of each vertex's neighbours up and down each axis

@@ -23,6 +23,7 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
     : unaries_(unaries), labels_(unaries.labels), points_(unaries.points), terms_(std::move(terms)),
       approximations_(approximations), threads_(threads), vertex_rows_(terms_.size()),
       mixed_sources_(terms_.size()) {
+    phase_times_.begin();
     check_terms();
     for (const PairwiseTerm &term : terms_) {
         if (term.is_matrix(labels_)) approximations_.convergence_tolerance = 0;
@@ -37,8 +38,12 @@ MeanField::MeanField(const Unaries &unaries, std::vector<PairwiseTerm> terms, Ap
             min_energies(unaries_, min_energy_.data(), begin, end);
         });
     }
+    const auto is_matrix = [&](const PairwiseTerm &term) { return term.is_matrix(labels_); };
+    if (std::none_of(terms_.begin(), terms_.end(), is_matrix)) tiled_ = TiledRows::make(terms_);
+    for (const PairwiseTerm &term : terms_) has_self_weights_ |= term.kernel->self_weights() != nullptr;
     choose_lanes();
     start_from_unaries();
+    phase_times_.add(&PhaseTimes::start);
     if (points_ >= std::size_t(1) << 20) BlockCache::release_all();
 }
 
@@ -71,7 +76,11 @@ void MeanField::run(int iterations) {
 }
 
 void MeanField::marginals(float *out) {
-    guard_.run([&] { write_marginals(out); });
+    guard_.run([&] {
+        phase_times_.begin();
+        write_marginals(out);
+        phase_times_.add(&PhaseTimes::output);
+    });
 }
 
 void MeanField::finish(float *out) {
@@ -79,11 +88,15 @@ void MeanField::finish(float *out) {
         for (std::vector<Buffer<float>> *buffers : {&vertex_rows_, &mixed_sources_}) buffers->clear();
         scratch_ = {};
         energies_ = {};
+        unary_rows_ = {};
         restart_marginals_ = {};
         active_ = {};
+        tiled_ = {};
         terms_.clear();
         guard_.finish();
+        phase_times_.begin();
         write_marginals(out);
+        phase_times_.add(&PhaseTimes::output);
     });
 }
 
@@ -94,14 +107,18 @@ std::size_t MeanField::max_active() const {
 }
 
 void MeanField::take_steps(int iterations) {
+    phase_times_.begin();
     const std::int64_t steps_before = steps_;  // steps that are repeated after a restart are full ones
     if (iterations > 0) merge_unlikely_labels();
+    phase_times_.add(&PhaseTimes::start);
     for (std::int64_t left = iterations; left > 0;) {
-        const bool may_skip = approximations_.convergence_tolerance > 0 && groups_ == 1;
-        const bool collect_active = may_skip && steps_ >= 2 && steps_ >= steps_before && left > 2;
+        const bool tiled = uses_tiles();
+        const bool collect_active = may_skip() && steps_ >= 2 && steps_ >= steps_before && left > 2;
         const std::int64_t skipped = std::min<std::int64_t>(steps_ == 2 ? 2 : 3, left - 2);
-        full_step(collect_active);
-        if (!(merge_error_ <= max_merge_error(steps_, left == 1))) {
+        merge_error_limit_ = max_merge_error(steps_, left == 1);
+        tiled ? tiled_step(left == 1, collect_active) : full_step(collect_active);
+        phase_times_.add(tiled ? &PhaseTimes::update : &PhaseTimes::other);
+        if (findings_.merge_errors > merge_error_point_limit()) {
             left += steps_;
             restart_without_merging();
             left -= steps_;
@@ -110,19 +127,33 @@ void MeanField::take_steps(int iterations) {
         --left;
         ++steps_;
         const bool lanes_changed = left > 0 && merge_unlikely_labels();  // not after the last step
-        if (!collect_active || lanes_changed || active_.too_many) continue;
+        phase_times_.add(&PhaseTimes::start);
+        if (!collect_active || lanes_changed || too_many_active()) continue;
         active_steps(skipped);
+        phase_times_.add(uses_tiles() ? &PhaseTimes::active_update : &PhaseTimes::other);
         left -= skipped;
     }
 }
 
+// Whether steps may be taken by some of the pixels.
+bool MeanField::may_skip() const { return approximations_.convergence_tolerance > 0 && groups_ == 1; }
+
+// Whether the pixels that have not converged cannot take steps of their own.
+bool MeanField::too_many_active() const {
+    return uses_tiles() ? !is_splatted_ || findings_.active > max_active() : active_.too_many;
+}
+
 // Takes `count` steps of the active pixels alone.
 void MeanField::active_steps(std::int64_t count) {
+    steps_ += count;
+    if (uses_tiles()) {
+        for (std::int64_t step = 0; step < count; ++step) tiled_active_step();
+        return;
+    }
     active_.weights.clear();
     for (const PairwiseTerm &term : terms_)
         active_.weights.push_back(term.kernel->lattice().select(active_.points, threads_));
     for (std::int64_t step = 0; step < count; ++step) active_step();
-    steps_ += count;
     parallel_for(threads_, active_.points.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t n = begin; n < end; ++n)
             std::copy_n(active_.now.data() + n * lanes_, lanes_, q_.data() + active_.points[n] * lanes_);

@@ -12,12 +12,24 @@ const float *MeanField::lane_energy(std::size_t a) const {
     return unaries_.are_probabilities() ? energies_.data() + a * points_ : unaries_.plane(lane_labels_[a]);
 }
 
-// The energies of each lane of a group; null for lanes without a label of their own.
-std::vector<const float *> MeanField::group_energies(std::size_t g) const {
-    std::vector<const float *> energies(lanes_, nullptr);
-    for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k)
-        energies[k] = lane_energy(g * lanes_ + k);
-    return energies;
+// Negative energies of a group, in rows, for points [begin, end), at most block_.
+void MeanField::load_unaries(std::size_t g, float *rows, std::size_t begin, std::size_t end) const {
+    if (lanes_ == 1) {
+        const float *first = lane_energy(0);
+        load_logits(1, &first, unaries_.min_energy, rows, begin, end);
+        return;
+    }
+    if (!unary_rows_.empty()) {
+        std::copy_n(unary_rows_.data() + (g * points_ + begin) * lanes_, (end - begin) * lanes_, rows);
+        return;
+    }
+    float energies[8 * block_];
+    const float *planes[8] = {};
+    for (std::size_t k = 0; k < lanes_ && g * lanes_ + k < lane_labels_.size(); ++k) {
+        label_energies(unaries_, lane_labels_[g * lanes_ + k], energies + k * block_, begin, end);
+        planes[k] = energies + k * block_;
+    }
+    load_logits(int(lanes_), planes, nullptr, rows, 0, end - begin);
 }
 
 // The number of floats that a pixel needs for so many lanes.
@@ -32,8 +44,13 @@ void MeanField::allocate_lanes() {
     lanes_ = std::min<std::size_t>(width, 8);
     groups_ = width / lanes_;
     q_.resize(width * points_);
-    max_probability_.assign(std::max<std::size_t>(width, 2), 0.0f);
-    if (unaries_.are_probabilities()) {
+    findings_.reset(std::max<std::size_t>(width, 2));
+    is_splatted_ = false;
+    unary_rows_ = {};
+    energies_ = {};
+    if (lanes_ > 1 && uses_tiles()) {
+        store_unary_rows();
+    } else if (lanes_ == 1 && unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t a = 0; a < lane_labels_.size(); ++a)
@@ -111,7 +128,7 @@ void MeanField::start_from_unaries() {
     for_each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t g = 0; g < groups_; ++g) {
             float *rows = group(q_, g) + begin * lanes_;
-            load_logits(int(lanes_), group_energies(g).data(), unaries_.min_energy, rows, begin, end);
+            load_unaries(g, rows, begin, end);
             for (std::size_t i = begin; i < end && has_merged_lane(g); ++i)
                 rows[(i - begin) * lanes_ + lane_labels_.size() % lanes_] = -merged_.energy()[i];
         }
@@ -133,7 +150,6 @@ void MeanField::start_from_marginals(const float *marginals) {
 // Goes back to where the steps began, and keeps all labels separate from here on.
 void MeanField::restart_without_merging() {
     approximations_.merge_threshold = 0;
-    merge_error_ = 0;
     steps_ = restart_step_;
     if (starts_from_unaries_) {
         separate_all_labels();
@@ -145,15 +161,40 @@ void MeanField::restart_without_merging() {
     restart_step_ = 0;
 }
 
-// Merges labels that have become unlikely, if that saves lanes and leaves another label. True if lanes
-// changed.
-bool MeanField::merge_unlikely_labels() {
-    if (approximations_.merge_threshold <= 0) return false;
+// The number of points that may be above the merge threshold in a lane that is merged, or changed too much by
+// merging: so few that no object of 100 pixels is among them, and none in a small image.
+std::size_t MeanField::merge_point_limit() const {
+    return std::min<std::size_t>(48, std::size_t(3e-4 * double(points_)));
+}
+
+// The number of points that merging may change too much in a step; in small images none.
+std::size_t MeanField::merge_error_point_limit() const { return 5 * std::size_t(3e-4 * double(points_)); }
+
+// The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups,
+// those whose probability x message is large at few points. (A label with a probability here and there, but
+// no message from around, fades or stays a speckle; one that will have an object has a message there.) Empty
+// if merging them saves no lanes or leaves no other label.
+std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     std::vector<std::int32_t> unlikely;
-    for (std::size_t a = 0; a < lane_labels_.size(); ++a)
-        if (max_probability_[a] <= approximations_.merge_threshold) unlikely.push_back(std::int32_t(a));
-    if (unlikely.empty() || unlikely.size() == lane_labels_.size()) return false;
-    if (width_for(lane_labels_.size() - unlikely.size() + 1) >= groups_ * lanes_) return false;
+    if (approximations_.merge_threshold <= 0) return unlikely;
+    const std::int64_t taken = steps_ - restart_step_;
+    // A restart would cost too much later.
+    const bool is_early = taken > 0 && taken <= 3 && groups_ > 1 && merge_point_limit() > 0;
+    for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
+        const bool is_held = !is_early || findings_.held[a] > merge_point_limit();
+        if (!is_held || findings_.max_probability[a] <= approximations_.merge_threshold)
+            unlikely.push_back(std::int32_t(a));
+    }
+    const bool saves = width_for(lane_labels_.size() - unlikely.size() + 1) < groups_ * lanes_;
+    if (unlikely.size() == lane_labels_.size() || !saves) unlikely.clear();
+    return unlikely;
+}
+
+// Merges labels that have become unlikely. True if lanes changed.
+bool MeanField::merge_unlikely_labels() {
+    if (is_splatted_) return false;
+    const std::vector<std::int32_t> unlikely = unlikely_lanes();
+    if (unlikely.empty()) return false;
     if (!starts_from_unaries_ &&
         restart_marginals_.empty()) {  // a restart begins from here, where all are separate
         restart_marginals_.resize(labels_ * points_);

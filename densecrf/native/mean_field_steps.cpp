@@ -6,12 +6,23 @@
 
 namespace densecrf {
 
+void MeanField::StepFindings::add(const StepFindings &part) {
+    for (std::size_t a = 0; a < max_probability.size(); ++a) {
+        max_probability[a] = std::max(max_probability[a], part.max_probability[a]);
+        held[a] += part.held[a];
+    }
+    merge_errors += part.merge_errors;
+    active += part.active;
+}
+
+// Whether a step counts what merging lanes would change: where that may save a group.
+bool MeanField::counts_held() const { return approximations_.merge_threshold > 0 && groups_ > 1; }
+
 // collect_active: whether to collect the pixels that have not converged.
 void MeanField::full_step(bool collect_active) {
     for (std::size_t m = 0; m < terms_.size(); ++m)
         if (terms_[m].is_matrix(labels_)) mix_labels(m);
-    std::fill(max_probability_.begin(), max_probability_.end(), 0.0f);
-    merge_error_ = 0;
+    findings_.reset(findings_.max_probability.size());
     for (std::size_t g = 0; g < groups_; ++g) update_group(g, collect_active);
     if (groups_ > 1) normalize();
 }
@@ -27,12 +38,12 @@ void MeanField::update_group(std::size_t g, bool collect_active) {
     std::mutex mutex;
     std::map<std::size_t, ActivePixels> active;  // by the beginning of each range
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-        StepPart part = update_range(g, sources, collect_active, begin, end);
+        StepFindings part;
+        part.reset(findings_.max_probability.size());
+        ActivePixels found = update_range(g, sources, collect_active, part, begin, end);
         const std::lock_guard<std::mutex> lock(mutex);
-        merge_error_ = std::max(merge_error_, part.merge_error);
-        for (std::size_t a = 0; a < max_probability_.size(); ++a)
-            max_probability_[a] = std::max(max_probability_[a], part.max_probability[a]);
-        if (collect_active) active[begin] = std::move(part.active);
+        findings_.add(part);
+        if (collect_active) active[begin] = std::move(found);
     });
     if (!collect_active) return;
     std::vector<ActivePixels> parts;
@@ -42,32 +53,31 @@ void MeanField::update_group(std::size_t g, bool collect_active) {
 
 // update_group() for points [begin, end). sources: for each term, the rows that its vertex rows were computed
 // from.
-MeanField::StepPart MeanField::update_range(std::size_t g, const std::vector<const float *> &sources,
-                                            bool collect_active, std::size_t begin, std::size_t end) {
-    StepPart part;
-    part.max_probability.assign(max_probability_.size(), 0.0f);
-    const std::vector<const float *> energies = group_energies(g);
+ActivePixels MeanField::update_range(std::size_t g, const std::vector<const float *> &sources,
+                                     bool collect_active, StepFindings &findings, std::size_t begin,
+                                     std::size_t end) {
+    ActivePixels active;
     const bool with_merged = has_merged_lane(g);
     const std::size_t limit = max_active();  // for all points: if one thread exceeds it, all together do
     float *rows = group(q_, g);
     std::vector<float> logits(block_ * lanes_), unfinished;
-    if (collect_active) part.active.reserve(std::min(limit, end - begin) + block_, lanes_);
+    if (collect_active) active.reserve(std::min(limit, end - begin) + block_, lanes_);
     in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
-        load_logits(int(lanes_), energies.data(), unaries_.min_energy, logits.data(), i, stop);
+        load_unaries(g, logits.data(), i, stop);
         add_messages(g, sources, nullptr, logits.data(), i, stop);
         if (collect_active) unfinished = logits;
         if (groups_ == 1) {
-            finish_logits(nullptr, logits.data(), part.max_probability.data(), i, stop);
-            part.merge_error = std::max(part.merge_error, merge_error(logits.data(), i, stop));
+            finish_logits(nullptr, logits.data(), findings.max_probability.data(), i, stop);
+            findings.merge_errors += merge_errors(logits.data(), i, stop);
         } else if (with_merged) {
             finish_merged_lane(nullptr, logits.data(), i, stop);
         }
         if (collect_active)
-            part.active.collect(i, stop, lanes_, unfinished.data(), rows + i * lanes_, logits.data(),
-                                approximations_.convergence_tolerance, limit);
+            active.collect(i, stop, lanes_, unfinished.data(), rows + i * lanes_, logits.data(),
+                           approximations_.convergence_tolerance, limit);
         std::copy_n(logits.data(), (stop - i) * lanes_, rows + i * lanes_);
     });
-    return part;
+    return active;
 }
 
 // Merges the active pixels of all ranges and copies their marginals.
@@ -92,7 +102,8 @@ void MeanField::active_step() {
     const std::vector<const float *> sources(terms_.size(), change.data());
     const std::int32_t *ids = active_.points.data();
     for_each_block(count, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> unused(max_probability_.size(), 0.0f);  // the maxima are not over all points
+        std::vector<float> unused(findings_.max_probability.size(),
+                                  0.0f);  // the maxima are not over all points
         float *now = active_.now.data() + begin * lanes_;
         std::copy_n(active_.logits.data() + begin * lanes_, (end - begin) * lanes_, now);
         add_messages(0, sources, ids, now, begin, end);
@@ -143,12 +154,18 @@ void MeanField::add_messages(std::size_t g, const std::vector<const float *> &so
         const std::vector<float> strengths = lane_strengths(m, g);
         kernel.lattice().slice(int(lanes_), ids, vertex_rows_[m].data(), strengths.data(), logits, begin,
                                end);
-        const float *self = kernel.self_weights();
-        for (std::size_t n = begin; self && n < end; ++n)
-            for (std::size_t k = 0; k < lanes_; ++k)
-                logits[(n - begin) * lanes_ + k] -=
-                    self[ids ? ids[n] : n] * strengths[k] * sources[m][n * lanes_ + k];
+        subtract_self(m, strengths, ids, sources[m] + begin * lanes_, logits, begin, end);
     }
+}
+
+// Subtracts the part of a point's own marginals from its message of term m. source: the rows of marginals.
+void MeanField::subtract_self(std::size_t m, const std::vector<float> &strengths, const std::int32_t *ids,
+                              const float *source, float *logits, std::size_t begin, std::size_t end) const {
+    const float *self = terms_[m].kernel->self_weights();
+    for (std::size_t n = begin; self && n < end; ++n)
+        for (std::size_t k = 0; k < lanes_; ++k)
+            logits[(n - begin) * lanes_ + k] -=
+                self[ids ? ids[n] : n] * strengths[k] * source[(n - begin) * lanes_ + k];
 }
 
 // Turns the message in the merged lane into its logit.
@@ -190,31 +207,45 @@ void MeanField::finish_logits(const std::int32_t *ids, float *logits, float *max
 // Turns the logits of all groups into probabilities, in place.
 void MeanField::normalize() {
     std::mutex mutex;
-    std::fill(max_probability_.begin(), max_probability_.end(), 0.0f);
-    merge_error_ = 0;
+    const bool with_held = counts_held();
+    findings_.reset(findings_.max_probability.size());
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> max_probability(max_probability_.size(), 0.0f);
-        softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
-                max_probability.data(), begin, end);
-        const float error = merge_error(group(q_, groups_ - 1) + begin * lanes_, begin, end);
+        StepFindings part;
+        part.reset(findings_.max_probability.size());
+        std::vector<float> unaries(block_ * lanes_), logits(with_held ? groups_ * block_ * lanes_ : 0);
+        in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
+            const std::size_t stride = block_ * lanes_;
+            for (std::size_t g = 0; g < groups_ && with_held; ++g)
+                std::copy_n(group(q_, g) + i * lanes_, (stop - i) * lanes_, logits.data() + g * stride);
+            softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
+                    part.max_probability.data(), i, stop);
+            for (std::size_t g = 0; g < groups_ && with_held; ++g) {
+                load_unaries(g, unaries.data(), i, stop);
+                count_held(int(lanes_), group(q_, g) + i * lanes_, logits.data() + g * stride, unaries.data(),
+                           max_held_, part.held.data() + g * lanes_, stop - i);
+            }
+            part.merge_errors += merge_errors(group(q_, groups_ - 1) + i * lanes_, i, stop);
+        });
         const std::lock_guard<std::mutex> lock(mutex);
-        merge_error_ = std::max(merge_error_, error);
-        for (std::size_t a = 0; a < max_probability.size(); ++a)
-            max_probability_[a] = std::max(max_probability_[a], max_probability[a]);
+        findings_.add(part);
     });
 }
 
-// A bound on what merging changed at points [begin, end). rows: their probabilities in the last group.
-float MeanField::merge_error(const float *rows, std::size_t begin, std::size_t end) const {
+// The number of points in [begin, end) that merging may have changed too much. rows: their probabilities in
+// the last group.
+std::size_t MeanField::merge_errors(const float *rows, std::size_t begin, std::size_t end) const {
     if (merged_.empty()) return 0;
-    if (lanes_ > 1) return merged_.error_bound(rows + lane_labels_.size() % lanes_, lanes_, begin, end);
-    float complement[block_], bound = 0;
+    if (lanes_ > 1)
+        return merged_.errors_over(merge_error_limit_, rows + lane_labels_.size() % lanes_, lanes_, begin,
+                                   end);
+    float complement[block_];
+    std::size_t errors = 0;
     for (std::size_t i = begin; i < end; i += block_) {
         const std::size_t stop = std::min(end, i + block_);
         for (std::size_t n = i; n < stop; ++n) complement[n - i] = 1.0f - rows[n - begin];
-        bound = std::max(bound, merged_.error_bound(complement, 1, i, stop));
+        errors += merged_.errors_over(merge_error_limit_, complement, 1, i, stop);
     }
-    return bound;
+    return errors;
 }
 
 }  // namespace densecrf

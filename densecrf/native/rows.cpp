@@ -31,14 +31,17 @@ DENSECRF_INLINE void blur_one(const float *rows, const std::int32_t *neighbours,
         blurred[v + 1] = rows[v + 1] + 0.5f * (rows[neighbours[2 * v]] + rows[neighbours[2 * v + 1]]);
 }
 
-template <class T>
-DENSECRF_INLINE void slice_one(int corners, const T *weights, const std::int32_t *ids, const float *rows,
-                               const float *strength, float *out, std::size_t begin, std::size_t end) {
+// C: the number of corners where it is known when compiled, else 0.
+template <int C, class T>
+DENSECRF_INLINE void slice_one(int corner_count, const T *weights, const std::int32_t *ids, const float *rows,
+                               const float *strength, const float *base, float *out, std::size_t begin,
+                               std::size_t end) {
+    const int corners = C ? C : corner_count;
     for (std::size_t n = begin; n < end; ++n) {
         const T *entry = weights + (ids ? std::size_t(ids[n]) : n) * corners;
         float sum = 0;
         for (int c = 0; c < corners; ++c) sum += entry[c].weight() * rows[entry[c].index()];
-        out[n - begin] += *strength * sum;
+        out[n - begin] = base[n - begin] + *strength * sum;
     }
 }
 
@@ -66,34 +69,69 @@ DENSECRF_INLINE void blur_lanes(const float *rows, const std::int32_t *neighbour
     }
 }
 
-template <int L, class T>
-DENSECRF_INLINE void slice_lanes(int corners, const T *weights, const std::int32_t *ids, const float *rows,
-                                 const float *strength, float *out, std::size_t begin, std::size_t end) {
-    if constexpr (L == 1) return slice_one(corners, weights, ids, rows, strength, out, begin, end);
+template <int L, int C, class T>
+DENSECRF_INLINE void splat_points(int corner_count, const T *weights, const std::int32_t *ids, float factor,
+                                  const float *scale, const float *values, float *rows, std::size_t begin,
+                                  std::size_t end) {
+    const int corners = C ? C : corner_count;
+    for (std::size_t n = begin; n < end; ++n) {
+        const std::size_t point = ids ? std::size_t(ids[n]) : n;
+        const T *entry = weights + point * corners;
+        const float times = scale ? factor * scale[point] : factor;
+        if constexpr (L == 1) {
+            const float value = times * values[n - begin];
+            for (int c = 0; c < corners; ++c) rows[entry[c].index()] += entry[c].weight() * value;
+        } else {
+            const auto value = times * load<L>(values + (n - begin) * L);
+            for (int c = 0; c < corners; ++c) {
+                float *row = rows + std::size_t(entry[c].index()) * L;
+                store<L>(load<L>(row) + entry[c].weight() * value, row);
+            }
+        }
+    }
+}
+
+template <int L, int C, class T>
+DENSECRF_INLINE void slice_lanes(int corner_count, const T *weights, const std::int32_t *ids,
+                                 const float *rows, const float *strength, const float *base, float *out,
+                                 std::size_t begin, std::size_t end) {
+    if constexpr (L == 1)
+        return slice_one<C>(corner_count, weights, ids, rows, strength, base, out, begin, end);
+    const int corners = C ? C : corner_count;
     const auto factor = load<L>(strength);
     for (std::size_t n = begin; n < end; ++n) {
         const T *entry = weights + (ids ? std::size_t(ids[n]) : n) * corners;
         typename Lanes<L>::type sum{};
         for (int c = 0; c < corners; ++c)
             sum += entry[c].weight() * load<L>(rows + std::size_t(entry[c].index()) * L);
-        float *row = out + (n - begin) * L;
-        store<L>(load<L>(row) + factor * sum, row);
+        store<L>(load<L>(base + (n - begin) * L) + factor * sum, out + (n - begin) * L);
     }
+}
+
+// One value of load_logits(), whose plane is not null.
+DENSECRF_INLINE float logit_at(const float *plane, const float *min_energy, std::size_t i) {
+    return -(min_energy ? relative_energy(plane[i], min_energy[i]) : plane[i]);
 }
 
 template <int L>
 DENSECRF_INLINE void load_lanes(const float *const *planes, const float *min_energy, float *out,
                                 std::size_t begin, std::size_t end) {
-    for (int k = 0; k < L; ++k) {
-        const float *plane = planes[k];
-        if (!plane)
-            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = 0;
-        else if (min_energy)
-            for (std::size_t i = begin; i < end; ++i)
-                out[(i - begin) * L + k] = -relative_energy(plane[i], min_energy[i]);
-        else
-            for (std::size_t i = begin; i < end; ++i) out[(i - begin) * L + k] = -plane[i];
+    std::size_t first = begin;
+    if constexpr (L == 8) {  // squares of 8 x 8
+        for (; first + 8 <= end; first += 8) {
+            float values[8][8];
+            Lanes<8>::type square[8];
+            for (int k = 0; k < 8; ++k)
+                for (int i = 0; i < 8; ++i)
+                    values[k][i] = planes[k] ? logit_at(planes[k], min_energy, first + i) : 0.0f;
+            for (int k = 0; k < 8; ++k) square[k] = load<8>(values[k]);
+            transpose(square);
+            for (int i = 0; i < 8; ++i) store<8>(square[i], out + (first - begin + i) * 8);
+        }
     }
+    for (std::size_t i = first; i < end; ++i)
+        for (int k = 0; k < L; ++k)
+            out[(i - begin) * L + k] = planes[k] ? logit_at(planes[k], min_energy, i) : 0.0f;
 }
 
 template <int L>
@@ -132,6 +170,30 @@ DENSECRF_INLINE void softmax_lanes(int groups, int labels, std::size_t stride, f
     }
 }
 
+// softmax_lanes<8>() of a single group, two rows at a time.
+DENSECRF_INLINE void softmax_pairs(int labels, float *rows, float *max_probability, std::size_t begin,
+                                   std::size_t end) {
+    using Rows = typename Lanes<16>::type;
+    float used[16], offset[16], highest[16];
+    for (int k = 0; k < 16; ++k) {
+        used[k] = k % 8 < labels ? 1.0f : 0.0f;
+        offset[k] = used[k] > 0 ? 0.0f : -1e30f;
+        highest[k] = max_probability[k % 8];
+    }
+    const Rows mask = load<16>(used), unused_offset = load<16>(offset);
+    Rows most = load<16>(highest);
+    for (std::size_t i = begin; i + 2 <= end; i += 2) {
+        const Rows logits = load<16>(rows + i * 8) + unused_offset;
+        const Rows power = fast_exp_nonpositive<16>(logits - max_of<16, 4>(logits)) * mask;
+        const Rows probabilities = power / sum_of<16, 4>(power);
+        store<16>(probabilities, rows + i * 8);
+        most = larger<16>(most, probabilities);
+    }
+    store<16>(most, highest);
+    for (int k = 0; k < 8; ++k) max_probability[k] = std::max(highest[k], highest[k + 8]);
+    if ((end - begin) % 2) softmax_lanes<8>(1, labels, 0, rows, max_probability, end - 1, end);
+}
+
 }  // namespace
 
 // A switch with one call for each number of lanes that rows have.
@@ -161,17 +223,41 @@ DENSECRF_CLONES void blur(int lanes, const float *rows, const std::int32_t *neig
 #undef CALL
 }
 
-#define CALL(L) slice_lanes<L>(corners, weights, ids, rows, strength, out, begin, end)
+// The same for each number of corners that is common: of lattices over positions, or positions with grey
+// levels or colors.
+#define DENSECRF_FOR_CORNERS(L)     \
+    switch (corners) {              \
+        case 3: CALL(L, 3); break;  \
+        case 4: CALL(L, 4); break;  \
+        case 6: CALL(L, 6); break;  \
+        default: CALL(L, 0); break; \
+    }
+
+#define CALL(L, C) splat_points<L, C>(corners, weights, ids, factor, scale, values, rows, begin, end)
+DENSECRF_CLONES void splat_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids,
+                               float factor, const float *scale, const float *values, float *rows,
+                               std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
+}
+
+DENSECRF_CLONES void splat_add(int lanes, int corners, const CompactSplatWeight *weights,
+                               const std::int32_t *ids, float factor, const float *scale, const float *values,
+                               float *rows, std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
+}
+#undef CALL
+
+#define CALL(L, C) slice_lanes<L, C>(corners, weights, ids, rows, strength, base, out, begin, end)
 DENSECRF_CLONES void slice_add(int lanes, int corners, const SplatWeight *weights, const std::int32_t *ids,
-                               const float *rows, const float *strength, float *out, std::size_t begin,
-                               std::size_t end) {
-    DENSECRF_FOR_LANES(CALL);
+                               const float *rows, const float *strength, const float *base, float *out,
+                               std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 
 DENSECRF_CLONES void slice_add(int lanes, int corners, const CompactSplatWeight *weights,
-                               const std::int32_t *ids, const float *rows, const float *strength, float *out,
-                               std::size_t begin, std::size_t end) {
-    DENSECRF_FOR_LANES(CALL);
+                               const std::int32_t *ids, const float *rows, const float *strength,
+                               const float *base, float *out, std::size_t begin, std::size_t end) {
+    DENSECRF_FOR_LANES(DENSECRF_FOR_CORNERS);
 }
 #undef CALL
 
@@ -184,8 +270,32 @@ DENSECRF_CLONES void load_logits(int lanes, const float *const *planes, const fl
 
 DENSECRF_CLONES void softmax(int lanes, int groups, int labels, std::size_t stride, float *rows,
                              float *max_probability, std::size_t begin, std::size_t end) {
-    lanes == 4 ? softmax_lanes<4>(groups, labels, stride, rows, max_probability, begin, end)
-               : softmax_lanes<8>(groups, labels, stride, rows, max_probability, begin, end);
+    if (lanes == 4)
+        softmax_lanes<4>(groups, labels, stride, rows, max_probability, begin, end);
+    else if (groups == 1)
+        softmax_pairs(labels, rows, max_probability, begin, end);
+    else
+        softmax_lanes<8>(groups, labels, stride, rows, max_probability, begin, end);
+}
+
+DENSECRF_CLONES void count_held(int lanes, const float *probabilities, const float *logits,
+                                const float *unary_logits, float limit, std::size_t *counts,
+                                std::size_t count) {
+    std::int32_t over[8] = {};
+    if (lanes == 8) {
+        for (std::size_t i = 0; i < count; ++i)
+            for (int k = 0; k < 8; ++k) {
+                const std::size_t n = i * 8 + k;
+                over[k] += probabilities[n] * (logits[n] - unary_logits[n]) > limit;
+            }
+    } else {
+        for (std::size_t i = 0; i < count; ++i)
+            for (int k = 0; k < lanes; ++k) {
+                const std::size_t n = i * lanes + k;
+                over[k] += probabilities[n] * (logits[n] - unary_logits[n]) > limit;
+            }
+    }
+    for (int k = 0; k < lanes; ++k) counts[k] += std::size_t(over[k]);
 }
 
 DENSECRF_CLONES void sigmoid(float *first, const float *second, std::size_t count, float *high, float *low) {

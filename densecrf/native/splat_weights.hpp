@@ -91,8 +91,9 @@ struct SplatWeights {
     Buffer<float> ratio;              // ... times this for each point, unless empty
 
     // row, weight: points x corners, the vertex row and the barycentric weight of each corner.
+    // needs_vertices: whether splats are made vertex by vertex.
     SplatWeights(Buffer<std::int32_t> row, Buffer<float> weight, int corner_count, std::size_t vertices,
-                 float slice_factor, int threads)
+                 float slice_factor, bool needs_vertices, int threads)
         : corners(corner_count), by_point(row.size()), splat_over_slice(1 / slice_factor) {
         parallel_for(threads, by_point.size(), [&](std::size_t begin, std::size_t end) {
             for (std::size_t n = begin; n < end; ++n)
@@ -100,7 +101,7 @@ struct SplatWeights {
         });
         row = {};  // frees two large arrays before the next ones are allocated
         weight = {};
-        by_vertex = select(nullptr, by_point.size() / corners, vertices, threads);
+        if (needs_vertices) by_vertex = select(nullptr, by_point.size() / corners, vertices, threads);
     }
 
     // The splat weights of the points `ids`, which are renumbered from 0; null for all points.

@@ -10,8 +10,10 @@
 namespace densecrf {
 namespace {
 
-constexpr std::size_t block = 256;      // pixels whose sums fit into the first-level cache
-constexpr float small_message = 0.25f;  // below it the third-order term is at most 3e-4 of a few hundredths
+constexpr std::size_t block = 256;  // pixels whose sums fit into the first-level cache
+// Below it three cumulants are enough: the next term is at most 5e-3, where two labels share evenly, and some
+// 1e-4 where one label or many of them do.
+constexpr float small_message = 1.0f;
 
 // Loops over blocks of [begin, end). A macro, because lambdas would not be compiled for the instruction set
 // of their caller.
@@ -30,15 +32,28 @@ DENSECRF_INLINE void likelihoods(const Unaries &u, std::size_t k, std::size_t fi
                                : fast_exp_nonpositive(shift[i] - relative_energy(plane[i], min_energy[i]));
 }
 
+// No NaN, which compares with nothing. A sum of integers vectorises, a maximum of floats does not.
 DENSECRF_INLINE bool are_valid(const float *probabilities, std::size_t count) {
-    float lowest = 0, highest = 0;
-    std::int32_t any_nan = 0;  // comparisons with NaN leave `lowest` and `highest` unchanged
+    std::int32_t invalid = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        lowest = std::min(lowest, probabilities[i]);
-        highest = std::max(highest, probabilities[i]);
-        any_nan |= probabilities[i] != probabilities[i];
+        invalid += !(probabilities[i] >= 0);
+        invalid += !(probabilities[i] <= std::numeric_limits<float>::max());
     }
-    return lowest >= 0 && highest <= std::numeric_limits<float>::max() && !any_nan;
+    return !invalid;
+}
+
+// The largest product of two values at one place, or 0. Several maxima side by side vectorise, one does not.
+DENSECRF_INLINE float max_product(const float *a, const float *b, std::size_t count) {
+    constexpr std::size_t width = 16;
+    float highest[width] = {};
+    std::size_t i = 0;
+    for (; i + width <= count; i += width)
+        for (std::size_t j = 0; j < width; ++j) {
+            const float product = a[i + j] * b[i + j];
+            highest[j] = product > highest[j] ? product : highest[j];
+        }
+    for (; i < count; ++i) highest[0] = std::max(highest[0], a[i] * b[i]);
+    return *std::max_element(highest, highest + width);
 }
 
 template <bool Probabilities>
@@ -55,9 +70,7 @@ DENSECRF_INLINE bool scan(const Unaries &u, float *max_probability, std::size_t 
         for (std::size_t i = 0; i < count; ++i) sum[i] = 1 / sum[i];
         for (std::size_t k = 0; k < u.labels; ++k) {
             likelihoods<Probabilities>(u, k, first, no_shift, count, value);
-            float highest = 0;
-            for (std::size_t i = 0; i < count; ++i) highest = std::max(highest, value[i] * sum[i]);
-            max_probability[k] = std::max(max_probability[k], highest);
+            max_probability[k] = std::max(max_probability[k], max_product(value, sum, count));
         }
     }
     return valid;
@@ -78,10 +91,11 @@ DENSECRF_INLINE void find_shift(const Unaries &u, const std::int32_t *labels, st
 
 template <bool Probabilities>
 DENSECRF_INLINE void moments(const Unaries &u, const std::int32_t *labels, std::size_t merged, float *energy,
-                             float *mean_share, float *share_variance, std::size_t begin, std::size_t end) {
+                             float *mean_share, float *share_variance, float *share_skew, std::size_t begin,
+                             std::size_t end) {
     DENSECRF_EACH_BLOCK(first, count, begin, end) {
-        float shift[block], sum[block] = {}, squares[block] = {}, cubes[block] = {}, value[block],
-                            square[block];
+        float shift[block], sum[block] = {}, squares[block] = {}, cubes[block] = {}, fourths[block] = {};
+        float value[block], square[block];
         find_shift<Probabilities>(u, labels, merged, first, count, shift);
         for (std::size_t n = 0; n < merged; ++n) {
             likelihoods<Probabilities>(u, labels[n], first, shift, count, value);
@@ -89,16 +103,21 @@ DENSECRF_INLINE void moments(const Unaries &u, const std::int32_t *labels, std::
             for (std::size_t i = 0; i < count; ++i) sum[i] += value[i];
             for (std::size_t i = 0; i < count; ++i) squares[i] += square[i];
             for (std::size_t i = 0; i < count; ++i) cubes[i] += square[i] * value[i];
+            for (std::size_t i = 0; i < count; ++i) fourths[i] += square[i] * square[i];
         }
         for (std::size_t i = 0; i < count; ++i) shift[i] -= fast_log(sum[i]);
         for (std::size_t i = 0; i < count; ++i) {
             const float scale = 1 / sum[i];
-            squares[i] *= scale * scale;
-            cubes[i] = cubes[i] * scale * scale * scale - squares[i] * squares[i];
+            const float mean = squares[i] * scale * scale, second = cubes[i] * scale * scale * scale;
+            const float third = fourths[i] * scale * scale * scale * scale;
+            squares[i] = mean;
+            cubes[i] = second - mean * mean;
+            fourths[i] = third - 3 * mean * second + 2 * mean * mean * mean;
         }
         std::copy_n(shift, count, energy + first);
         std::copy_n(squares, count, mean_share + first);
         std::copy_n(cubes, count, share_variance + first);
+        std::copy_n(fourths, count, share_skew + first);
     }
 }
 
@@ -141,6 +160,12 @@ DENSECRF_INLINE void logits_at(const Unaries &u, const MergedView &merged, std::
     for (std::size_t i = 0; i < count; ++i) logit[i] = top[i] + fast_log(sum[i]) - energy[i];
 }
 
+// The merged logit at point i for a small message, by cumulants.
+DENSECRF_INLINE float small_logit(const MergedView &merged, std::size_t i, float message) {
+    const float second = 0.5f * merged.share_variance[i] + (1.0f / 6) * message * merged.share_skew[i];
+    return message * (merged.mean_share[i] + message * second) - merged.energy[i];
+}
+
 // Small messages take the first two cumulants of the log-sum; large ones the sum itself.
 template <bool Probabilities>
 DENSECRF_INLINE void logits(const Unaries &u, const MergedView &merged, const std::int32_t *ids,
@@ -153,10 +178,11 @@ DENSECRF_INLINE void logits(const Unaries &u, const MergedView &merged, const st
         if (!ids && large > count / 8) {
             logits_at<Probabilities>(u, merged, first, count, message, logit);
         } else {
-            for (std::size_t n = 0; n < count; ++n)
-                logit[n] = message[n] *
-                               (merged.mean_share[id(n)] + 0.5f * message[n] * merged.share_variance[id(n)]) -
-                           merged.energy[id(n)];
+            if (ids)
+                for (std::size_t n = 0; n < count; ++n)
+                    logit[n] = small_logit(merged, ids[first + n], message[n]);
+            else
+                for (std::size_t n = 0; n < count; ++n) logit[n] = small_logit(merged, first + n, message[n]);
             for (std::size_t n = 0; n < count && large; ++n)
                 if (std::fabs(message[n]) >= small_message)
                     logit[n] = logit_at<Probabilities>(u, merged, id(n), message[n]);
@@ -205,9 +231,9 @@ DENSECRF_CLONES bool scan_unaries(const Unaries &u, float *max_probability, std:
 
 DENSECRF_CLONES void label_energies(const Unaries &u, std::size_t label, float *out, std::size_t begin,
                                     std::size_t end) {
-    const float *plane = u.plane(label) + begin;
+    const float *plane = u.plane(label) + begin, floor = u.floor;  // a copy, as `out` might overwrite u.floor
     if (u.are_probabilities())
-        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -fast_log(std::max(plane[i], u.floor));
+        for (std::size_t i = 0; i < end - begin; ++i) out[i] = -fast_log(std::max(plane[i], floor));
     else
         for (std::size_t i = 0; i < end - begin; ++i)
             out[i] = relative_energy(plane[i], u.min_energy[begin + i]);
@@ -215,9 +241,11 @@ DENSECRF_CLONES void label_energies(const Unaries &u, std::size_t label, float *
 
 DENSECRF_CLONES void merged_moments(const Unaries &u, const std::int32_t *labels, std::size_t count,
                                     float *energy, float *mean_share, float *share_variance,
-                                    std::size_t begin, std::size_t end) {
-    u.are_probabilities() ? moments<true>(u, labels, count, energy, mean_share, share_variance, begin, end)
-                          : moments<false>(u, labels, count, energy, mean_share, share_variance, begin, end);
+                                    float *share_skew, std::size_t begin, std::size_t end) {
+    if (u.are_probabilities())
+        moments<true>(u, labels, count, energy, mean_share, share_variance, share_skew, begin, end);
+    else
+        moments<false>(u, labels, count, energy, mean_share, share_variance, share_skew, begin, end);
 }
 
 DENSECRF_CLONES void merged_logits(const Unaries &u, const MergedView &merged, const std::int32_t *ids,

@@ -46,13 +46,14 @@ void label_energies(const Unaries &unaries, std::size_t label, float *out, std::
 struct MergedView {
     const std::int32_t *labels;
     std::size_t count;
-    const float *energy, *mean_share, *share_variance;  // N each
+    const float *energy, *mean_share, *share_variance, *share_skew;  // N each
 };
 
-// energy[i] = -log of the sum of the labels' likelihoods at point i; mean_share[i] and share_variance[i] are
-// the mean and the variance of their shares, weighted by the shares themselves.
+// energy[i] = -log of the sum of the labels' likelihoods at point i; mean_share[i], share_variance[i] and
+// share_skew[i] are the first three cumulants of their shares, weighted by the shares themselves.
 void merged_moments(const Unaries &unaries, const std::int32_t *labels, std::size_t count, float *energy,
-                    float *mean_share, float *share_variance, std::size_t begin, std::size_t end);
+                    float *mean_share, float *share_variance, float *share_skew, std::size_t begin,
+                    std::size_t end);
 
 // Replaces the messages to the merged label by its logits. messages[n - begin] belongs to point i = ids[n]
 // (or n, where ids is null); the logit is the log of the sum over merged labels of likelihood x exp(message x

@@ -321,3 +321,9 @@ def test_what_does_not_fit_the_call_is_refused():
         DenseCRF(backend="native")(IMAGE.clone().requires_grad_(), LOGITS)
     with pytest.raises(ValueError, match=r"float64 on cpu, wanted float32"):
         DenseCRF(backend="native")(IMAGE, LOGITS.double())
+
+
+@pytest.mark.parametrize("name", ["appearance_weight", "smoothness_weight"])
+def test_weights_that_would_overflow_are_refused(name):
+    with pytest.raises(ValueError, match=rf"got {name} = 3e\+38, wanted at most 1e\+20"):
+        DenseCRF(densecrf.Params(**{name: 3e38}))

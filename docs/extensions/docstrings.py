@@ -1,5 +1,4 @@
-"""Docstrings are written for people who read code; this makes reStructuredText of them, before napoleon sees
-them."""
+"""Sphinx extension that turns our docstrings into reStructuredText before napoleon processes them."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def prepare(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
     """Change a docstring in place.
 
-    ``Source: where`` becomes a section like Args, and bars outside of literals, which would be substitutions,
-    become the mathematical sign that looks like them and is as wide.
+    ``Source: …`` becomes a section like Args. Vertical bars outside literals would be substitutions, so they
+    become the mathematical "divides" sign, which looks the same.
     """
     done, in_source = [], False
     for line in map(plain, lines):
@@ -37,6 +36,6 @@ def prepare(app: Sphinx, what: str, name: str, it: object, options: object, line
 
 
 def plain(line: str) -> str:
-    """A line whose bars are no markup."""
+    """A line in which vertical bars are not markup."""
     parts = LITERAL.split(line)
     return "".join(part if number % 2 else part.replace("|", "∣") for number, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""How the gallery runs examples that are commands: with which options, and where their pictures come from."""
+"""Settings of the example gallery: order, command-line options, and pictures that examples write to files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FIRST = ("segment_photo.py", "refine_scribbles.py", "lattice_kernel.py", "hole_a
 
 
 class Order:
-    """Which example comes first: those above, then by name."""
+    """Sort key of the examples: those in ``FIRST``, then by name."""
 
     def __init__(self, folder: str):
         pass
 
     def __call__(self, name: str) -> tuple[int, str]:
-        """What examples are sorted by."""
+        """The key of a file name."""
         return FIRST.index(name) if name in FIRST else len(FIRST), name
 
 
 def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
-    """What an example finds on its command line: where to write its picture."""
+    """Command-line arguments of an example: where to write its picture."""
     script = Path(script_vars["src_file"])
     if script.name not in OPTIONS:
         return []
@@ -38,8 +38,7 @@ def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list
 
 
 def written_pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
-    """Move the picture that an example has written to where the gallery keeps its own; return how it is
-    shown."""
+    """Move the picture that an example wrote into the gallery, and return the markup that shows it."""
     picture = WRITTEN / f"{Path(block_vars['src_file']).stem}.png"
     if not picture.is_file():
         return ""
@@ -50,5 +49,5 @@ def written_pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[
 
 
 def _get_sg_image_scraper() -> Any:
-    """What sphinx-gallery asks a module that is named among its scrapers."""
+    """The hook by which sphinx-gallery finds this scraper."""
     return written_pictures

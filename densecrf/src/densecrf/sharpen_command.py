@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from densecrf.images import open_image, read_image
 from densecrf.mask_sharpening import sharpen
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-OpenImage = Callable[[Path], "Image.Image"]
 
 
 def add_parser(commands: Any) -> None:
@@ -36,12 +31,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--threads", type=int, help="maximum number of threads (default: all processors)")
 
 
-def run_sharpen(options: argparse.Namespace, open_image: OpenImage) -> str:
+def run_sharpen(options: argparse.Namespace) -> str:
     """Sharpen a mask and write it, completely or not at all.
 
     Args:
         options: what ``add_parser`` asks for.
-        open_image: function that decodes an image file with Pillow.
 
     Returns:
         A line on what was done.
@@ -55,8 +49,8 @@ def run_sharpen(options: argparse.Namespace, open_image: OpenImage) -> str:
 
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"got --out {options.out}, wanted a name ending in .png")
-    photo = np.asarray(open_image(options.photo).convert("RGB"))
-    mask = _read_mask(options.mask, open_image)
+    photo = read_image(options.photo)
+    mask = _read_mask(options.mask)
     if mask.shape != photo.shape[:2]:
         raise ValueError(
             f"{options.mask}: got a mask {mask.shape}, wanted {photo.shape[:2]}, the size of the photo"
@@ -73,7 +67,7 @@ def run_sharpen(options: argparse.Namespace, open_image: OpenImage) -> str:
     return f"{options.out}: {width}×{height}, {changed:.2f} % of pixels changed"
 
 
-def _read_mask(path: Path, open_image: OpenImage) -> np.ndarray:
+def _read_mask(path: Path) -> np.ndarray:
     """(H, W) bool, or float32 probabilities, from an image of one object."""
     image = open_image(path)
     if image.mode in ("RGBA", "LA", "PA"):

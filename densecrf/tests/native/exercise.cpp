@@ -162,6 +162,41 @@ void share_one_field() {
     }
 }
 
+// An image: its pixels are splatted tile by tile, in 9 labels or in a pair, all of them or the active ones.
+void refine_image() {
+    const std::size_t height = 90, width = 130, points = height * width;
+    std::mt19937 random(4);
+    std::uniform_real_distribution<float> level(0, 3);
+    std::vector<float> positions(points * 2), colors(points * 5);
+    for (std::size_t i = 0; i < points; ++i) {
+        const float x = float(i % width), y = float(i / width), edge = x > 60 ? 6.0f : 0.0f;
+        positions[2 * i] = x / 3, positions[2 * i + 1] = y / 3;
+        colors[5 * i] = x / 8, colors[5 * i + 1] = y / 8;
+        for (int c = 2; c < 5; ++c) colors[5 * i + c] = edge + level(random);
+    }
+    for (const std::size_t labels : {2, 9})
+        for (const int kind : {0, 1, 2, 3}) {
+            const std::vector<float> energies = normal_numbers(points * labels, 1);
+            std::vector<float> wanted(points * labels), found(wanted.size());
+            for (const int threads : {1, 4}) {
+                std::vector<PairwiseTerm> terms;
+                for (const int dimensions : {2, 5}) {
+                    Lattice lattice((dimensions == 2 ? positions : colors).data(), points, dimensions, 0,
+                                    threads);
+                    check(!lattice.tiles().empty(), "an image has no tiles", points, dimensions, labels);
+                    terms.push_back(
+                        {std::make_shared<Kernel>(std::move(lattice), Normalization(kind), kind % 2, threads),
+                         std::vector<float>(labels, kind == 3 ? 0.02f : 3.0f)});
+                }
+                MeanField field({energies.data(), labels, points, 0}, terms, {0.1f, 1e-3f}, threads);
+                field.run(10);
+                field.finish(threads == 1 ? wanted.data() : found.data());
+            }
+            check(found == wanted, "an image depends on the number of threads", points, kind, labels);
+            check(sum_to_one(found, points, labels), "an image does not sum to one", points, kind, labels);
+        }
+}
+
 // Labels that are unlikely one by one, but likely together; energies and strengths of any size.
 void go_to_extremes() {
     const std::size_t points = 888;
@@ -247,6 +282,7 @@ int main() {
     locate_at_the_limit();
     stop_everywhere();
     share_one_field();
+    refine_image();
     go_to_extremes();
     refuse_what_does_not_fit();
     std::mt19937 random(1);

@@ -191,7 +191,7 @@ class FileScores:
 
 
 def _resized(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Planes (K, h, w) float32 resized bilinearly to (K, H, W); Pillow, because it antialiases a larger canvas."""
+    """Resize planes (K, h, w) float32 to (K, H, W); Pillow antialiases when it reduces."""
     if planes.shape[1:] == size:
         return planes
     images = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]

@@ -20,6 +20,8 @@ from densecrf.torch.kernel import Kernel, grid_kernel
 from densecrf.torch.native import Messages, infer_marginals
 from densecrf.validation import fraction, one_of, positive_number
 
+MAX_WEIGHT = 1e20
+"""Largest weight; messages times it stay finite in float32."""
 BACKENDS = ("auto", "native", "torch", "exact")
 AnyKernel = Kernel | lattice.Kernel
 
@@ -68,7 +70,7 @@ class DenseCRF(nn.Module):
 
     Raises:
         TypeError: for numbers of another type.
-        ValueError: for unknown options, or a compatibility of another shape.
+        ValueError: for unknown options, a compatibility of another shape, or weights over 1e20.
 
     Source: DeepLab, section 3.3; Zheng et al. 2015 (CRF as RNN).
     """
@@ -301,6 +303,14 @@ def _checked_params(params: Params | None) -> Params:
         return Params()
     if not isinstance(params, Params):
         raise TypeError(f"got params = {params!r}, wanted densecrf.Params or None")
+    if isinstance(params.appearance_rgb_std, tuple):
+        raise ValueError(
+            f"got appearance_rgb_std = {params.appearance_rgb_std}, wanted one number, as this module "
+            "learns one width; divide each channel of the images by its own and pass 1"
+        )
+    for name in ("appearance_weight", "smoothness_weight"):
+        if getattr(params, name) > MAX_WEIGHT:
+            raise ValueError(f"got {name} = {getattr(params, name)}, wanted at most {MAX_WEIGHT}")
     return params
 
 
