@@ -161,14 +161,12 @@ void MeanField::restart_without_merging() {
     restart_step_ = 0;
 }
 
-// The number of points that may be above the merge threshold in a lane that is merged, or changed too much by
-// merging: so few that no object of 100 pixels is among them, and none in a small image.
-std::size_t MeanField::merge_point_limit() const {
-    return std::min<std::size_t>(48, std::size_t(3e-4 * double(points_)));
-}
+// The number of points that merging a lane may change too much, if they are scattered over the tiles of an
+// image; in small images none. An object of 100 pixels, in at most four tiles, has more than max_tile_held_ in one.
+std::size_t MeanField::merge_point_limit() const { return std::size_t(3e-4 * double(points_)); }
 
 // The number of points that merging may change too much in a step; in small images none.
-std::size_t MeanField::merge_error_point_limit() const { return 5 * std::size_t(3e-4 * double(points_)); }
+std::size_t MeanField::merge_error_point_limit() const { return 5 * merge_point_limit(); }
 
 // The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups,
 // those whose probability x message is large at few points. (A label with a probability here and there, but
@@ -179,9 +177,10 @@ std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     if (approximations_.merge_threshold <= 0) return unlikely;
     const std::int64_t taken = steps_ - restart_step_;
     // A restart would cost too much later.
-    const bool is_early = taken > 0 && taken <= 3 && groups_ > 1 && merge_point_limit() > 0;
+    const bool is_early = taken > 0 && taken <= 3 && counts_held();
     for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
-        const bool is_held = !is_early || findings_.held[a] > merge_point_limit();
+        const bool is_held = !is_early || findings_.held[a] > merge_point_limit() ||
+                             findings_.max_tile_held[a] > max_tile_held_;
         if (!is_held || findings_.max_probability[a] <= approximations_.merge_threshold)
             unlikely.push_back(std::int32_t(a));
     }
