@@ -62,6 +62,7 @@ bench: $(VENV)/.tested ## times of both packages, in results/
 	$(BIN)/python deeplab/benchmarks/cascade.py --out results/bench-deeplab.json $(if $(wildcard $(VOC)/JPEGImages),--agreement $(VOC))
 	$(BIN)/python deeplab/benchmarks/training_step.py --out results/bench-training.json
 	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/score_maps.py --data $(VOC)/.. --out results/score-maps.json
+	[ ! -d $(VOC)/scores ] || $(BIN)/python densecrf/benchmarks/pydensecrf_agreement.py --data $(VOC)/.. --photos 8 --out results/pydensecrf-agreement.md
 
 # On a machine with a GPU, by a Python that has torch for CUDA; nothing is installed: make gpu GPU_PYTHON=python3
 GPU_PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""Draw a small data set to train on: photos of bright shapes on dark ground, with masks.
+"""Draw a small training data set: bright discs and boxes on dark backgrounds, with masks.
 
 python examples/draw_shapes.py shapes
 deeplab check-data shapes
@@ -17,14 +17,14 @@ COLOURS = ((230, 90, 60), (70, 150, 235))
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """Draw a photo with one to three shapes, and its mask.
+    """Draw a photo of one to three shapes, and its mask.
 
     Args:
-        rng: Source of all random choices.
+        rng: Random generator.
         size: Height and width in pixels.
 
     Returns:
-        Photo and class ids.
+        The photo and its class ids.
     """
     height, width = size
     ground = rng.integers(20, 90, size=3)
@@ -52,7 +52,7 @@ def main() -> None:
         "--photos",
         type=int,
         default=24,
-        help="number of training photos; a quarter as many are for validation",
+        help="number of training photos; a quarter of this number is added for validation",
     )
     options = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def main() -> None:
             photo.save(options.folder / "images" / split / f"{split}_{number:03d}.jpg", quality=92)
             ids.save(options.folder / "masks" / split / f"{split}_{number:03d}.png")
     (options.folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    print(f"{options.folder}: {options.photos} photos to train on, classes {', '.join(CLASSES)}")
+    print(f"{options.folder}: {options.photos} training photos, classes {', '.join(CLASSES)}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """The lattice's kernel and the exact Gaussian
 ===========================================
 
-The permutohedral lattice filters in time linear in the number of points, but its kernel is not quite a
-Gaussian. This example shows the kernel and its effect on a CRF.
+The time of the permutohedral lattice is linear in the number of points, but its kernel only approximates a
+Gaussian. This example shows the kernel, and the effect of the approximation on a CRF.
 """
 
 # %%
-# Filtering a single bright point on a plane gives the kernel itself. In two dimensions the lattice consists
-# of triangles, and three blurs along its axes make a bell. The bell is a little wider in some directions than
-# in others, and it depends on the position of the point within its triangle.
+# Filtering an image with a single bright point shows the kernel itself. In two dimensions the lattice
+# consists of triangles, and the kernel is the result of blurs along the three axes of the lattice. It is a
+# little wider in some directions than in others, and depends on the position of the point within its
+# triangle.
 
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ lattice = densecrf.Lattice(features)
 
 
 def kernel_at(row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """The exact kernel at one point, and the lattice's with the best-fitting scale, both (WIDTH, WIDTH).
+    """The exact kernel at one point, and the lattice's scaled to fit it, both (WIDTH, WIDTH).
 
     Args:
         row: row of the point.
@@ -55,10 +56,11 @@ for panel, title, picture in zip(
     panel.set(title=title, xlabel="standard deviations")
     figure.colorbar(shown, ax=panel, shrink=0.8)
 plt.show()
-print(f"largest difference {np.abs(approximate - exact).max():.2f} of a kernel with the maximum 1")
+print(f"largest difference: {np.abs(approximate - exact).max():.2f} (maximum of the kernel: 1)")
 
 # %%
-# Sections through the kernel for points at different positions within the triangles of the lattice.
+# These are sections through the kernel, for points at different positions within the triangles of the
+# lattice.
 
 figure, panel = plt.subplots(figsize=(7, 3.4), layout="constrained")
 offsets = (np.arange(WIDTH) - middle) * STEP
@@ -76,10 +78,10 @@ panel.legend(loc="upper left", fontsize="small")
 plt.show()
 
 # %%
-# A CRF has five features, the position and the colour. Its points touch few of the lattice's vertices, and
-# the blur loses what would pass through vertices that no point touches. ``backend="accurate"`` adds these
-# vertices. A small photo with patches of noise for scores shows the error, which is the difference in
-# probability from the exact CRF. Even at this size the exact CRF takes some hundred times as long.
+# In a CRF, the lattice has five dimensions: position and colour. Only vertices near a pixel are stored, so
+# the blur loses values that would pass through other vertices. ``backend="accurate"`` adds these vertices.
+# The pictures show the error for a small photo with random scores: the difference in probability from the
+# exact CRF. Even at this size, the exact CRF takes some hundred times as long.
 
 photo = Image.open(EXAMPLES / "photos" / "astronaut.jpg").convert("RGB").crop((150, 0, 310, 120))
 image = np.asarray(photo.resize((52, 39), Image.Resampling.BICUBIC))
@@ -103,7 +105,7 @@ for panel, name in zip(axes[2:], ("lattice", "accurate"), strict=True):
     shown = panel.imshow(error, cmap="magma", vmin=0, vmax=0.3)
     panel.set_title(f"error of {name}")
     differing = (marginals[name].argmax(0) != marginals["exact"].argmax(0)).mean()
-    print(f"{name:9s} mean error {error.mean():.4f}, {differing:.2%} of the labels differ")
+    print(f"{name:9s} mean error {error.mean():.4f}; {differing:.2%} of the labels differ")
 for panel in axes:
     panel.axis("off")
 figure.colorbar(shown, ax=axes[3], shrink=0.8)

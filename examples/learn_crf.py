@@ -1,16 +1,18 @@
 """Learn a CRF from cached scores
 ==============================
 
-The weights and the label compatibility of a CRF learn by gradient descent on the cross-entropy. The network
-stays as it is. Only its scores are needed, so that a step costs no more than the CRF's forward and backward
-pass. Each file of the folder --scores is a NumPy .npz with ``image`` (H, W, 3) uint8, ``scores`` (K, H, W)
-float and ``labels`` (H, W) uint8, 255 for void. Without a folder the example generates scenes. Every fourth
-photo is held out, and the printed results are of the held-out photos.
+This example learns the weights and the label compatibility of a CRF by gradient descent on the cross-entropy.
+The network is fixed and only its cached scores are used, so a step takes only the time of the CRF's forward
+and backward passes.
+
+Each file in the folder --scores is a NumPy .npz with ``image`` (H, W, 3) uint8, ``scores`` (K, H, W) float
+and ``labels`` (H, W) uint8, 255 for void. Without a folder, the example generates scenes. Every fourth photo
+is held out, and the printed results are for the held-out photos.
 
 .. code-block:: text
 
     python examples/learn_crf.py --scores FOLDER --out learned
-    densecrf refine PHOTO SCORES.npy -o LABELS.png --params learned/params.json    # the weights only
+    densecrf refine PHOTO SCORES.npy -o LABELS.png --params learned/params.json    # uses only the weights
 
 To train a network and its CRF together, compute ``crf(image, network(image))`` and give the CRF's parameters
 their own learning rate. Source: Zheng et al. 2015 (CRF as RNN).
@@ -35,7 +37,7 @@ Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def generate_samples(count: int, height: int = 40, width: int = 56) -> list[Sample]:
-    """Scenes with discs of class 1, and of class 2, whose scores are weak, on a background of class 0.
+    """Scenes with a disc of class 1 and one of class 2, with weak scores, on a background of class 0.
 
     Args:
         count: number of scenes.
@@ -81,9 +83,7 @@ def read_sample(path: Path) -> Sample:
     with np.load(path, allow_pickle=False) as file:
         missing = {"image", "scores", "labels"} - set(file.files)
         if missing:
-            raise ValueError(
-                f"{path}: no {', '.join(sorted(missing))} in it, wanted image, scores and labels"
-            )
+            raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}; wanted image, scores and labels")
         return to_tensors(file["image"], file["scores"], file["labels"])
 
 
@@ -110,13 +110,13 @@ def evaluate(crf: DenseCRF, samples: list[Sample]) -> tuple[float, float]:
 
 
 def learn(crf: DenseCRF, samples: list[Sample], *, epochs: int, rate: float) -> None:
-    """Train with Adam, one photo in a step; weights and compatibility never become negative.
+    """Train with Adam, one photo per step; weights and compatibility never become negative.
 
     Args:
         crf: the CRF to train.
         samples: photos with scores and labels.
         epochs: number of passes over the photos.
-        rate: initial learning rate, which follows a cosine to 0.
+        rate: initial learning rate, which decays to 0 by a cosine schedule.
     """
     optimizer = torch.optim.Adam([p for p in crf.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(samples))
@@ -164,16 +164,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=16, help="number of scenes to generate")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate")
-    parser.add_argument("--iterations", type=int, default=5, help="mean-field steps")
+    parser.add_argument("--iterations", type=int, default=5, help="mean-field iterations")
     parser.add_argument(
-        "--widths", action="store_true", help="also learn the widths: slower, by the lattice in PyTorch"
+        "--widths",
+        action="store_true",
+        help="also learn the widths; slower, as the lattice then runs in PyTorch",
     )
     parser.add_argument("--picture", type=Path, help="PNG to draw a held-out photo in; needs matplotlib")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
-    """Learn, print and write; returns cross-entropy and mean IoU on the held-out photos by name."""
+    """Learn, print and write; returns cross-entropy and mean IoU on the held-out photos for each CRF."""
     options = parse(arguments)
     if options.scores:
         samples = [read_sample(path) for path in sorted(options.scores.glob("*.npz"))]

@@ -1,8 +1,8 @@
-"""From scribbles to an outline
-============================
+"""Interactive segmentation from scribbles
+=======================================
 
-``densecrf`` needs no network. Here a few scribbles on a photo mark the cat and the background, and the CRF
-finds the outline.
+``densecrf`` can segment a photo without a network. In this example, a few scribbles mark the cat and the
+background, and the CRF finds the outline.
 """
 
 # %%
@@ -32,8 +32,8 @@ labels = np.asarray(scribbles)
 print(f"{(labels != UNLABELLED).mean():.1%} of the pixels are labelled")
 
 # %%
-# Labels have to travel far from the scribbles, so the kernels are wide and there are more steps than the
-# usual ten. ``callback`` receives the marginals after each step.
+# The labels have to propagate far from the scribbles, so the kernels are wide and there are more iterations
+# than the usual ten. ``callback`` receives the marginals after each iteration.
 
 unary = densecrf.unary_from_labels(labels, 2, confidence=0.98, ignore=UNLABELLED)
 crf = densecrf.DenseCRF(
@@ -46,10 +46,10 @@ steps = {}
 
 
 def save_step(step: int, marginals: np.ndarray) -> None:
-    """Save the probability of the cat after a step.
+    """Save the probability of the cat after an iteration.
 
     Args:
-        step: number of the step.
+        step: number of the iteration.
         marginals: (2, H, W).
     """
     steps[step] = marginals[CAT]
@@ -58,7 +58,7 @@ def save_step(step: int, marginals: np.ndarray) -> None:
 marginals = crf.infer(unary, iterations=30, callback=save_step)
 
 # %%
-# The scribbles, the results of two steps, and the final result.
+# These are the scribbles, the probabilities after two of the iterations, and the final result.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 6.2), layout="constrained")
 painted = photo.copy()
@@ -67,9 +67,9 @@ painted[labels == BACKGROUND] = (230, 60, 60)
 cut = np.where(marginals[CAT][..., None] > 0.5, photo, 255).astype(np.uint8)
 pictures = {
     "scribbles": painted,
-    "after 1 step": steps[1],
-    "after 5 steps": steps[5],
-    "cut out after 30": cut,
+    "after 1 iteration": steps[1],
+    "after 5 iterations": steps[5],
+    "cut out after 30 iterations": cut,
 }
 for panel, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
     panel.imshow(picture, cmap="magma", vmin=0, vmax=1)

@@ -1,12 +1,12 @@
 """Segment a photo
 ===============
 
-The weights that come with the package label a photo, first by the network alone, then with the CRF.
+The included network labels a photo, first alone and then with the CRF.
 """
 
 # %%
-# The network gives each pixel a probability for each class. It computes scores at every eighth pixel and
-# interpolates between them, so the outlines are soft.
+# The network predicts a probability of each class at each pixel. It computes scores at every eighth pixel and
+# interpolates between them, so the boundaries are soft.
 
 import sys
 from pathlib import Path
@@ -23,15 +23,15 @@ for name, share in coarse.shares().items():
     print(f"{name:12s} {share:6.1%} of the pixels")
 
 # %%
-# The CRF takes the photo and the network's probabilities and moves the outlines to the edges in the photo.
-# The network need not run again, so other parameters can be tried on the same probabilities.
+# The CRF aligns the boundaries with the edges in the photo. ``refine`` reuses the probabilities of the
+# network, so other CRF parameters can be tried without running the network again.
 
 fine = model.refine(coarse)
 changed = (fine.labels != coarse.labels).mean()
 print(f"{changed:.1%} of the labels changed; the CRF took {fine.seconds['CRF']:.2f} s")
 
 # %%
-# Side by side: photo, network, network and CRF.
+# Compare the photo, the labels of the network, and the labels after the CRF.
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.8), layout="constrained")
 for panel, title, picture in zip(
@@ -44,7 +44,7 @@ plt.show()
 
 # %%
 # The probability of the most probable class shows how certain the labels are. The network is uncertain in a
-# broad band around every object, the CRF in a narrow one.
+# wide band around every object; after the CRF, the band is narrow.
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for panel, title, result in zip(axes, ("network", "network + CRF"), (coarse, fine), strict=True):

@@ -2,7 +2,8 @@
 ==================
 
 A disc moves across a textured background, and its noisy scores flicker from frame to frame. The example
-compares a CRF for each frame with one CRF over all frames, in which neighbouring frames support each other.
+compares a separate CRF for each frame with one CRF over the whole video, which also connects neighbouring
+frames.
 
 ``python examples/video_crf.py --picture video.png``
 """
@@ -16,7 +17,7 @@ import densecrf
 from densecrf.torch import DenseCRF
 
 FRAME = 3.0
-"""Distance between two frames in pixels, about as far as the disc moves."""
+"""Distance between two frames in pixels; the disc moves about as far."""
 
 
 def clip(
@@ -38,7 +39,7 @@ def clip(
     video = torch.where(labels.bool(), disc, ground) + 6 * torch.randn(
         3, frames, height, width, generator=rng
     )
-    # Errors are blocks, which differ from frame to frame.
+    # The noise consists of blocks that change from frame to frame.
     coarse = torch.randn(2, frames, height // 4 + 1, width // 4 + 1, generator=rng)
     noise = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :height, :width]
     scores = 1.5 * torch.stack([1 - labels, labels]) + 2.0 * noise
@@ -69,7 +70,7 @@ def draw(path: Path, video: torch.Tensor, results: dict[str, torch.Tensor]) -> N
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
-    """Print and return the shares of wrong pixels: without CRF, with one per frame, with one over all."""
+    """Print and return the shares of wrong pixels: without CRF, frame by frame, over all frames."""
     parser = argparse.ArgumentParser(description="A CRF over a video.")
     parser.add_argument("--size", type=int, nargs=3, default=(8, 48, 72), metavar=("T", "H", "W"))
     parser.add_argument("--picture", type=Path, help="PNG to draw some of the frames in; needs matplotlib")
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float, float]:
     alone, by_frame, over_all = (
         float((result.argmax(1) != labels).float().mean()) for result in results.values()
     )
-    print(f"wrong pixels: {alone:.2%} without, {by_frame:.2%} frame by frame, {over_all:.2%} over all frames")
+    print(f"wrong pixels: {alone:.2%} without CRF, {by_frame:.2%} by frame, {over_all:.2%} over all frames")
     if options.picture:
         draw(options.picture, video, results)
     return alone, by_frame, over_all

@@ -1,7 +1,7 @@
 """A CRF over a volume
 ===================
 
-Noisy scores of a ball in a scan whose slices are further apart than its pixels.
+A CRF refines the noisy scores of a ball in a scan whose slices are further apart than its pixels.
 
 ``python examples/volume_crf.py --picture volume.png``
 """
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     with torch.no_grad():
         refined = crf(volume, scores)
     before, after = (float((result.argmax(1) != labels).float().mean()) for result in (scores, refined))
-    print(f"wrong voxels: {before:.2%} before, {after:.2%} after")
+    print(f"wrong voxels: {before:.2%} without CRF, {after:.2%} with CRF")
     if options.picture:
         draw(
             options.picture,

@@ -73,7 +73,13 @@ def appearance_features(photo: torch.Tensor, params: densecrf.Params) -> torch.T
         torch.arange(height, device=photo.device), torch.arange(width, device=photo.device), indexing="ij"
     )
     positions = torch.stack([x.flatten(), y.flatten()], dim=1) / params.appearance_xy_std
-    return torch.cat([positions, photo.float().flatten(1).t() / params.appearance_rgb_std], dim=1)
+    return torch.cat(
+        [
+            positions,
+            photo.float().flatten(1).t() / torch.tensor(params.appearance_rgb_std, device=photo.device),
+        ],
+        dim=1,
+    )
 
 
 def grid_axes(height: int, width: int, params: densecrf.Params, device: torch.device) -> list[torch.Tensor]:

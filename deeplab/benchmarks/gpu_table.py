@@ -26,17 +26,17 @@ def write_table(source: Path, target: Path) -> None:
 
 def report(data: dict[str, Any]) -> str:
     """The record as Markdown."""
-    lines = ["# On a GPU", "", *_set_up(data.get("set-up", {}))]
+    lines = ["# GPU benchmark", "", *_set_up(data.get("set-up", {}))]
     for section, results in data.items():
         if section not in NO_TIMES:
-            rows = [["what", "median ms", "ms a photo", "more"]]
+            rows = [["measurement", "median ms", "ms per photo", "more"]]
             rows += [_row(name, value) for name, value in results.items()]
             lines += [f"## {section}", "", markdown_table(rows), ""]
     tests = data.get("groups", {}).get("tests", {})
     if tests:
         lines += ["## Tests", "", (tests.get("last lines") or ["no output"])[-1], ""]
     failures = _failures(data) or ["Nothing."]
-    return "\n".join([*lines, "## What failed or was left out", "", *failures, ""])
+    return "\n".join([*lines, "## Failed or skipped measurements", "", *failures, ""])
 
 
 def _set_up(results: dict[str, Any]) -> list[str]:
@@ -69,9 +69,9 @@ def _failures(data: dict[str, Any]) -> list[str]:
         if isinstance(value, dict) and ("failed" in value or "left out" in value)
     ]
     lines += [
-        f"- group {name} ended with {value['ended with']}"
+        f"- group {name}: {end if isinstance(end, str) else f'exit code {end}'}"
         for name, value in data.get("groups", {}).items()
-        if value["ended with"]
+        if (end := value["ended with"])
     ]
     return lines
 

@@ -270,7 +270,7 @@ def report(record: dict[str, Any], picture: str) -> str:
     width, height = SIZE
     size = f"{width}x{height}"
     table = [
-        ["what", "median s", "best s"],
+        ["", "median s", "best s"],
         ["paper: network, 306×306, on a Titan GPU", PAPER["network, 306×306, Titan GPU"], ""],
         *rows_of("network, 321×321", record["network, 321x321"]),
         *rows_of(f"network, {width}×{height}", record[f"network, {size}"]),
@@ -280,14 +280,14 @@ def report(record: dict[str, Any], picture: str) -> str:
     ]
     missing = "; ".join(record["left out"]) or "nothing"
     return (
-        "# Seconds a photo\n\n"
+        "# Seconds per photo\n\n"
         f"{record['machine']['processor']}, {record['machine']['cores']} cores, {record['date']}; medians of "
-        f"{record['runs']} turns in one run by `deeplab/benchmarks/speed_table.py`. CRF: 10 iterations, "
+        f"{record['runs']} rounds in one run of `deeplab/benchmarks/speed_table.py`. CRF: 10 iterations, "
         f"{PARAMS.appearance_weight:g}/{PARAMS.appearance_xy_std:g}/{PARAMS.appearance_rgb_std:g} + "
-        f"{PARAMS.smoothness_weight:g}/{PARAMS.smoothness_xy_std:g}, on the shipped network's probabilities "
-        f"of one photograph. Left out: {missing}.\n\n"
+        f"{PARAMS.smoothness_weight:g}/{PARAMS.smoothness_xy_std:g}, on the probabilities of the "
+        f"included network for one photo. Left out: {missing}.\n\n"
         + markdown_table(table)
-        + f"\n\n![Cost against pixels, labels and threads]({picture})\n\n"
+        + f"\n\n![Seconds against pixels, labels and threads]({picture})\n\n"
         f"Left: square photos, 21 labels, all threads. Middle and right: {width}×{height}.\n"
     )
 

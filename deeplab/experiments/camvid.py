@@ -189,14 +189,15 @@ def report(result: Result, scale: float) -> str:
     size = f"{round(480 * scale)}×{round(360 * scale)}"
     return (
         f"# CamVid, {result.tested_on} test photos\n\n"
-        f"DeepLab-LargeFOV trained on CamVid's 367 train photos, looked at as {size} and scored at 480×360, "
-        f"11 classes, void left out. Percent. The CRF was searched on {result.tuned_on} val photos, none of "
-        f"them tested; found: {json.dumps(vars(result.params))}. {date.today().isoformat()}.\n\n"
+        f"DeepLab-LargeFOV trained on CamVid's 367 train photos. The network sees photos resized to {size}; "
+        "scores are in percent at 480×360 for 11 classes, without void. The CRF parameters were searched on "
+        f"{result.tuned_on} val photos: `{json.dumps(vars(result.params))}`. Measured by "
+        f"`deeplab/experiments/camvid.py` on {date.today().isoformat()}.\n\n"
         + markdown_table([heading, *ours, *map(list, PUBLISHED)])
-        + "\n\nSegNet's entries were trained on 3,433 photos of several road data sets, CamVid's among "
-        "them.\n\n"
+        + "\n\nThe networks in SegNet's table were trained on 3,433 photos of several road data sets, "
+        "including CamVid.\n\n"
         + markdown_table([["class", *result.scores], *classes])
-        + f"\n\nHow it was trained: `{json.dumps(recipe)}`\n"
+        + f"\n\nRecipe: `{json.dumps(recipe)}`\n"
     )
 
 

@@ -5,11 +5,11 @@ Question: How do the four heads compare in accuracy and speed at the same, small
 Command:
     python field_of_view.py --data VOC --init vgg16_imagenet_conv_fp16.npz --out results/field-of-view
 
-Writes: OUT.csv and OUT.md. Trained networks stay in the work folder, where a run that was stopped resumes.
+Writes: OUT.csv and OUT.md. Trained networks are kept in the work folder, so that a run can be resumed.
 
-conv1 to conv5 are ImageNet's and stay as they are. fc6 to fc8 start from random weights and learn with batch
-normalisation, which is folded away at the end. A head with more parameters has more to learn, so that so few
-steps favour small heads; the table says how many steps there were.
+conv1 to conv5 have ImageNet weights and are frozen. fc6 to fc8 start from random weights and are trained with
+batch normalisation, which is folded into their weights at the end. A head with more parameters needs more
+steps, so few steps favour small heads; the table gives the number of steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deeplab.tables import markdown_table
 from deeplab.training.loop import train
 from deeplab.training.recipe import Recipe
 
-PAPER = {  # Table 2: mean IoU on val after the CRF, parameters, images a second in training
+PAPER = {  # Table 2: mean IoU on val after the CRF, parameters, images per second in training
     "deeplab": ("63.74", "65.1 M", "2.90"),
     "deeplab-4x4": ("67.14", "65.1 M", "2.90"),
     "deeplab-7x7": ("67.64", "134.3 M", "1.44"),
@@ -112,7 +112,7 @@ def row_of(name: str, steps: int, scores: tuple[Scores, Scores], speed: float) -
         name: name of the variant.
         steps: steps of its training.
         scores: scores of the network, and of network and CRF.
-        speed: images a second.
+        speed: images per second.
 
     Returns:
         Cells by column.
@@ -134,7 +134,7 @@ def row_of(name: str, steps: int, scores: tuple[Scores, Scores], speed: float) -
         "mIoU-7, CRF": f"{100 * refined.mean_iou_of():.1f}",
         "mIoU-21, CRF": f"{100 * refined.mean_iou:.1f}",
         "paper's mIoU-21, CRF": paper_iou,
-        "images a second": f"{speed:.2f}",
+        "images per second": f"{speed:.2f}",
         "paper's, training on a GPU": paper_speed,
     }
 
@@ -152,13 +152,14 @@ def report(rows: list[dict[str, str]], options: argparse.Namespace, photos: int)
     """
     return (
         "# Field of view at a small training budget\n\n"
-        f"The four heads of the paper's Table 2, each trained for {options.steps} steps of "
-        f"{options.batch} crops of {options.crop}×{options.crop} from VOC `train_aug` (1,623 pairs; the "
-        "paper: 6,000 steps of 20 crops of 321×321 from 10,582), fc6 to fc8 from random numbers on "
-        "ImageNet's convolutions, which stay as they are (the paper starts from ImageNet's fc6 and fc7, cut "
-        f"to size, and trains all). Scored on {photos} val photos; nothing was tuned on them. CRF: the "
-        "release's defaults. Images a second: the network alone, on two cores of a CPU. "
-        f"{date.today().isoformat()}, `deeplab/experiments/field_of_view.py`.\n\n"
+        f"The four heads of the paper's Table 2, trained for only {options.steps} steps of {options.batch} "
+        f"crops of {options.crop}×{options.crop} from VOC `train_aug` (1,623 photos). The paper uses 6,000 "
+        "steps of 20 crops of 321×321 from 10,582 photos. Here, fc6 to fc8 start from random weights and the "
+        "ImageNet convolutions are frozen; in the paper, fc6 and fc7 start from subsampled ImageNet weights "
+        "and all layers are trained.\n\n"
+        f"Scores are for {photos} val photos, on which nothing was tuned, with the CRF parameters of the "
+        "authors' release. Images per second are for the network alone, on two CPU cores. Measured by "
+        f"`deeplab/experiments/field_of_view.py` on {date.today().isoformat()}.\n\n"
         + markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
         + "\n"
     )

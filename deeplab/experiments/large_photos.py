@@ -1,6 +1,6 @@
 """Accuracy on large photos against the network's input size.
 
-Question: To which size should large photos be reduced for the network?
+Question: To which size should large photos be downscaled for the network?
 
 Command:
     python large_photos.py --data VOC --weights deeplab-largefov-voc.safetensors --megapixels 1 --photos 80 \
@@ -10,9 +10,9 @@ Command:
 Writes: the first command, scores and seconds for each size as JSON; the second, results/large-photos.md from
 several such files.
 
-Labelled photos are enlarged to a number of megapixels, by bicubic interpolation (labels by the nearest
-neighbour) and then reduced to several sizes for the network. Size 0 is the enlarged photo itself.
-Photos are taken at equal distances from the list; each score is over all of them.
+Labelled photos are enlarged to a number of megapixels (bicubic; labels by nearest neighbour) and then
+downscaled to several sizes for the network. Size 0 is the enlarged photo itself. Photos are taken at equal
+distances from the list; each score is over all of them.
 """
 
 import argparse
@@ -33,14 +33,16 @@ from deeplab.model.segmentation import Model
 HEADING = """\
 # Network input size for large photos
 
-VOC val photos were enlarged (bicubic; labels by nearest neighbour) and then reduced to several sizes for
-the network. Its probabilities are upsampled to the photo's size, at which the CRF runs. Accuracy in percent;
-seconds on two cores shared with other work. Measured by `deeplab/experiments/large_photos.py`.
+VOC val photos were enlarged (bicubic; labels by nearest neighbour) and then downscaled to several sizes for
+the network. Its probabilities are upsampled to the size of the enlarged photo, at which the CRF runs.
+Accuracy is in percent, time in seconds on two cores shared with other work. Measured by
+`deeplab/experiments/large_photos.py`.
 
-The original photos have 500 pixels on the longer side, so enlarged ones have less detail than photos taken
-by a camera, but objects fill them in the same way. Rows with the same number of photos use the same photos.
+The original photos have 500 pixels on the longer side. Enlarged photos therefore have less detail than
+photos from a camera, but objects fill the same part of them. Rows with the same number of photos use the same
+photos.
 
-| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | s a photo |
+| megapixels | photos | CRF | longer side | mean IoU of seven classes | pixel accuracy | seconds per photo |
 | ---: | ---: | --- | ---: | ---: | ---: | ---: |
 """
 

@@ -12,6 +12,14 @@ from deeplab.network.architecture import VARIANTS, Convolution, DeepLab, build
 from deeplab.weights.store import Card
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """A cache folder of the tests' own, also for the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def network():
     """A network with random weights, the same in every run."""

@@ -147,7 +147,7 @@ def made_at_build(target):
     if target.startswith("made/results/"):
         return Path(target).stem in module().measured()
     return target == "made/commands.md" or re.fullmatch(
-        r"made/parts/(networks|layers|accuracy|speed)\.md", target
+        r"made/parts/(networks|layers|accuracy|speed|phases)\.md", target
     )
 
 

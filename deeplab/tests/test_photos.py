@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.datasets.samples import read_ids
+from deeplab.datasets.mask_files import read_ids
 from deeplab.photos import PhotoError, photo_from_any, photo_from_image, read_photo, resize_photo
 
 
@@ -138,3 +138,45 @@ def test_files_that_need_another_program_are_not_opened(tmp_path, monkeypatch, n
     monkeypatch.setattr("subprocess.check_call", lambda *command, **options: pytest.fail(f"ran {command}"))
     with pytest.raises(ValueError, match=r"not an image that can be read|cannot be decoded"):
         (read_ids if name.startswith("mask") else read_photo)(tmp_path / name)
+
+
+@pytest.mark.parametrize(("bits", "high"), [(10, 1023), (12, 4095), (16, 65535), (8, 255)])
+def test_bits_in_use_of_sixteen_are_scaled(tmp_path, bits, high):
+    levels = np.array([[0, high // 2, high], [0, 0, high]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.tif")
+    assert read_photo(tmp_path / "deep.tif")[:, :, 0].tolist() == [[0, 127, 255], [0, 0, 255]]
+
+
+def deep_png(levels):
+    """A PNG file of 16 bits a colour, of levels (H, W, 3)."""
+    height, width, _ = levels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+    ]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in [*parts, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_colours_of_twelve_bits_in_sixteen_are_told(tmp_path):
+    levels = np.array([[[0, 4095, 100], [257, 7, 4000]]])
+    (tmp_path / "dark.png").write_bytes(deep_png(levels))
+    with pytest.raises(PhotoError, match=r"dark.png: has colours of 16 bits that use 12 bits or fewer"):
+        read_photo(tmp_path / "dark.png")
+    (tmp_path / "full.png").write_bytes(deep_png(levels * 16))
+    assert read_photo(tmp_path / "full.png").tolist() == [[[0, 255, 6], [16, 0, 250]]]
+
+
+def test_infrared_that_claims_to_be_opacity_is_left_out(tmp_path):
+    pixels = np.full((4, 6, 4), 90, np.uint8)
+    pixels[..., 3] = np.arange(24).reshape(4, 6) + 100
+    Image.fromarray(pixels).save(tmp_path / "nir.tif")
+    assert (read_photo(tmp_path / "nir.tif") == 90).all()
+    pixels[..., 3] = 255
+    pixels[0, 0, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "clear.tif")
+    assert read_photo(tmp_path / "clear.tif")[0, :2].tolist() == [[255] * 3, [90] * 3]

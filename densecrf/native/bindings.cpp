@@ -29,7 +29,7 @@ using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 namespace {
 
-constexpr int max_dimensions = 128;  // as in lattice.py
+constexpr int max_dimensions = 255;  // as in lattice.py; a rank is a byte
 
 void require(bool condition, const char *message) {
     if (!condition) throw std::invalid_argument(message);
@@ -132,7 +132,7 @@ Lattice make_lattice(const Matrix &features, int halo, int threads) {
 
 void check_lattice(const Matrix &features, int halo) {
     const std::size_t dimensions = features.shape(1);
-    require(dimensions >= 1 && dimensions <= max_dimensions, "got features of no dimensions or over 128");
+    require(dimensions >= 1 && dimensions <= max_dimensions, "got features of no dimensions or over 255");
     require(halo == 0 || halo == 1, "got a halo other than 0 or 1");
 }
 

@@ -11,7 +11,7 @@ namespace densecrf {
 namespace {
 
 constexpr int block = 16;                    // points that are processed side by side
-constexpr int max_dimensions = 128;          // as in lattice.py
+constexpr int max_dimensions = 255;          // as in lattice.py; a rank is a byte
 constexpr float max_cells = float(1 << 24);  // floats represent all integers up to here
 
 // A block of points on their way to the lattice. D: dimensions if known when compiled (so that loops unroll),

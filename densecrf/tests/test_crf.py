@@ -97,14 +97,14 @@ def test_no_iterations_and_no_weight_return_the_probabilities():
 @given(
     st.integers(1, 9),
     st.integers(1, 9),
-    st.integers(1, 5),
+    st.integers(2, 5),
     st.sampled_from(NORMALIZATIONS),
     st.integers(0, 999),
 )
 def test_marginals_are_distributions(height, width, labels, normalization, seed):
     rng = np.random.default_rng(seed)
     photo = rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
-    probabilities = rng.uniform(size=(labels, height, width)) ** 4
+    probabilities = rng.dirichlet(np.full(labels, 0.3), size=(height, width)).transpose(2, 0, 1)
     marginals = refine(photo, probabilities, params=Params(normalization=normalization))
     assert marginals.shape == probabilities.shape
     assert marginals.dtype == np.float32
@@ -212,14 +212,14 @@ GOOD_PHOTO, GOOD_PROBABILITIES = np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6
             GOOD_PROBABILITIES,
             r"got an image \(6, 4, 3\) and probabilities \(2, 4, 6\)",
         ),
-        (GOOD_PHOTO, np.full((4, 6), 0.5), r"wanted \(K, H, W\)"),
+        (GOOD_PHOTO, np.full(24, 0.5), r"wanted \(H, W, 3\) and \(K, H, W\)"),
         (GOOD_PHOTO, np.full((0, 4, 6), 0.5), r"K of at least 1"),
         (
             GOOD_PHOTO,
             np.where(np.arange(48).reshape(2, 4, 6) < 2, np.nan, 0.5),
             "2 probabilities that are NaN",
         ),
-        (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "use unary_from_logits"),
+        (GOOD_PHOTO, GOOD_PROBABILITIES - 1, "for logits use kind='logits'"),
         (GOOD_PHOTO, GOOD_PROBABILITIES.astype(complex), "wanted real numbers"),
         (np.full((4, 6, 3), np.nan), GOOD_PROBABILITIES, "72 image levels that are NaN"),
         (np.full((4, 6, 3), "x"), GOOD_PROBABILITIES, "real numbers"),
@@ -286,7 +286,8 @@ def test_images_too_large_for_memory_are_refused_at_once(monkeypatch):
 
 
 def test_unary_by_hand():
-    energies = unary_from_probabilities([[1.0, 0.0], [np.exp(-2), 0.5]], floor=1e-4)
-    np.testing.assert_allclose(energies, [[0, -np.log(1e-4)], [2, np.log(2)]], rtol=1e-6)
+    energies = unary_from_probabilities([[1.0, np.exp(-2)], [0.0, 1 - np.exp(-2)]], floor=1e-4)
+    expected = [[0, 2], [-np.log(1e-4), -np.log(1 - np.exp(-2))]]
+    np.testing.assert_allclose(energies, expected, rtol=1e-6)
     with pytest.raises(ValueError, match="floor"):
         unary_from_probabilities([[0.5]], floor=0)

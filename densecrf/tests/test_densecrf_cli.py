@@ -17,7 +17,7 @@ def files(tmp_path, monkeypatch):
     photo, probabilities, areas = scene()
     Image.fromarray(photo).save("photo.png")
     np.save("p.npy", probabilities)
-    np.savez("many.npz", scores=np.log(probabilities) + 3, other=np.zeros(2))
+    np.savez("many.npz", logits=np.log(probabilities) + 3, other=np.zeros(2))
     np.save("last.npy", np.moveaxis(probabilities, 0, -1))
     noisy = np.where(np.random.default_rng(0).uniform(size=areas.shape) < 0.2, 255, areas).astype(np.uint8)
     Image.fromarray(noisy).save("labels.png")
@@ -64,11 +64,12 @@ def test_parameter_file(files, tmp_path):
         (["missing.png", "p.npy", "-o", "o.png"], "missing.png"),
         (["photo.png", "missing.npy", "-o", "o.png"], "missing.npy"),
         (["photo.png", "p.npy", "-o", "o.jpg"], "wanted a name ending in .png"),
-        (["p.npy", "p.npy", "-o", "o.png"], "not an image that can be read"),
+        (["text.npy", "p.npy", "-o", "o.png"], "not an array that can be read"),
+        (["bad.json", "p.npy", "-o", "o.png"], "not an image that can be read"),
         (["photo.png", "text.npy", "-o", "o.png"], "not an array that can be read"),
         (["photo.png", "pickle.npy", "-o", "o.png"], "not an array that can be read"),
         (["photo.png", "small.npy", "-o", "o.png"], "wanted (K, 36, 52), the size of the photo"),
-        (["photo.png", "flat.npy", "-o", "o.png"], "wanted (K, H, W) or (H, W, K)"),
+        (["photo.png", "flat.npy", "-o", "o.png"], "wanted (K, H, W) or (H, W, K), or (H, W)"),
         (["photo.png", "two.npz", "-o", "o.png"], "wanted one, or one named"),
         (["photo.png", "pickle.npz", "-o", "o.png"], "not an array that can be read"),
         (["photo.png", "empty.npy", "-o", "o.png"], "got an array (0, 36, 52)"),
@@ -91,7 +92,7 @@ def test_unusable_arguments_get_one_line(files, arguments, message, tmp_path, ca
     (tmp_path / "text.npy").write_text("hello")
     np.save("pickle.npy", np.array([{}]), allow_pickle=True)
     np.save("small.npy", np.zeros((2, 5, 6)))
-    np.save("flat.npy", np.zeros((5, 6)))
+    np.save("flat.npy", np.zeros(30))
     np.savez("two.npz", a=np.zeros(2), b=np.zeros(2))
     np.savez("pickle.npz", np.array([{}]))
     np.save("empty.npy", np.zeros((0, 36, 52)))
@@ -168,6 +169,6 @@ def test_ctrl_c_and_absurd_numbers_get_one_line(files, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(densecrf, "refine", interrupted)
+    monkeypatch.setattr("densecrf.jobs.refine", interrupted)
     assert main(["refine", "photo.png", "p.npy", "-o", "out.png"]) == 130
     assert capsys.readouterr().err == "densecrf: interrupted\n"

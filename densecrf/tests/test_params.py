@@ -25,6 +25,14 @@ def test_written_parameters_are_read(tmp_path_factory, w1, xy, rgb, w2, smooth, 
     assert read_params(path) == params
 
 
+def test_a_width_for_each_channel_is_a_list_in_the_file(tmp_path):
+    path = tmp_path / "params.json"
+    params = Params(appearance_rgb_std=(3, 4.5, 9))
+    path.write_text(json.dumps(asdict(params)))
+    assert '"appearance_rgb_std": [3, 4.5, 9]' in path.read_text()
+    assert read_params(path) == params
+
+
 def test_missing_fields_have_their_defaults(tmp_path):
     path = tmp_path / "params.json"
     path.write_text('{"appearance_weight": 4, "normalization": "after"}')

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "describe": (Describe, describe),
     "doctor": (Doctor, doctor),
 }
-DESCRIPTION = "A photo in, a label for every pixel out. deeplab --version prints the version."
+DESCRIPTION = "Labels every pixel of a photo. deeplab --version prints the version."
 BROKEN_PIPE = 141  # exit code of a program that SIGPIPE has ended, as shells report it
 
 

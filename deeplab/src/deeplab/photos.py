@@ -29,6 +29,8 @@ PHOTO_ENDINGS = (
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are opened, whatever the ending. None runs another program, as EPS runs Ghostscript."""
+ORIENTATION_TAG = 0x0112
+"""Tag of the orientation in EXIF data."""
 MAX_PIXELS = 300_000_000
 """Maximum size of a picture, checked before it is decoded, because a small file can claim any size.
 
@@ -67,6 +69,32 @@ def read_photo(path: str | Path) -> np.ndarray:
     """
     with opened(Path(path)) as image:
         return photo_from_image(image)
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Get height and width of a photo as ``read_photo`` returns it, without decoding it.
+
+    The orientation in a PNG file whose EXIF data come after the pixels is not seen.
+
+    Raises:
+        PhotoError: If there is no such file, or it is not an image.
+    """
+    with opened(Path(path)) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) > 4 else (height, width)
+
+
+def photo_orientation(path: str | Path) -> int:
+    """Get the EXIF orientation of a photo, 1 to 8; 1 is upright. Raises what ``upright_size`` raises."""
+    with opened(Path(path)) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:  # getexif would decode it
+        return 1
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 @cache
@@ -124,6 +152,10 @@ def _megapixels(pixels: int) -> str:
 def photo_from_image(image: Image.Image) -> np.ndarray:
     """Convert a Pillow image of any mode: deep levels are scaled, transparent pixels lie on white.
 
+    Levels of 16 bits are scaled by the bits in use, so that 12 bits in a file of 16 are no dark photo. The
+    fourth band of a TIFF that says it is opacity, but has levels between 0 and 255 in most pixels, is taken
+    for another band, such as near infrared, and is left out.
+
     Args:
         image: Image, decoded or not. Its EXIF orientation is applied.
 
@@ -131,19 +163,36 @@ def photo_from_image(image: Image.Image) -> np.ndarray:
         (H, W, 3) uint8 in R, G, B.
 
     Raises:
-        PhotoError: If it has no pixels, too many pixels, more than ``MAX_SCANS`` scans, or levels that are
-            not finite.
+        PhotoError: If it has no pixels, too many pixels, more than ``MAX_SCANS`` scans, levels that are not
+            finite, or colours of 16 bits that use 12 bits or fewer.
     """
     check_size(image)
     _check_scans(image)
+    is_deep = _has_deep_colours(image)
+    is_tiff = image.format == "TIFF"
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # Pillow would clip these levels to 0–255 instead of scaling them
         return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
-    if has_alpha(image):
+    if has_alpha(image) and not (is_tiff and image.mode == "RGBA" and _is_band(image)):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+    colours = np.asarray(image.convert("RGB"))
+    if is_deep and 0 < colours.max() < 16:  # Pillow keeps the upper 8 of 16 bits
+        raise PhotoError("has colours of 16 bits that use 12 bits or fewer; save it with 8 bits")
+    return colours
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the colours of an image that is not yet decoded have 16 bits each."""
+    tiles = getattr(image, "tile", None) or [(None, None, None, "")]
+    return image.mode in ("RGB", "RGBA") and ";16" in str(tiles[0][3])
+
+
+def _is_band(image: Image.Image) -> bool:
+    """Whether the fourth band of an image is no opacity, which is 0 or 255 in most pixels."""
+    levels = np.asarray(image.getchannel(3))
+    return float(((levels > 0) & (levels < 255)).mean()) > 0.5
 
 
 def check_size(image: Image.Image) -> None:
@@ -211,7 +260,7 @@ def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _eight_bits(levels: np.ndarray) -> np.ndarray:
-    """Scale grey levels to uint8: levels above 255 by 1/257, floats within 0–1 by 255."""
+    """Scale grey levels to uint8: whole numbers by the bits in use, at least 8, floats within 0–1 by 255."""
     if not np.isfinite(levels).all():
         raise PhotoError("has levels that are NaN or infinite")
     low, high = float(levels.min()), float(levels.max())
@@ -220,5 +269,5 @@ def _eight_bits(levels: np.ndarray) -> np.ndarray:
     if levels.dtype.kind == "f":
         scaled = levels * 255.0 if high <= 1 else levels if high <= 255 else levels / 257.0
     else:
-        scaled = levels / 257.0 if levels.dtype.itemsize == 2 or high > 255 else levels
+        scaled = levels * (255 / (2 ** max(8, int(high).bit_length()) - 1))
     return np.rint(scaled).astype(np.uint8)

@@ -72,7 +72,7 @@ def test_a_name_that_is_not_utf8(latin, command, capsys):
     with open(latin / "out/classes.csv", encoding="utf-8", newline="") as file:
         assert {row["photo"] for row in csv.DictReader(file)} == {"photos/caf\\udce9.png", "photos/z.png"}
     assert command() == 1
-    assert "2 of 4 were there" in capsys.readouterr().out
+    assert "2 of 4 photos already labelled" in capsys.readouterr().out
 
 
 def test_a_name_that_is_not_utf8_in_shards_and_on_ray(latin, small, monkeypatch):
@@ -158,7 +158,7 @@ def test_incomplete_lines_of_a_manifest_are_ignored(tmp_path, command, change, c
     capsys.readouterr()
     assert command() == 0
     output = capsys.readouterr().out
-    assert "were there" not in output
+    assert "already labelled" not in output
     assert "1 of 1 photos labelled" in output
 
 

@@ -278,7 +278,7 @@ def test_an_interrupted_job_resumes(command, photos, tmp_path, capsys):
     capsys.readouterr()
     assert command(photos / "even", "--no-crf") == 0
     output = capsys.readouterr().out
-    assert "2 of 4 were there" in output
+    assert "2 of 4 photos already labelled" in output
     assert "4 of 4 photos labelled" in output
     changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert changed == {"2.png", "2_overlay.png", "4.png", "4_overlay.png"}
@@ -296,7 +296,7 @@ def test_which_photos_are_labelled_again(command, photos, capsys, options, finis
     command(photos / "even", "--no-crf")
     capsys.readouterr()
     assert command(photos / "even", "--no-crf", *options) == 0
-    assert (f"{finished} of 4 were there" in capsys.readouterr().out) == (finished > 0)
+    assert (f"{finished} of 4 photos already labelled" in capsys.readouterr().out) == (finished > 0)
 
 
 def test_failed_photos_are_tried_again(command, photos, tmp_path, capsys):
@@ -308,7 +308,7 @@ def test_failed_photos_are_tried_again(command, photos, tmp_path, capsys):
     assert "6 of 7 photos labelled" in capsys.readouterr().out
     (photos / "even/2.webp").write_bytes(good)
     assert command(photos, "--no-crf") == 0
-    assert "6 of 7 were there" in capsys.readouterr().out
+    assert "6 of 7 photos already labelled" in capsys.readouterr().out
 
 
 def test_incomplete_lines_of_a_killed_process(command, photos, tmp_path, capsys):
@@ -333,7 +333,7 @@ def test_incomplete_lines_of_a_killed_process(command, photos, tmp_path, capsys)
     assert contents(tmp_path / "out") == expected
     capsys.readouterr()
     assert command(photos, "--no-crf") == 0
-    assert "7 of 7 were there" in capsys.readouterr().out
+    assert "7 of 7 photos already labelled" in capsys.readouterr().out
 
 
 def parsed(line):
@@ -385,7 +385,7 @@ def test_shards_for_many_machines(command, photos, tmp_path, capsys):
         assert (tmp_path / f"out/classes-{number}-of-3.csv").is_file()
     capsys.readouterr()
     assert command(photos, "--no-crf") == 0  # reads all manifests and writes the table of all
-    assert "7 of 7 were there" in capsys.readouterr().out
+    assert "7 of 7 photos already labelled" in capsys.readouterr().out
     with open(tmp_path / "out/classes.csv", newline="") as file:
         assert len({row["photo"] for row in csv.DictReader(file)}) == 7
 
@@ -470,7 +470,7 @@ def test_a_killed_job_resumes(tmp_path):
     before = {name: (out / f"{name}.png").stat().st_mtime_ns for name in finished}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert f"{len(finished)} of 30 were there" in done.stdout
+    assert f"{len(finished)} of 30 photos already labelled" in done.stdout
     assert all((out / f"{name}.png").stat().st_mtime_ns == when for name, when in before.items())
     rows = lines(out)
     assert len(rows) == len({row["name"] for row in rows}) == 30

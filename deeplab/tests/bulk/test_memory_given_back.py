@@ -22,7 +22,7 @@ from deeplab.bulk.jobs import Outcome
 from deeplab.bulk.workers import Workers, run
 from deeplab.classes import VOC_CLASSES
 from deeplab.cli import main
-from deeplab.datasets.samples import read_ids
+from deeplab.datasets.mask_files import read_ids
 from deeplab.large_images.tiff import LargeTiff
 from deeplab.model.segmentation import Model
 from deeplab.photos import read_photo

@@ -171,15 +171,15 @@ def test_photos_are_drawn_by_seed(folder):
 
 def test_caveat_on_the_photos_that_were_tuned_on():
     assert tuning_caveat(["a", "b"], "val", ["b", "a"], "val") == (
-        "Tuned on 2 photos of 'val', and the scores are of the same photos: they are optimistic. "
-        "--report-split NAME scores the best on others."
+        "Tuned and scored on the same 2 photos of 'val', so the scores are optimistic; --report-split NAME "
+        "scores the best parameters on another split."
     )
     assert tuning_caveat(["a"], "val", ["c", "d"], "test") == (
-        "Tuned on 1 photo of 'val'; the scores are of 2 photos of 'test', none of them the same."
+        "Tuned on 1 photo of 'val'; scored on 2 photos of 'test', none of them used for tuning."
     )
     assert tuning_caveat(["a", "b"], "val", ["b", "c", "d"], "test") == (
-        "Tuned on 2 photos of 'val'; the scores are of 3 photos of 'test', of which 1 is the same: "
-        "they are optimistic."
+        "Tuned on 2 photos of 'val'; scored on 3 photos of 'test', of which 1 was used for tuning, so the "
+        "scores are optimistic."
     )
 
 
@@ -246,9 +246,7 @@ def test_from_photos_to_parameters_that_others_read(folder, photo_file, model, m
     assert float(rows[0]["mIoU-21"]) == max(float(row["mIoU-21"]) for row in rows)
     assert best.normalization == "after"
     printed = capsys.readouterr().out
-    assert (
-        "Tuned on 3 photos of 'val', and the scores are of the same photos: they are optimistic." in printed
-    )
+    assert "Tuned and scored on the same 3 photos of 'val', so the scores are optimistic" in printed
     assert "| no CRF | – |" in (out / "summary.md").read_text()
 
     photo, probabilities = first_of(folder)
@@ -322,7 +320,7 @@ def test_report_on_other_photos(folder, capsys):
     search(options(folder, rounds=0, report_split="rest"))
     printed = capsys.readouterr().out
     assert (
-        "Tuned on 3 photos of 'val'; the scores are of 2 photos of 'rest', none of them the same." in printed
+        "Tuned on 3 photos of 'val'; scored on 2 photos of 'rest', none of them used for tuning." in printed
     )
     assert printed.count("no CRF") == 2
     found = evaluator_of(folder, folder / "fresh.jsonl", split="rest").scores(
@@ -330,7 +328,7 @@ def test_report_on_other_photos(folder, capsys):
     )
     assert f"{100 * next(iter(found.values())).pixel_accuracy:.2f}" in printed.split("'rest', percent")[1]
     search(options(folder, "out2", rounds=0, report_split="test"))
-    assert "of which 1 is the same: they are optimistic" in capsys.readouterr().out
+    assert "of which 1 was used for tuning, so the scores are optimistic" in capsys.readouterr().out
 
 
 def test_search_with_a_network_runs_it_once(folder, model, monkeypatch):

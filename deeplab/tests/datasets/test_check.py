@@ -379,3 +379,12 @@ def test_the_measuring_data_has_no_problem():
     assert report.splits[0].samples == 80
     assert {each.name: each.photos for each in report.splits[0].classes}["cat"] == 20
     assert check(SHARED / "camvid", ["val"]).problems == ()
+
+
+@pytest.mark.parametrize(("orientation", "how"), [(3, "by 180°"), (2, "mirrored"), (1, None)])
+def test_photos_that_are_turned_without_another_size(root, orientation, how):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(root / "images/train/a.png", photo(0), exif=exif)
+    problems = [each for each in check(root).problems if each.kind == "rotated photo"]
+    assert [each.what.partition("(")[2].partition(")")[0] for each in problems] == ([how] if how else [])

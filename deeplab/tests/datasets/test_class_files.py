@@ -124,3 +124,105 @@ def test_colour_files_that_do_not_fit_the_names(folder_root):
     (folder_root / "classes.txt").write_bytes(b"\xff\xfe\x00c")
     with pytest.raises(ValueError, match=r"classes.txt: not UTF-8 text"):
         open_dataset(folder_root, "all")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sky 0\nroad 1\n",
+        "road 1\nsky 0\n",
+        "0;sky\n1;road\n",
+        "sky = 0\nroad = 1\n",
+        "\"sky\"\n'road'\n",
+        "name,id\nsky,0\nroad,1\n",
+        "id\tname\n0\tsky\n1\troad\n",
+        "class_id;class_name\n1;road\n0;sky\n",
+        "0 sky\n1 road\n",
+    ],
+)
+def test_names_and_ids_written_in_many_ways(folder_root, content):
+    text(folder_root / "classes.txt", content)
+    save(folder_root / "masks/p0.png", ids(1, 255))
+    dataset = open_dataset(folder_root, "all")
+    assert dataset.class_names == ("sky", "road")
+    assert np.array_equal(dataset[0].read_labels(), ids(1, 255))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sky #0a141e\nroad #28323C\n",
+        "#0a141e sky\n#28323c road\n",
+        "sky (10,20,30)\nroad (40, 50, 60)\n",
+        "0,sky,[10,20,30]\n1,road,[40,50,60]\n",
+        "'sky': (10, 20, 30),\n'road': (40, 50, 60),\n",
+        "sky;10;20;30\nroad;40;50;60\n",
+        "r,g,b,name\n10,20,30,sky\n40,50,60,road\n",
+        "blue;green;red;class\n30;20;10;sky\n60;50;40;road\n",
+        'name,color\nsky,"10,20,30"\nroad,#28323c\n',
+        "label:color_rgb:parts:actions\nsky:10,20,30::\nroad:40,50,60::\n",
+        "0 10 20 30 sky\n1 40 50 60 road\n",
+    ],
+)
+def test_colours_written_in_many_ways(folder_root, content):
+    text(folder_root / "classes.txt", content)
+    mask = np.full((HEIGHT, WIDTH, 3), (10, 20, 30), np.uint8)
+    mask[2, 1:4] = (40, 50, 60)
+    save(folder_root / "masks/p0.png", mask)
+    dataset = open_dataset(folder_root, "all")
+    assert dataset.class_names == ("sky", "road")
+    assert np.array_equal(dataset[0].read_labels(), np.all(mask == (40, 50, 60), axis=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("sky\nroad 5\n", 2),
+        ("['sky', 'road']\n", 1),
+        ("{'sky': 0}\n", 1),
+        ("sky\n- road\n", 2),
+        ("names:\n  0: sky\n", 1),
+        ("sky,road,car\n", 1),
+        ("sky|road\n", 1),
+        ("0.5 0.1 road\n", 1),
+        ("sky\nroad 1 128 0 0\n", 2),
+        ("name,id\nsky,0\nroad\n", 3),
+        ("name,id\nsky,zero\n", 2),
+        ("r,g,b,name\n1,2,300,sky\n", 2),
+        ("sky #12345\n", 1),
+        ('sky\n"road\n', 2),
+        ("<item>sky</item>\n", 1),
+    ],
+)
+def test_odd_lines_never_become_names(folder_root, content, line):
+    text(folder_root / "classes.txt", content)
+    with pytest.raises(ValueError, match=rf"classes.txt, line {line}: ") as caught:
+        open_dataset(folder_root, "all")
+    assert "wanted" in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["background\nCat\ncat\n", "0 sky\n1 Sky\n"])
+def test_names_that_differ_only_in_capitals_are_refused(folder_root, names):
+    text(folder_root / "classes.txt", names)
+    with pytest.raises(ValueError, match=r"'(Cat|sky)' and '(cat|Sky)' differ only in capitals"):
+        open_dataset(folder_root, "all")
+
+
+@pytest.mark.parametrize(
+    "content", ["__ignore__\n_background_\ncat\ndog\n", "-1 __ignore__\n0 _background_\n1 cat\n2 dog\n"]
+)
+def test_file_of_labels_as_labelme_has_it(folder_root, content):
+    (folder_root / "classes.txt").unlink()
+    text(folder_root / "labels.txt", content)
+    dataset = open_dataset(folder_root, "all")
+    assert dataset.class_names == ("background", "cat", "dog")
+    assert np.array_equal(dataset[0].read_labels(), ids(1, 2, 255))
+
+
+def test_names_with_numbers_or_other_signs(folder_root):
+    text(folder_root / "classes.txt", "class 0\nclass 1\nclass 2\n")
+    assert open_dataset(folder_root, "all").class_names == ("class 0", "class 1", "class 2")
+    text(folder_root / "classes.txt", '"level 5, upper"\nbull\'s eye\nroad (paved)\n')
+    assert open_dataset(folder_root, "all").class_names == ("level 5, upper", "bull's eye", "road (paved)")
+    text(folder_root / "classes.txt", "_background_\ncat\ndog\n")
+    assert open_dataset(folder_root, "all").class_names == ("background", "cat", "dog")

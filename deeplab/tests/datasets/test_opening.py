@@ -246,7 +246,13 @@ def test_black_and_white_masks_are_refused_where_classes_must_be_found(folder_ro
 def test_colour_masks_without_a_table_are_refused(folder_root):
     (folder_root / "classes.txt").unlink()
     save(folder_root / "masks/p3.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"p3.png: got a RGB mask, wanted .*; .*'name red green blue'"):
+    message = r"p3.png: got a RGB mask, wanted .*; .*'name red green blue'"
+    one = next(sample for sample in open_dataset(folder_root, "all") if sample.name == "p3")
+    with pytest.raises(ValueError, match=message):
+        one.read_labels()
+    for file in (folder_root / "masks").iterdir():
+        save(file, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    with pytest.raises(ValueError, match=message.replace("3", "0")):
         open_dataset(folder_root, "all")
 
 

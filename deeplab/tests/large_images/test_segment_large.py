@@ -334,7 +334,7 @@ def test_the_command_labels_large_and_small_images(command, large_tiff, plain, t
     assert {row.split(",")[0] for row in rows[1:]} == {"m.tif", "p.png"}
     monkeypatch.setattr(scores.ScoreGrid, "compute", lambda *_: pytest.fail("labelled again"))
     assert command("m.tif") == 0
-    assert "1 of 1 were there" in capsys.readouterr().out
+    assert "1 of 1 photos already labelled" in capsys.readouterr().out
 
 
 def test_the_command_segments_any_photo_in_blocks(command, plain, tmp_path, capsys):

@@ -173,7 +173,7 @@ def test_another_size_on_the_command_line_labels_anew(small, file, tmp_path, mon
     line = ["segment", str(file), "--no-crf", "--out", str(tmp_path / "out")]
     for words, there in (((), False), (("--size", str(SIZE)), True), (("--size", "0"), False)):
         assert main([*line, *words]) == 0
-        assert ("1 of 1 were there" in capsys.readouterr().out) is there
+        assert ("1 of 1 photos already labelled" in capsys.readouterr().out) is there
     assert main([*line, "--size", "7"]) == 1
     assert "got size 7, wanted at least 32 pixels, or 0 for full size" in " ".join(
         capsys.readouterr().err.split()

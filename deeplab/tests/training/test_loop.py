@@ -166,7 +166,7 @@ def test_damaged_photos_are_replaced_unless_there_are_too_many(recipe, cats, tmp
     for number in (0, 1, 3):
         (data / f"JPEGImages/{number}.jpg").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"photos cannot be used by now, so the run stops: deeplab check-data"
+        ValueError, match=r"4 of 4 photos cannot be used: deeplab check-data names each problem"
     ):
         train(replace(recipe, data=str(data)), tmp_path / "none")
 

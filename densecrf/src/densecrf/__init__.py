@@ -3,6 +3,7 @@
 marginals = densecrf.refine(image, probabilities)    # (H, W, 3) uint8, (K, H, W) -> (K, H, W) float32
 """
 
+from densecrf.bulk import refine_many
 from densecrf.crf import DenseCRF
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Lattice
@@ -19,6 +20,7 @@ __all__ = [
     "Lattice",
     "Params",
     "refine",
+    "refine_many",
     "unary_from_labels",
     "unary_from_logits",
     "unary_from_probabilities",

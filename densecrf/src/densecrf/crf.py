@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from densecrf.arrays import as_numpy, kind_of
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.pairwise import PairwiseTerms
 from densecrf.threads import whole_number
-from densecrf.unary import real_array
+from densecrf.unary import expected_unary_energy, real_array
+from densecrf.user_warnings import warn_user
 from densecrf.validation import fraction, real_number
 
 MERGE_THRESHOLD = 0.1
@@ -28,7 +32,9 @@ Callback = Callable[[int, np.ndarray], object]
 class DenseCRF:
     """A fully connected CRF with energy Σ_i U_i(x_i) + Σ_{i<j} μ(x_i, x_j) Σ_m w_m k_m(i, j).
 
-    The kernels are prepared once. Any number of inferences can follow, also from several threads at a time.
+    The kernels are prepared once. Any number of inferences can follow, also from several threads at a time. A
+    model can be copied and pickled: what is stored are its images and features, from which a copy prepares
+    its kernels again.
 
     Args:
         kernels: ``Gaussian``, ``Bilateral`` or ``Features`` over the same N points; a batch of images gives a
@@ -71,14 +77,22 @@ class DenseCRF:
     ):
         self._merge_threshold = fraction("merge_threshold", merge_threshold)
         self._convergence_tolerance = fraction("convergence_tolerance", convergence_tolerance)
-        self._terms = PairwiseTerms(
-            kernels,
-            compatibility=compatibility,
-            normalization=normalization,
-            include_self=include_self,
-            backend=backend,
-            threads=threads,
-        )
+        options: dict[str, Any] = {
+            "compatibility": None
+            if compatibility is None
+            else np.array(as_numpy("compatibility", compatibility)),
+            "normalization": normalization,
+            "include_self": include_self,
+            "backend": backend,
+            "threads": threads,
+        }
+        self._terms = PairwiseTerms(kernels, **options)
+        savings = {"merge_threshold": merge_threshold, "convergence_tolerance": convergence_tolerance}
+        self._arguments = {"kernels": [_own_copy(kernel) for kernel in kernels], **options, **savings}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For ``pickle`` and ``copy``: the arguments, from which the model is built again."""
+        return _rebuilt, (type(self), self._arguments)
 
     def infer(
         self,
@@ -92,7 +106,8 @@ class DenseCRF:
         """Approximate marginals of every point.
 
         Args:
-            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch.
+            unary: (K, …) energies in nats, N = the product of the other axes; (B, K, …) for a batch. A
+                label with the energy +inf is impossible; its marginal is 0.
             iterations: maximum number of steps.
             tolerance: stop as soon as no marginal changes by more than this in a step.
             start: marginals to start from, of unary's shape; by default the softmax of −unary.
@@ -100,7 +115,7 @@ class DenseCRF:
                 value stops the inference of that image.
 
         Returns:
-            Marginals of unary's shape, float32; they sum to 1 over K.
+            Marginals of unary's shape, float32; they sum to 1 over K. A tensor if unary is a tensor.
 
         Raises:
             TypeError: for iterations that are not an integer, or a tolerance that is not a number.
@@ -109,7 +124,7 @@ class DenseCRF:
         """
         iterations = whole_number("iterations", iterations)
         tolerance = None if tolerance is None else real_number("tolerance", tolerance)
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, shape = self._split_images(energies)
         starts: Sequence[np.ndarray | None] = [None] * len(images)
         if start is not None:
@@ -119,12 +134,18 @@ class DenseCRF:
             starts = list(self._split_images(beginning)[0])
         report = None if callback is None else partial(_report, callback, shape)
         options = (iterations, tolerance, report)
+        if images.shape[1] == 1:
+            warn_user(
+                "got energies of 1 label, whose marginals are 1 everywhere; for one foreground label p "
+                "wanted two, unary_from_probabilities(np.stack([1 - p, p])), or refine(image, p)"
+            )
+        convert = kind_of(unary)
         if len(images) == 1:  # without a copy of the result
-            return self._infer_image(0, images[0], starts[0], *options).reshape(energies.shape)
+            return convert(self._infer_image(0, images[0], starts[0], *options).reshape(energies.shape))
         out = np.empty(images.shape, np.float32)
         for number, (image, first) in enumerate(zip(images, starts, strict=True)):
             out[number] = self._infer_image(number, image, first, *options)
-        return out.reshape(energies.shape)
+        return convert(out.reshape(energies.shape))
 
     def map(self, unary: ArrayLike, *, iterations: int = 10) -> np.ndarray:
         """The label with the highest marginal at every point.
@@ -134,10 +155,10 @@ class DenseCRF:
             iterations: number of steps.
 
         Returns:
-            Labels of unary's shape without K, int64.
+            Labels of unary's shape without K, int64; a tensor if unary is a tensor.
         """
-        marginals = self.infer(unary, iterations=iterations)
-        return marginals.argmax(axis=int(self._is_batch(marginals)))
+        marginals = self.infer(as_numpy("unary energies", unary), iterations=iterations)
+        return kind_of(unary)(marginals.argmax(axis=int(self._is_batch(marginals))))
 
     def energy(self, labels: ArrayLike, unary: ArrayLike) -> float | np.ndarray:
         """The energy E of a labelling; kernels are normalised as in inference, and each pair counts once.
@@ -152,7 +173,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or labels out of range.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         images, _ = self._split_images(energies)
         classes = images.shape[1]
         ids = np.asarray(labels)
@@ -183,7 +204,7 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, or values that are not finite.
         """
-        energies = real_array("unary energies", unary)
+        energies = real_array("unary energies", unary, allow_infinity=True)
         beliefs = real_array("marginals", marginals)
         if energies.shape != beliefs.shape:
             raise ValueError(f"got marginals {beliefs.shape} and unary {energies.shape}, wanted one shape")
@@ -214,6 +235,12 @@ class DenseCRF:
             raise ValueError(
                 f"got an array {array.shape}, wanted {expected} with {self._terms.points} points "
                 "and at least one label"
+            )
+        grid = self._terms.grid
+        if grid is not None and len(shape) == 3 and shape[1:] == grid[::-1] != grid:
+            raise ValueError(
+                f"got an array {array.shape} and kernels over images of (H, W) = {grid}: width and height "
+                "are swapped, wanted np.swapaxes(array, -1, -2)"
             )
         return array.reshape(count, shape[0], points), shape
 
@@ -253,8 +280,20 @@ class DenseCRF:
 
     def _expected_energy(self, image: int, marginals: np.ndarray, unary: np.ndarray) -> float:
         """The expectation of the energy under (K, N) marginals, in nats."""
-        total = float((marginals * unary).sum(dtype=np.float64))
-        return total + self._terms.expected_energy(marginals, image=image)
+        return expected_unary_energy(marginals, unary) + self._terms.expected_energy(marginals, image=image)
+
+
+def _own_copy(kernel: Gaussian | Bilateral | Features) -> Gaussian | Bilateral | Features:
+    """A kernel whose array the caller cannot change."""
+    if isinstance(kernel, Bilateral):
+        return replace(kernel, image=np.array(as_numpy("image", kernel.image)))
+    if isinstance(kernel, Features):
+        return replace(kernel, values=np.array(as_numpy("features", kernel.values)))
+    return kernel
+
+
+def _rebuilt(model: type[DenseCRF], arguments: dict[str, Any]) -> DenseCRF:
+    return model(**arguments)
 
 
 def _report(callback: Callback, shape: tuple[int, ...], step: int, marginals: np.ndarray) -> object:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from densecrf.unary import impossible_labels
+
 TILE = 1024
 """Number of points whose distances to all others are computed at a time."""
 
@@ -69,7 +71,7 @@ class MeanField:
     """The exact counterpart of ``lattice.MeanField``, with the same methods.
 
     Args:
-        unary: (K, N) energies in nats.
+        unary: (K, N) energies in nats, +inf for labels that a pixel cannot have.
         kernels: kernels of the pairwise terms.
         strengths: for each kernel, (K,) factors of a label's message in its own logit, or a matrix (K, K)
             [to, from].
@@ -78,6 +80,7 @@ class MeanField:
     """
 
     def __init__(self, unary: np.ndarray, kernels: Sequence[Kernel], strengths: Sequence[np.ndarray]):
+        impossible_labels(unary)  # ValueError for a pixel without a label; exp(−inf) is 0 for the others
         self._logits = -np.asarray(unary, np.float64)
         self._terms = list(zip(kernels, strengths, strict=True))
         self._marginals = _softmax(self._logits)

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
+from densecrf.arrays import as_numpy
+from densecrf.feature_offsets import feature_array
+from densecrf.levels import check_levels
 from densecrf.unary import real_array
 from densecrf.validation import positive_numbers
 
@@ -87,6 +90,8 @@ class Bilateral:
     def features(self) -> np.ndarray:
         """Positions and channels, each divided by its standard deviation.
 
+        A ``UserWarning`` tells if levels and ``channel_std`` do not seem to be in one unit.
+
         Returns:
             (H·W, 2 + C) float32 in the order x, y, channels; (B, H·W, 2 + C) for a batch.
 
@@ -95,7 +100,7 @@ class Bilateral:
             ValueError: for an unusable image, standard deviation or origin, or too many pixels.
             MemoryError: if the lattice would not fit.
         """
-        image = np.asarray(self.image)
+        image = as_numpy("image", self.image)
         if image.ndim not in (2, 3, 4) or image.dtype.kind not in "fiub":
             raise ValueError(
                 f"got an image {image.shape} of {image.dtype}, wanted (H, W, C) or (H, W) real numbers"
@@ -110,7 +115,9 @@ class Bilateral:
         height, width = image.shape[:2]
         channels = image.size // (height * width) if height * width else 1
         expected = f"one number, or one for each of {channels} channels"
-        scale = np.array(positive_numbers("channel_std", self.channel_std, channels, expected), np.float32)
+        stds = positive_numbers("channel_std", self.channel_std, channels, expected)
+        check_levels(image, stds)
+        scale = np.array(stds, np.float32)
         require_room(height * width, 2 + channels)
         stds_y_x = positive_numbers("xy_std", self.xy_std, 2, "one number, or (σ_y, σ_x)")
         out = _native.empty(height * width, 2 + channels)
@@ -128,7 +135,8 @@ class Features:
 
     Args:
         values: (N, d) real, finite, each column already divided by its standard deviation; (B, N, d) for a
-            batch.
+            batch. Large common offsets, such as map coordinates, are subtracted if the values are float64
+            or integers.
         weight: w, dimensionless.
     """
 
@@ -137,7 +145,7 @@ class Features:
 
     def features(self) -> np.ndarray:
         """The features as (N, d) or (B, N, d) float32; ValueError for another shape or type."""
-        array = real_array("features", self.values)
+        array = feature_array(self.values)
         if array.ndim not in (2, 3):
             raise ValueError(f"got features {array.shape}, wanted (N, d) or (B, N, d)")
         return array

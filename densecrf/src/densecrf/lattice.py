@@ -8,12 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from densecrf import _native, memory
+from densecrf.arrays import kind_of
+from densecrf.feature_offsets import feature_array
 from densecrf.kernels import BYTES_PER_CORNER, require_room
 from densecrf.params import NORMALIZATIONS
 from densecrf.threads import thread_count
-from densecrf.unary import real_array
+from densecrf.unary import impossible_labels, real_array
 
-MAX_DIMENSIONS = 128
+MAX_DIMENSIONS = 255
+MANY_DIMENSIONS = 32
+"""Of more features than this, the memory of each vertex is looked at as well."""
+_INFINITE_ENERGY = np.float32(1e38)
+"""What the native kernels get for +inf; no message can outweigh it."""
 
 
 class Lattice:
@@ -23,7 +29,8 @@ class Lattice:
     factor, in time linear in N. Two runs give the same bits, whatever the number of threads.
 
     Args:
-        features: (N, d) real, finite, already divided by their standard deviations; d from 1 to 128.
+        features: (N, d) real, finite, already divided by their standard deviations; d from 1 to 255. Large
+            common offsets, such as map coordinates, are subtracted if the values are float64 or integers.
         rings: 0, or 1 for a halo of untouched vertices around the touched ones. Without a halo the blur
             loses what would pass through such vertices; with it, the error is about half, for some six times
             the vertices. (No halo is added where d or the range of features is so large that the coordinates
@@ -40,10 +47,16 @@ class Lattice:
     """
 
     def __init__(self, features: ArrayLike, *, rings: int = 0, threads: int | None = None):
-        array = _checked_features(features, rings)
+        array = _checked_features(feature_array(features), rings)
+        is_own = array.base is None and array is not features  # the caller may change what is shared
+        self._arguments = (array if is_own else array.copy(), rings, threads)
         self._threads = thread_count(threads)
         self._native = _native.Lattice(array, rings, self._threads)
         self._points = array.shape[0]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For ``pickle`` and ``copy``: the features, from which the lattice is built again."""
+        return _rebuilt_lattice, self._arguments
 
     @property
     def vertices(self) -> int:
@@ -57,7 +70,7 @@ class Lattice:
             values: (N, v) real, finite; or (N,).
 
         Returns:
-            float32 of the same shape.
+            float32 of the same shape; a tensor if values are a tensor.
 
         Raises:
             ValueError: for another number of rows, or values that are not finite.
@@ -66,7 +79,7 @@ class Lattice:
         if array.ndim not in (1, 2) or array.shape[0] != self._points:
             raise ValueError(f"got values {array.shape}, wanted ({self._points}, v), a row for each point")
         columns = array if array.ndim == 2 else array[:, None]
-        return self._native.filter(columns, self._threads).reshape(array.shape)
+        return kind_of(values)(self._native.filter(columns, self._threads).reshape(array.shape))
 
 
 class Kernel:
@@ -124,7 +137,8 @@ class MeanField:
     run in the middle of a step, as the marginals are then incomplete, and a call after ``finish``.
 
     Args:
-        unary: (K, N) energies in nats, finite; probabilities if ``floor`` is above 0.
+        unary: (K, N) energies in nats, +inf for labels that a pixel cannot have; probabilities if ``floor``
+            is above 0.
         kernels: kernels of the pairwise terms.
         strengths: for each kernel, (K,) factors of a label's message in its own logit, or a matrix (K, K)
             [to, from].
@@ -151,8 +165,12 @@ class MeanField:
         threads: int,
         floor: float = 0.0,
     ):
+        unaries = np.ascontiguousarray(unary, np.float32)
+        self._impossible = None if floor else impossible_labels(unaries)
+        if self._impossible is not None:
+            unaries = np.where(self._impossible, _INFINITE_ENERGY, unaries)
         self._native = _native.MeanField(
-            unaries=np.ascontiguousarray(unary, np.float32),
+            unaries=unaries,
             floor=floor,
             kernels=[kernel._native for kernel in kernels],
             strengths=[np.asarray(strength, np.float32).ravel().tolist() for strength in strengths],
@@ -177,12 +195,17 @@ class MeanField:
         self._native.run(steps)
 
     def marginals(self) -> np.ndarray:
-        """(K, N) float32."""
-        return self._native.marginals()
+        """(K, N) float32; exactly 0 for labels that a pixel cannot have."""
+        return self._without_impossible(self._native.marginals())
 
     def finish(self) -> np.ndarray:
         """The marginals, (K, N) float32, by the last call: what only further steps need is freed first."""
-        return self._native.finish()
+        return self._without_impossible(self._native.finish())
+
+    def _without_impossible(self, marginals: np.ndarray) -> np.ndarray:
+        if self._impossible is not None:
+            marginals[self._impossible] = 0
+        return marginals
 
     def phase_seconds(self) -> dict[str, float]:
         """Processor time, of all threads of this process, by phase of what has been computed so far."""
@@ -220,6 +243,19 @@ def weighted_messages(
     return _native.messages(native, list(weights), values, factors, transposed, threads)
 
 
+def _require_room_for_many(features: np.ndarray) -> None:
+    """MemoryError if the coordinates and neighbours of vertices with many dimensions would not fit."""
+    points, dimensions = features.shape
+    sample = features[:: max(1, points // 1000)]
+    share = len(np.unique(np.round(sample), axis=0)) / max(1, len(sample))  # of points with own vertices
+    needed = int(share * points * (dimensions + 1) * 12 * dimensions)
+    memory.require(needed, f"a lattice over {points} points of {dimensions} features")
+
+
+def _rebuilt_lattice(features: np.ndarray, rings: int, threads: int | None) -> Lattice:
+    return Lattice(features, rings=rings, threads=threads)
+
+
 def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
     """The features as contiguous float32; errors as in ``Lattice``."""
     if rings not in (0, 1):
@@ -228,6 +264,8 @@ def _checked_features(features: ArrayLike, rings: int) -> np.ndarray:
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIMENSIONS:
         raise ValueError(f"got features {array.shape}, wanted (N, d) with d from 1 to {MAX_DIMENSIONS}")
     require_room(*array.shape)
+    if array.shape[1] > MANY_DIMENSIONS:
+        _require_room_for_many(array)
     if rings:  # on photographs, six times as many vertices
         memory.require(
             6 * array.size * BYTES_PER_CORNER, f"a lattice with a halo over {array.shape[0]} points"

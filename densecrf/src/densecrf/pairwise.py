@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -34,7 +35,8 @@ class PairwiseTerms:
 
     Raises:
         TypeError: for weights, standard deviations or a number of threads that are not numbers.
-        ValueError: for unknown options, or kernels that do not fit each other.
+        ValueError: for unknown options, or kernels that do not fit each other, such as one over (W, H) beside
+            one over (H, W).
         MemoryError: if the lattices do not fit.
     """
 
@@ -42,6 +44,8 @@ class PairwiseTerms:
     """Number of points N; None if there are no kernels."""
     batch: int | None
     """Number of images in the batch; None if all kernels are over a single image."""
+    grid: tuple[int, int] | None
+    """(H, W) of the pixels; None if no kernel is over an image."""
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class PairwiseTerms:
         self._weights = [_finite_weight(kernel.weight) for kernel in kernels]
         self.points = None
         self.batch = None
+        self.grid = _common_grid(kernels)
         self._kernels = [self._prepare(kernel) for kernel in kernels]
 
     def mean_field(
@@ -189,6 +194,32 @@ def grid_kernel(
         threads: number of threads.
     """
     return lattice.Kernel(grid.features(), normalization, include_self, rings=rings, threads=threads)
+
+
+atexit.register(grid_kernel.cache_clear)  # else nanobind calls the cached kernels leaked when torch is there
+
+
+def _common_grid(kernels: Sequence[Gaussian | Bilateral | Features]) -> tuple[int, int] | None:
+    """(H, W) of kernels over images, or None; ValueError if two of them differ."""
+    grids = [size for kernel in kernels if (size := _grid_size(kernel)) is not None]
+    for other in grids[1:]:
+        if other != grids[0] and math.prod(other) == math.prod(grids[0]):  # else the points tell
+            is_swapped = other == grids[0][::-1]
+            hint = "width and height are swapped, Gaussian takes (H, W)" if is_swapped else "wanted one size"
+            raise ValueError(f"got kernels over images of (H, W) = {grids[0]} and {other}: {hint}")
+    return grids[0] if grids else None
+
+
+def _grid_size(kernel: Gaussian | Bilateral | Features) -> tuple[int, int] | None:
+    """(H, W) of a kernel over an image, None for volumes and features."""
+    if isinstance(kernel, Features):
+        return None
+    if isinstance(kernel, Bilateral):
+        shape = np.shape(kernel.image)
+        shape = shape[1:3] if len(shape) == 4 else shape[:2]
+    else:
+        shape = tuple(kernel.shape)
+    return (int(shape[0]), int(shape[1])) if len(shape) == 2 else None
 
 
 def _finite_weight(value: object) -> float:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from densecrf.validation import one_of, positive_number, real_number
+from densecrf.validation import each_positive, one_of, positive_number, real_number
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 
@@ -30,8 +30,9 @@ class Params:
     """Weight w⁽¹⁾ of the appearance kernel, dimensionless; 0 leaves the kernel out."""
     appearance_xy_std: float = 50.0
     """θα (σα): standard deviation of the appearance kernel in pixels."""
-    appearance_rgb_std: float = 3.0
-    """θβ (σβ): standard deviation of the appearance kernel in levels of a 0–255 image."""
+    appearance_rgb_std: float | tuple[float, ...] = 3.0
+    """θβ (σβ): standard deviation of the appearance kernel in levels of a 0–255 image, one number, or one for
+    each channel of the image (a list becomes a tuple)."""
     smoothness_weight: float = 3.0
     """Weight w⁽²⁾ of the smoothness kernel, dimensionless; 0 leaves the kernel out."""
     smoothness_xy_std: float = 3.0
@@ -42,7 +43,10 @@ class Params:
 
     def __post_init__(self) -> None:
         one_of("normalization", self.normalization, NORMALIZATIONS)
-        for name in (field.name for field in fields(self) if field.name != "normalization"):
+        widths = each_positive("appearance_rgb_std", self.appearance_rgb_std)
+        object.__setattr__(self, "appearance_rgb_std", widths)
+        others = ("normalization", "appearance_rgb_std")
+        for name in (field.name for field in fields(self) if field.name not in others):
             number = real_number(name, getattr(self, name))
             if not name.endswith("_weight"):
                 positive_number(name, number)

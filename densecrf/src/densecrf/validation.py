@@ -90,6 +90,26 @@ def positive_numbers(name: str, value: Any, count: int, expected: str) -> tuple[
     return tuple(float(positive_number(name, number)) for number in numbers)
 
 
+def each_positive(name: str, value: Any) -> float | tuple[float, ...]:
+    """A finite number above 0, or a tuple of them.
+
+    Args:
+        name: name of the argument, for messages.
+        value: a number, or a tuple, list or array of at least one number.
+
+    Raises:
+        TypeError: if it is neither a number nor a sequence of numbers.
+        ValueError: if it is empty, or a number is not finite or not above 0.
+    """
+    is_sequence = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
+    if not is_sequence or getattr(value, "ndim", 1) == 0:
+        return positive_number(name, value)
+    numbers = tuple(positive_number(name, number) for number in value)
+    if not numbers:
+        raise ValueError(f"got {name} = {value}, wanted one number, or one for each channel")
+    return numbers
+
+
 def fraction(name: str, value: Any) -> float:
     """A number of at least 0 and under 1, such as a threshold for probabilities.
 

@@ -1,4 +1,4 @@
-"""``deeplab app``: serve the page and the HTTP API."""
+"""``deeplab app``: serve the web page and the HTTP API."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class App:
-    """Serve a page to try photos on, and POST /v1/segment for programs, until Ctrl-C."""
+    """Serve a web page and an HTTP API (POST /v1/segment) until Ctrl-C."""
 
     host: str = "127.0.0.1"
     """Address to listen on: by default only this machine can connect; 0.0.0.0 for the whole network."""
     port: int = 7860
-    """Port to listen on; 0 for a free one."""
+    """Port to listen on; 0 for any free port."""
     page: bool = True
-    """Serve the page in addition to the HTTP API."""
+    """Serve the web page in addition to the HTTP API."""
     model: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     max_megabytes: float = 20.0
     """Maximum size of a request body in megabytes."""
     max_megapixels: float = 4.0
-    """Maximum size at which a photo is worked on; a larger one, of up to 60, is shrunk to it. The CRF takes
-    1.2 GB for each megapixel."""
+    """Size at which photos are processed; larger ones (up to 60 megapixels) are downscaled to it.
+    The CRF needs 1.2 GB per megapixel."""
     max_seconds: float = 60.0
-    """Maximum time from the arrival of a request to its answer."""
+    """Maximum time from a request to its response."""
     workers: int = 1
-    """Photos worked on at a time; each uses all cores."""
+    """Number of photos processed at a time; each uses all cores."""
     waiting: int = 16
-    """Maximum number of requests that wait; further ones are refused with status 503."""
+    """Maximum number of waiting requests; further ones get status 503."""
     max_stored_megabytes: float = 500.0
-    """Maximum size of all uploads to the page together; each is deleted after half an hour at most."""
+    """Maximum size of all uploads to the page together; each upload is deleted after half an hour at most."""
     host_names: tuple[str, ...] = ()
-    """Host names of the server, such as that of a proxy before it, in addition to localhost and addresses."""
+    """Further host names of the server, such as that of a reverse proxy.
+    localhost and IP addresses are always accepted."""
 
 
 def app(options: App) -> int:
-    """Serve until told to stop, and finish the requests that are running."""
+    """Serve until a signal to stop, and finish the running requests."""
     import os
     import tempfile
     from pathlib import Path
@@ -106,18 +107,18 @@ def _serve(options: App, limits: Limits, listener: socket, folder: Path) -> None
 
 
 def _no_streams() -> None:
-    """Do nothing: only the page has answers that go on for ever."""
+    """Do nothing: only the page has streaming responses."""
 
 
 def _prepare_gradio(folder: Path) -> None:
-    """Set what Gradio reads when it is imported: its files go to a folder that is deleted at the end."""
+    """Set the variables that Gradio reads at import: its files go to a folder that is deleted at the end."""
     import os
 
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
 
 
 def is_local(options: App) -> bool:
-    """Return whether only this machine can use the server: a loopback address, and no proxy before it."""
+    """Return whether only this machine can use the server: a loopback address, and no proxy."""
     import ipaddress
 
     try:

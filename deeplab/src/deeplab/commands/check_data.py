@@ -24,17 +24,21 @@ MAX_SHOWN = 8
 
 @dataclass(frozen=True)
 class CheckData:
-    """Open every photo with its labels; show what the data set holds, and name each bad file and its fix.
+    """Open every photo and label file; show what the data set contains, all problems, and how to fix them.
 
-    Exit code 0: nothing is wrong; 1: errors; 3: warnings only.
+    Exit code 0: no problems; 1: errors; 3: only warnings.
     """
 
     data: Positional[Path]
-    """A data set: VOC or CVAT layout, COCO, folders images and masks, labelme."""
+    """Folder of the data set: PASCAL VOC, CVAT, COCO, labelme, or the folders images and masks."""
     split: tuple[str, ...] = ()
-    """Names of the splits to check; by default all."""
+    """Splits to check; by default all."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     out: Path | None = None
-    """JSON file for the whole report."""
+    """JSON file for the complete report."""
 
 
 def check_data(options: CheckData) -> int:
@@ -50,7 +54,13 @@ def check_data(options: CheckData) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = check(options.data, options.split, callback=callback)
+        report = check(
+            options.data,
+            options.split,
+            binary=options.binary,
+            line_width=options.line_width,
+            callback=callback,
+        )
     console = Console()
     console = console if console.is_terminal else Console(width=140)
     console.print(_contents(report))

@@ -1,4 +1,4 @@
-"""What commands share: exit codes, error messages of one line, and the options that choose a network."""
+"""Shared by all commands: exit codes, error messages in one line, and the options that choose a network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class ModelOptions:
     """Options of the network and the device that it runs on."""
 
     weights: str | None = None
-    """A .safetensors file with its card, hf-hub:owner/name, or a .caffemodel; by default the weights of the
-    package."""
+    """A .safetensors, .caffemodel, .onnx or .xml file, or hf-hub:owner/name;
+    by default the included weights."""
     variant: str | None = None
-    """Name of the network, if the file of the weights does not determine it."""
+    """Name of the network, if the weights file does not state it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 where the processor has it in hardware; the same labels but for 0.1 % of the pixels."""
+    """auto: bfloat16 on processors that support it, which changes the labels of 0.1 % of the pixels."""
     compile: bool = False
-    """Run the network through torch.compile: slow to start, for thousands of photos of few sizes."""
+    """Use torch.compile, which starts slowly; useful for thousands of photos of few sizes."""
 
 
 def log_error(message: str) -> None:
@@ -40,7 +40,7 @@ def log_error(message: str) -> None:
 
 
 def error_text(error: BaseException) -> str:
-    """Describe an error as a sentence; for one of the operating system: the file, then the reason."""
+    """Describe an error in a sentence; for an error of the operating system: the file, then the reason."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         files = [str(name) for name in (error.filename, error.filename2) if name is not None]
         reason = error.strerror[:1].lower() + error.strerror[1:]
@@ -49,7 +49,7 @@ def error_text(error: BaseException) -> str:
 
 
 def load_model(options: ModelOptions) -> Model:
-    """Load the model that options choose; print what its weights lack as one line."""
+    """Load the model that the options choose; print each warning about its weights in one line."""
     import warnings
 
     from deeplab.model.loading import load

@@ -1,4 +1,4 @@
-"""``deeplab convert``: turn weights of another program into this package's format."""
+"""``deeplab convert``: convert weights from other programs to this package's format."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from deeplab.commands.common import OK
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn weights of another program (Caffe, torchvision, timm, Keras) into .safetensors with a card."""
+    """Convert weights from Caffe, torchvision, timm or Keras to .safetensors with a model card."""
 
     file: Positional[str]
     """A .caffemodel, .safetensors or .npz file, or "imagenet" for ImageNet's VGG-16 from the hub."""
     out: Path
-    """File to write, ending in .safetensors; the card is written beside it."""
+    """File to write, ending in .safetensors; the model card is written to the same folder."""
     variant: str | None = None
-    """Name of the network; by default one that the fc6 of the file fits."""
+    """Name of the network; by default the one that matches the file's fc6."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids; by default those of VOC."""
+    """Class names in the order of their ids; by default those of VOC."""
 
 
 def convert(options: Convert) -> int:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Describe:
-    """Show the layers of a network: sizes, atrous rates, fields of view, parameters, multiplications."""
+    """Show the layers of a network: sizes, atrous rates, fields of view, parameters and multiplications."""
 
     variant: Positional[str] = "deeplab-largefov"
     """Name of the network."""
     classes: int = 21
-    """Number of classes, background included."""
+    """Number of classes, including the background."""
     size: tuple[int, int] = (321, 321)
     """Height and width of the input in pixels."""
 

@@ -1,4 +1,4 @@
-"""``deeplab doctor``: what is installed, how fast it runs here, and what the shipped weights can label."""
+"""``deeplab doctor``: the installation, its speed, and the accuracy of the included weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GOOD_IOU = 50.0
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what is installed, how fast the network runs here, and what the shipped weights can label."""
+    """Show the installed versions and extras, the speed here, and the IoU of the included weights."""
 
 
 def doctor(options: Doctor) -> int:
-    """Label a small photo, print a table of facts, and return whether the result is sound."""
+    """Label a small photo, print a table of facts, and return whether the probabilities are valid."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

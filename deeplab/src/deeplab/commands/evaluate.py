@@ -1,8 +1,9 @@
-"""``deeplab evaluate``: score a network, or another program's label maps, on labelled photos."""
+"""``deeplab evaluate``: evaluate a network, or label maps of another program, on labelled photos."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,39 +21,44 @@ MAX_WIDTH = 1000
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the network, with and without the CRF, or another program's label maps, on labelled photos."""
+    """Evaluate a network with and without the CRF, or label maps of another program, on labelled photos."""
 
     data: Path
-    """Folder of a data set, e.g. in the layout of PASCAL VOC."""
+    """Folder of the data set, in any layout that check-data accepts, such as PASCAL VOC."""
     split: str = "val"
-    """Name of the split to score on."""
+    """Split to evaluate on."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     crf: bool = True
-    """Score with the CRF as well."""
+    """Evaluate the result of the CRF as well."""
     scales: tuple[float, ...] = (1.0,)
-    """Scales of the photo, after --size, over which the network's probabilities are averaged."""
+    """Scales of the photo (factors on --size) over which the probabilities are averaged."""
     mirror: bool = False
-    """Average over a mirrored copy of the photo as well."""
+    """Average over the mirrored photo as well."""
     size: int | None = None
-    """Length of the longer side in pixels to which larger photos are reduced for the network; 0 for full
-    size. By default the size in the weights' file."""
+    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size.
+    By default the size on the model card."""
     boundary: Annotated[tuple[str, ...] | None, arg(metavar="PX[,PX]...")] = None
-    """Widths in pixels of the bands around void borders that are scored as well: 1,5,10 or 1 5 10 or 1-40. By
-    default 10, and for a report the curve from 1 to 40."""
+    """Widths in pixels of bands around void borders to evaluate separately: 1,5,10 or 1 5 10 or 1-40.
+    By default 10; with --report, nine widths from 1 to 40."""
     boundary_f1: bool = False
-    """Measure the boundary F1 as well."""
+    """Compute the boundary F1 as well."""
     predictions: Path | None = None
-    """Folder of PNG files of class ids, one named as each photo, to score instead of a network."""
+    """Folder of label maps to evaluate instead of a network: PNG files with the names of the photos,
+    with class ids or in the format of the data set's masks."""
     out: Path | None = None
-    """JSON file for the figures; a table of them is written to the same name ending in .md."""
+    """JSON file for the results; a table is also written, to the same name ending in .md."""
     report: Path | None = None
-    """Folder for a report with a page, tables, charts and the worst photos."""
+    """Folder for an HTML report with tables, charts and the worst photos."""
     worst: int = 8
     """Number of the worst photos in the report."""
 
 
 def evaluate(options: Evaluate) -> int:
-    """Score, print the tables, and write what the options ask for."""
+    """Evaluate, print the tables, and write the files that the options request."""
     from rich.console import Console
 
     from deeplab.evaluation.score_tables import figures, markdown, terminal
@@ -77,13 +83,22 @@ def evaluate(options: Evaluate) -> int:
 
 
 def _score(options: Evaluate) -> Report:
-    """Score the network or the label maps."""
+    """Evaluate the network or the label maps."""
+    from deeplab.datasets.label_scan import usable
     from deeplab.datasets.opening import open_dataset
     from deeplab.evaluation.benchmark import score, score_folder
 
-    dataset = open_dataset(options.data, options.split)
+    widths = _widths(options)
+    dataset = open_dataset(options.data, options.split, binary=options.binary, line_width=options.line_width)
+    dataset = usable(
+        dataset,
+        f"{options.data}, split {options.split}",
+        is_strict=True,
+        photos="decoded" if options.predictions is None else "none",
+        on_problem=lambda message: print(f"deeplab: note: {message}", file=sys.stderr),
+    )
     shared: dict[str, Any] = {
-        "boundary": _widths(options),
+        "boundary": widths,
         "boundary_f1": options.boundary_f1,
         "worst": options.worst if options.report is not None else 0,
         "progress": True,

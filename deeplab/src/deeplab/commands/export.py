@@ -1,4 +1,4 @@
-"""``deeplab export``: write a network as a file for ONNX Runtime or OpenVINO."""
+"""``deeplab export``: export a network for ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from deeplab.commands.common import OK, ModelOptions, load_model
 
 @dataclass(frozen=True)
 class Export:
-    """Write a network as ONNX or OpenVINO, with its card; deeplab segment --weights FILE then runs it."""
+    """Export a network to ONNX or OpenVINO; other commands accept the file as --weights."""
 
     to: Literal["onnx", "openvino"]
-    """The format. OpenVINO is the fastest on a processor, in int8 most of all."""
+    """File format. OpenVINO is the fastest on CPUs, especially with int8."""
     out: Path
-    """File to write, ending in .onnx or .xml; the card (and for OpenVINO the weights, .bin) is written beside
-    it."""
+    """File to write, ending in .onnx or .xml.
+    The model card, and for OpenVINO a .bin file, are written to the same folder."""
     weights: str | None = None
-    """The same as for deeplab segment; by default the weights of the package."""
+    """Weights file, as in deeplab segment; by default the included weights."""
     variant: str | None = None
-    """Name of the network, if the file of the weights does not determine it."""
+    """Name of the network, if the weights file does not state it."""
     int8: bool = False
     """Use int8 for weights and activations, except in the first and last convolutions (OpenVINO only)."""
     calibrate: Path | None = None
-    """Folder of photos like those to be labelled, from which int8 takes its ranges; a few dozen
-    are enough."""
+    """Folder of photos to calibrate int8 with; a few dozen photos like those to be segmented are enough."""
 
 
 def export(options: Export) -> int:
-    """Export the network, compare its scores with torch's, and print how close they are."""
+    """Export the network, compare its scores with PyTorch's, and print the difference."""
     from deeplab.weights.exporter import export as export_network
     from deeplab.weights.exporter import validate_export
 

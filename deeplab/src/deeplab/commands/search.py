@@ -1,4 +1,4 @@
-"""``deeplab search``: find the CRF's parameters for a network and photos."""
+"""``deeplab search``: find CRF parameters for a network on labelled photos."""
 
 from __future__ import annotations
 
@@ -25,48 +25,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Search:
-    """Find the CRF's w1, σα and σβ by their mean IoU on labelled photos: a coarse, then a finer grid.
+    """Find the CRF parameters with the best mean IoU on labelled photos by a coarse-to-fine grid.
 
-    w2 and σγ stay at 3. The network runs once for each photo. A search that was stopped resumes where it was.
+    w1, σα and σβ are searched; w2 and σγ stay at 3. The network runs once for each photo.
+    The same command resumes an interrupted search.
     """
 
     data: Path
-    """Folder of photos with labels."""
+    """Folder of the data set, in any layout that check-data accepts."""
     out: Path
-    """Folder for params.json, table.csv, heat-map.png (or optuna.png), summary.md and all results so far."""
+    """Folder for params.json, table.csv, summary.md, heat-map.png (or optuna.png) and the cache."""
     split: str = "val"
-    """Name of the split to tune on."""
+    """Split to tune on."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; at 0 they are errors."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     scores: Path | None = None
-    """Class scores in 8 bits (.npz) to search on instead of a network's."""
+    """File of 8-bit class scores (.npz) to use instead of a network."""
     method: Literal["grid", "optuna"] = "grid"
-    """Coarse-to-fine grid, or Optuna's sampler on logarithmic ranges."""
+    """grid: coarse-to-fine; optuna: the sampler of Optuna on logarithmic ranges."""
     photos: int = 100
-    """Number of photos to tune on, drawn at random; all if there are no more."""
+    """Number of photos to tune on, chosen at random; all if the split has fewer."""
     metric: Literal["mIoU", "mIoU-7"] = "mIoU"
-    """Mean IoU over all classes, or over the seven that deeplab evaluate calls mIoU-7."""
+    """mIoU: over all classes; mIoU-7: over the seven VOC classes with enough training photos."""
     appearance_weight: tuple[float, ...] = ()
-    """Values of w1; for Optuna the ends of its range. By default 5 to 10, for Optuna 1 and 20."""
+    """Values of w1 (for optuna, the ends of the range). By default 5 to 10 (optuna: 1 and 20)."""
     appearance_xy_std: tuple[float, ...] = ()
-    """Values of σα in pixels, likewise. By default 50 to 100 in steps of 10, for Optuna 10 and 200."""
+    """Values of σα in pixels, likewise. By default 50 to 100 in steps of 10 (optuna: 10 and 200)."""
     appearance_rgb_std: tuple[float, ...] = ()
-    """Values of σβ in levels, likewise. By default 3 to 10, for Optuna 1 and 30."""
+    """Values of σβ in levels, likewise. By default 3 to 10 (optuna: 1 and 30)."""
     rounds: int = 2
-    """Number of refinements around the best of the grid, each with half the step."""
+    """Number of refinements around the best setting, each with half the step size."""
     trials: int = 100
     """Number of settings that Optuna tries."""
     normalization: Literal["symmetric", "after", "before", "none"] = "after"
     """Normalization of the kernels; "after" as in the paper's release."""
     seed: int = 0
-    """Seed of the choice of photos, and of Optuna."""
+    """Random seed for the choice of photos and for Optuna."""
     workers: int | None = None
-    """Number of photos processed at a time; by default one for each processor."""
+    """Number of photos processed at a time; by default one per processor."""
     report_split: str | None = None
-    """Another split, on whose photos the best, the default and no CRF are scored as well."""
+    """Another split, on which the best parameters, the default ones and no CRF are evaluated as well."""
 
 
 def search(options: Search) -> int:
-    """Search, and write parameters, tables and a chart."""
+    """Search, and write the parameters, tables and a chart."""
     from deeplab.files import lock_file
     from deeplab.optional import require
 
@@ -162,10 +167,12 @@ def _evaluator(
     from deeplab.classes import WELL_POPULATED
     from deeplab.crf_search.evaluate_params import ParamsEvaluator
     from deeplab.crf_search.grid import draw_samples
+    from deeplab.datasets.label_scan import usable
     from deeplab.datasets.opening import open_dataset
     from deeplab.files import check_settings
 
-    dataset = open_dataset(options.data, split)
+    dataset = open_dataset(options.data, split, binary=options.binary, line_width=options.line_width)
+    dataset = usable(dataset, f"{options.data}, split {split}", is_strict=True)
     if options.metric == "mIoU-7" and not set(WELL_POPULATED) <= set(dataset.class_names):
         raise ValueError(
             f"{options.data}: lacks classes of mIoU-7 ({', '.join(WELL_POPULATED)}); wanted --metric mIoU"
@@ -232,7 +239,7 @@ def _tuned_section(
     if edges := at_grid_edge(ranked[0], grid):
         verb = "is" if len(edges) == 1 else "are"
         caveat += (
-            f" The best {' and '.join(edges)} {verb} at an end of the values or beyond it: try a wider range."
+            f" The best {' and '.join(edges)} {verb} at the end of the searched range: try a wider range."
         )
     title = f"'{options.split}', best {options.metric} first, percent"
     return _Section(title, short_rows(evaluator, defaults, ranked), caveat)

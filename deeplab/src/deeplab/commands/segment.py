@@ -21,51 +21,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segment:
-    """Label every pixel of photos: ids as a palette PNG, an overlay with a legend, and a table of classes."""
+    """Label every pixel of photos; write class ids (palette PNG), overlays and a table of classes."""
 
     photos: Positional[tuple[Path, ...]]
-    """Photos, folders of photos, and patterns in quotes such as 'photos/**/*.jpg'."""
+    """Photos, folders of photos, or quoted patterns such as 'photos/**/*.jpg'."""
     out: Path = Path("segmented")
     """Folder for the results."""
     engine: OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions())
     crf: bool = True
     """Refine the boundaries with the fully connected CRF."""
     crf_params: Path | None = None
-    """JSON file with fields of densecrf.Params, as deeplab search writes it; by default the parameters that
-    belong to the weights."""
+    """JSON file with fields of densecrf.Params, as written by deeplab search.
+    By default the parameters on the model card."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors on height and width at which the network sees a photo, after --size; the probabilities are
-    averaged."""
+    """Scales of the photo (factors on --size) over which the probabilities are averaged."""
     mirror: bool = False
-    """Average over a mirrored copy of the photo as well."""
+    """Average over the mirrored photo as well."""
     tile: int | None = None
-    """Side in pixels of the windows in which the network sees a photo; by default windows are used only where
-    memory is short. The result is the same."""
+    """Side in pixels of the tiles in which the network processes a photo; the result is the same.
+    By default, tiles are used only if a photo does not fit into memory."""
     size: int | None = None
-    """Length of the longer side in pixels at which the network sees larger photos; 0 for full size. By
-    default as stated with the weights, 513 for those of the package. The CRF always runs at full size, and so
-    does the network on TIFFs in blocks."""
+    """Longer side in pixels to which larger photos are downscaled for the network; 0 for full size.
+    By default the size on the model card (513 for the included weights).
+    The CRF always runs at full size; with --blocks, so does the network."""
     compare: bool = False
-    """Also write one picture with photo, network, and network + CRF side by side."""
+    """Also write an image with photo, network, and network + CRF side by side."""
     blocks: bool = False
-    """Segment in blocks with 2 GB of memory, whatever a photo's size, and write ids as TIFF. TIFFs of 8
-    megapixels or more are segmented like this by default if the extra mosaic is installed."""
+    """Process photos in blocks, which needs 2 GB of memory for any size, and write class ids as TIFF.
+    This is the default for TIFFs of 8 megapixels or more if the extra mosaic is installed."""
     levels: tuple[float, float] | None = None
-    """Levels that become black and white in images of more than 8 bits that are segmented in blocks; by
-    default zero and the largest number of the bits in use."""
+    """Values that become black and white in images of more than 8 bits that are processed in blocks.
+    By default zero and the largest value of the bits in use."""
     redo: bool = False
-    """Label photos again even if they are finished according to the manifest in the folder of results."""
+    """Label photos again even if they are finished according to the manifest in the output folder."""
     lanes: int | None = None
-    """Number of photos in work at the same time; by default one for each processor, eight at most."""
+    """Number of workers, each of which processes one photo at a time.
+    By default one per processor, at most eight."""
     shard: str | None = None
-    """I/N: label only the I-th of N parts of the photos, for N machines without a cluster."""
+    """I/N: label only part I of N, to divide the photos among N machines without a cluster."""
     ray: tuple[str, ...] | None = None
-    """Work on a Ray cluster (last on the line): HOST:PORT, auto for the cluster this machine is part of,
-    local or nothing for workers on this machine."""
+    """Use a Ray cluster (must be the last option): HOST:PORT, or auto for the cluster of this machine;
+    local or no address for workers on this machine."""
 
 
 def segment(options: Segment) -> int:
-    """Segment photos with several workers or on a cluster; photos that fail are reported."""
+    """Segment photos with several workers or on a cluster; report the photos that fail."""
     from deeplab.bulk.inputs import Shard, plan
     from deeplab.bulk.jobs import LargeJob
     from deeplab.large_images.segment import is_large
@@ -125,7 +125,7 @@ def _label(options: Segment, settings: Settings, shard: Shard | None, jobs: list
         ]
         finished = len(jobs) - len(pending)
         if finished:
-            print(f"{finished} of {len(jobs)} were there; --redo would label them anew")
+            print(f"{finished} of {len(jobs)} photos already labelled; --redo labels them again")
         try:
             failed = _run_jobs(options, model, settings, pending, manifest)
         finally:

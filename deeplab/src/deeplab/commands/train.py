@@ -1,4 +1,4 @@
-"""``deeplab train``: train a network by a recipe."""
+"""``deeplab train``: train a network with a recipe."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from deeplab.commands.common import OK
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network on labelled photos by a recipe; a run that was stopped resumes where it was."""
+    """Train a network on labelled photos with a recipe; the same command resumes an interrupted run."""
 
     recipe: Positional[Path]
-    """TOML file, for example one of those in recipes/."""
+    """TOML file, such as those in recipes/."""
     out: Path
-    """Folder for the log, checkpoints and weights."""
+    """Folder for log, checkpoints and weights."""
     data: str | None = None
-    """Folder of the data, instead of the recipe's."""
+    """Folder of the data set, instead of the one in the recipe."""
+    binary: bool = False
+    """Take black and white masks as they are: 0 is background, the other level the object."""
     resume: bool = False
-    """Fail if there is no run to resume; without it, a run that is there is resumed all the same."""
+    """Require an earlier run in --out. Without this option, an earlier run is resumed if there is one."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Change a key of the recipe, for example --set data=DIR; may be repeated."""
+    """Change a key of the recipe, such as --set data=DIR; may be repeated."""
 
 
 def train(options: Train) -> int:
-    """Train by a recipe and print where the weights are."""
+    """Train with a recipe and print where the weights are."""
     from deeplab.training.loop import train as train_by
     from deeplab.training.recipe import read_recipe
 
     changes = [*options.set, *([f"data={options.data}"] if options.data else [])]
+    changes += ["binary=true"] if options.binary else []
     weights = train_by(read_recipe(options.recipe, changes), options.out, resume=options.resume)
     print(f"weights: {weights}, card: {weights.with_suffix('.json')}")
     return OK

@@ -92,14 +92,14 @@ def tuning_caveat(tuned: Sequence[str], split: str, reported: Collection[str], r
     shared = set(tuned) & set(reported)
     if shared == set(tuned) == set(reported):
         return (
-            f"Tuned on {chosen}, and the scores are of the same photos: they are optimistic. "
-            "--report-split NAME scores the best on others."
+            f"Tuned and scored on the same {chosen}, so the scores are optimistic; --report-split NAME "
+            "scores the best parameters on another split."
         )
-    caveat = f"Tuned on {chosen}; the scores are of {_photos(len(reported))} of '{report_split}', "
+    caveat = f"Tuned on {chosen}; scored on {_photos(len(reported))} of '{report_split}', "
     if not shared:
-        return f"{caveat}none of them the same."
-    verb = "is" if len(shared) == 1 else "are"
-    return f"{caveat}of which {len(shared)} {verb} the same: they are optimistic."
+        return f"{caveat}none of them used for tuning."
+    verb = "was" if len(shared) == 1 else "were"
+    return f"{caveat}of which {len(shared)} {verb} used for tuning, so the scores are optimistic."
 
 
 def heat_map(grid: Grid, table: Mapping[Params, float], title: str) -> bytes:

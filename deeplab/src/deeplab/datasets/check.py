@@ -13,11 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.classes import IGNORE
-from deeplab.datasets.check_sample import SMOOTHED_SHARE, SampleCheck, check_sample, mask_problems
-from deeplab.datasets.class_files import is_void
+from deeplab.datasets.check_sample import SampleCheck, check_sample
+from deeplab.datasets.label_problems import (
+    SMOOTHED_SHARE,
+    absent_classes,
+    mask_problems,
+    palette_conflicts,
+    palette_problem,
+    set_problems,
+)
 from deeplab.datasets.opening import find_layout
 from deeplab.datasets.problems import LabelError, Problem, Severity
-from deeplab.datasets.samples import Layout, Listing
+from deeplab.datasets.samples import Layout, Listing, ReadOptions
 from deeplab.datasets.splits import may_overlap
 
 
@@ -75,6 +82,8 @@ def check(
     root: str | Path,
     splits: Sequence[str] = (),
     *,
+    binary: bool = False,
+    line_width: float = 0.0,
     threads: int | None = None,
     callback: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -83,6 +92,8 @@ def check(
     Args:
         root: a data set in a layout that ``open_dataset`` knows.
         splits: names of the splits; none for all that there are.
+        binary: whether masks are black and white, as in ``open_dataset``.
+        line_width: width of annotated lines and points in pixels, as in ``open_dataset``.
         threads: number of samples opened at a time; by default one for each core.
         callback: called after each sample with the number of samples done and the number of all.
 
@@ -93,14 +104,12 @@ def check(
         FileNotFoundError: if there is no such folder.
         ValueError: if its layout is unknown, or the file that names its classes is wrong.
     """
-    layout = find_layout(root)
+    layout = find_layout(root, ReadOptions(binary, line_width))
     listings, problems = _list_splits(layout, tuple(dict.fromkeys(splits)) or layout.splits, str(root))
     checks = _check_samples(listings, threads or os.cpu_count() or 1, callback)
     unique = list({id(checked): checked for part in checks.values() for checked in part}.values())
     names = _class_names(listings.values(), unique)
-    only_binary = not any(checked.counts[1:IGNORE].any() for checked in unique)
-    for checked in unique:
-        problems += [*checked.problems, *mask_problems(checked, len(names), only_binary=only_binary)]
+    problems += _label_problems(str(root), listings, checks, unique, names)
     reports = tuple(_split_report(split, part, names) for split, part in checks.items())
     for part in checks.values():
         problems += _copies(part)
@@ -108,10 +117,41 @@ def check(
         if not may_overlap(one, other):
             problems += _shared(one, checks[one], other, checks[other])
     for report in reports:
-        problems += _absent_classes(report, str(root))
+        pixels = [each.pixels for each in report.classes]
+        problems += absent_classes(pixels, names, f"{root}, split {report.name}")
     once = {(problem.kind, problem.file, problem.what): problem for problem in problems}
     ordered = sorted(once.values(), key=lambda each: (each.severity != "error", each.kind, each.file))
     return Report(str(root), layout.name, names, reports, tuple(ordered))
+
+
+def _label_problems(
+    root: str,
+    listings: Mapping[str, Listing],
+    checks: Mapping[str, Sequence[SampleCheck]],
+    unique: Sequence[SampleCheck],
+    names: tuple[str, ...],
+) -> list[Problem]:
+    """The problems of labels, judged by the classes, by those of their split, and by those of all."""
+    problems: list[Problem] = []
+    is_named = any(listing.class_names for listing in listings.values())
+    only_binary = not any(checked.labels.counts[1:IGNORE].any() for checked in unique)
+    trusted = []
+    for checked in unique:
+        problems += checked.problems
+        problems += mask_problems(checked.labels, len(names), only_binary=only_binary)
+        palette = palette_problem(checked.labels.file, checked.labels.palette, names)
+        if palette:
+            problems.append(palette)
+        else:
+            trusted.append(checked.labels)
+    everything = [checked.labels for checked in unique]
+    problems += palette_conflicts(trusted)
+    problems += set_problems(everything, names, root, is_named=is_named, is_whole=True)
+    for split, part in checks.items():
+        labels, name = [checked.labels for checked in part], f"{root}, split {split}"
+        is_whole = split.casefold().startswith("train")
+        problems += set_problems(labels, names, name, is_named=True, is_whole=is_whole)
+    return problems
 
 
 def _list_splits(
@@ -165,12 +205,14 @@ def _class_names(listings: Iterable[Listing], checks: Sequence[SampleCheck]) -> 
     for listing in listings:
         if listing.class_names:
             return listing.class_names
-    highest = max((checked.highest for checked in checks if checked.smoothed < SMOOTHED_SHARE), default=-1)
+    highest = max(
+        (checked.labels.highest for checked in checks if checked.labels.smoothed < SMOOTHED_SHARE), default=-1
+    )
     return tuple(f"class {number}" for number in range(highest + 1))
 
 
 def _split_report(split: str, checks: Sequence[SampleCheck], names: Sequence[str]) -> SplitReport:
-    counts = np.array([checked.counts for checked in checks], np.int64).reshape(-1, IGNORE + 1)
+    counts = np.array([checked.labels.counts for checked in checks], np.int64).reshape(-1, IGNORE + 1)
     pixels, photos = counts.sum(axis=0), (counts > 0).sum(axis=0)
     sizes = Counter(checked.size for checked in checks if checked.size)
     return SplitReport(
@@ -180,16 +222,6 @@ def _split_report(split: str, checks: Sequence[SampleCheck], names: Sequence[str
         tuple(SizeCount(height, width, times) for (height, width), times in sizes.most_common()),
         float(pixels[IGNORE] / pixels.sum()) if pixels.any() else 0.0,
     )
-
-
-def _absent_classes(report: SplitReport, root: str) -> list[Problem]:
-    """A warning if a split lacks some of its classes, but not all."""
-    absent = [each.name for each in report.classes if not each.pixels and not is_void(each.name)]
-    if not absent or not any(each.pixels for each in report.classes):
-        return []
-    what = f"no pixel of {', '.join(absent)}"
-    fix = "label some, or remove the class from the class file; its IoU will be n/a, and it cannot be learnt"
-    return [Problem("warning", "class never present", f"{root}, split {report.name}", what, fix)]
 
 
 def _copies(checks: Sequence[SampleCheck]) -> list[Problem]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from deeplab.classes import IGNORE
-from deeplab.datasets.mask_colours import ClassTable, Colour
+from deeplab.datasets.class_lines import ClassLine, Colour, parse_class_lines
+from deeplab.datasets.mask_colours import ClassTable
 
 CLASS_FILES = (
     "classes.txt",
@@ -23,18 +23,6 @@ CLASS_FILES = (
 """Names of class files, in order: the first with names decides on names and ids, the first with colours on
 colours."""
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
-
-_RGB = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
-_LINE_FORMATS = [
-    re.compile(pattern)
-    for pattern in (
-        rf"(?P<name>[^:]+):\s*{_RGB}\s*(?::.*)?",
-        rf"{_RGB}(?:[\s,:]+(?P<name>.*[^\d\s].*))?",
-        rf"(?:(?P<id>\d+)[\s,:;=]+)?(?P<name>.*?[^\d\s,].*?)(?:[\s,:;]+{_RGB})?",
-        r"(?P<name>\d+)",  # a class called "7"
-    )
-]
-_HEADING = re.compile(r"\D*\b(r|red)[\s,]+(g|green)[\s,]+(b|blue)", re.IGNORECASE)
 
 
 def is_void(name: str) -> bool:
@@ -67,11 +55,14 @@ def with_background(names: Iterable[str]) -> tuple[str, ...]:
 def read_classes(root: Path) -> ClassTable | None:
     """Read the classes that the class files of a folder give.
 
-    A line is a class: "name", "id name", "name red green blue", "id name red green blue", "red green blue
-    name" (with blanks, tabs or commas), or CVAT's "name:red,green,blue:parts:actions". Lines beginning with #
-    are skipped. If there are no ids, lines are numbered from 0. If the file itself gives colours and no ids,
-    masks are in colours and the ids are ours to choose: background first, void left out. Lines with void
-    names (``is_void``) stand for 255. A second file may give the colours: by name, or one "red green blue"
+    A line is a class: "name", "id name", "name id", "name red green blue", "id name red green blue", "red
+    green blue name" (with blanks, tabs, commas or semicolons), or CVAT's "name:red,green,blue:parts:actions".
+    Colours may also be written (128,0,0), [128,0,0] or #800000, names in quotes, and a heading such as
+    "r,g,b,name" may give the columns. Lines beginning with # are skipped. If there are no ids, lines are
+    numbered from 0, but from -1 if they begin with labelme's __ignore__ and _background_. If the file itself
+    gives colours and no ids, masks are in colours and the ids are ours to choose: background first, void left
+    out. Lines with void names (``is_void``) stand for 255. A second file may give the colours: by name, or
+    one "red green blue"
     for each class in the same order.
 
     Args:
@@ -94,9 +85,10 @@ def read_classes(root: Path) -> ClassTable | None:
         )
     file, lines = named
     _check_ids(file, lines)
-    numbers = [index if line.number is None else line.number for index, line in enumerate(lines)]
+    numbers = [index if line.number is None else line.number % 256 for index, line in enumerate(lines)]
     ids = [IGNORE if is_void(line.name) else number for line, number in zip(lines, numbers, strict=True)]
     names = {number: line.name for line, number in zip(lines, numbers, strict=True)}
+    names.pop(IGNORE, None)
     if set(ids) == {IGNORE}:
         raise ValueError(f"{file}: names nothing but void; wanted at least one class")
     coloured = next(((path, rows) for path, rows in files if any(row.colour for row in rows)), None)
@@ -112,42 +104,24 @@ def read_classes(root: Path) -> ClassTable | None:
     )
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Content of one line; the name is empty if it gives a colour only."""
-
-    name: str
-    number: int | None
-    colour: Colour | None
-
-
-def _read_lines(path: Path) -> list[_Line]:
+def _read_lines(path: Path) -> list[ClassLine]:
     try:
-        text = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text; wanted one class a line") from None
-    lines: list[_Line] = []
-    for number, line in enumerate(map(str.strip, text), 1):
-        if not line or line.startswith("#") or (not lines and _HEADING.fullmatch(line)):
-            continue
-        match = next(filter(None, (pattern.fullmatch(line) for pattern in _LINE_FORMATS)), None)
-        if match is None:
-            raise ValueError(
-                f"{path}, line {number}: got {line!r}, wanted 'name', 'id name' or 'name red green blue'"
-            )
-        fields = match.groupdict()
-        colour = (int(fields["r"]), int(fields["g"]), int(fields["b"])) if fields.get("r") else None
-        if colour and max(colour) > 255:
-            raise ValueError(f"{path}, line {number}: got colour {colour}, wanted 0 to 255")
-        class_id = fields.get("id")
-        name = (fields["name"] or "").strip()
-        lines.append(_Line(name, None if class_id is None else int(class_id), colour))
-    if not lines:
-        raise ValueError(f"{path}: names no classes; wanted one class a line")
+    lines = [replace(line, name=_class_name(line.name)) for line in parse_class_lines(path, text)]
+    if [line.name for line in lines[:2]] == ["__ignore__", "background"] and lines[0].number is None:
+        # labelme's file of labels: ids begin at -1, which its PNG masks hold as 255
+        return [replace(line, number=number) for number, line in enumerate(lines, -1)]
     return lines
 
 
-def _check_ids(file: Path, lines: Sequence[_Line]) -> None:
+def _class_name(name: str) -> str:
+    """The name of a class in a class file; labelme's _background_ is background."""
+    return "background" if name == "_background_" else name
+
+
+def _check_ids(file: Path, lines: Sequence[ClassLine]) -> None:
     """Refuse repeated names or ids, ids for some classes only, and ids beyond 8 bits."""
     numbers = [line.number for line in lines if line.number is not None]
     if numbers and len(numbers) < len(lines):
@@ -155,19 +129,28 @@ def _check_ids(file: Path, lines: Sequence[_Line]) -> None:
         raise ValueError(
             f"{file}: gives an id to some classes but none to {without!r}; wanted one for all or for none"
         )
-    seen: set[str | int] = set()
-    values: list[str | int] = [*numbers, *(line.name for line in lines)]
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{file}: {value!r} is there twice; wanted each id and name once")
-        seen.add(value)
+    _check_repeats(file, [*numbers, *(line.name for line in lines)])
     for index, line in enumerate(lines):
         number = index if line.number is None else line.number
-        if number > IGNORE - (not is_void(line.name)):
+        if not -is_void(line.name) <= number <= IGNORE - (not is_void(line.name)):
             raise ValueError(f"{file}: got id {number} for {line.name!r}, wanted 0 to 254; 255 is void")
 
 
-def _renumbered(lines: Sequence[_Line], ids: Sequence[int]) -> list[int]:
+def _check_repeats(file: Path, values: Sequence[str | int]) -> None:
+    """Refuse an id or a name that is there twice, also in other capitals."""
+    seen: dict[str | int, str | int] = {}
+    for value in values:
+        key = value.casefold() if isinstance(value, str) else value
+        if key in seen and seen[key] == value:
+            raise ValueError(f"{file}: {value!r} is there twice; wanted each id and name once")
+        if key in seen:
+            raise ValueError(
+                f"{file}: {seen[key]!r} and {value!r} differ only in capitals; wanted each name once"
+            )
+        seen[key] = value
+
+
+def _renumbered(lines: Sequence[ClassLine], ids: Sequence[int]) -> list[int]:
     """Ids from 0 without gaps, background first; void stays 255."""
     order = sorted(range(len(lines)), key=lambda index: not is_background(lines[index].name))
     classes = [index for index in order if ids[index] != IGNORE]
@@ -175,7 +158,7 @@ def _renumbered(lines: Sequence[_Line], ids: Sequence[int]) -> list[int]:
 
 
 def _colours(
-    file: Path, coloured: Sequence[_Line], lines: Sequence[_Line], ids: Sequence[int]
+    file: Path, coloured: Sequence[ClassLine], lines: Sequence[ClassLine], ids: Sequence[int]
 ) -> dict[Colour, int]:
     """Ids by colour.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.datasets.problems import LabelError
+from deeplab.datasets.problems import LabelError, Problem
 from deeplab.datasets.rasterize import decode_run_lengths, mask_from_run_lengths, polygon
 
 
@@ -42,10 +42,21 @@ class AnnotationReader:
         Raises:
             LabelError: for an outline that cannot be drawn; the message names the file and the annotation.
         """
+        return self.read(path)[0]
+
+    def read(self, path: Path) -> tuple[np.ndarray, list[Problem]]:
+        """Draw the annotations as ``__call__`` does, with a warning for each part that is left out."""
         drawn = []
+        warnings = []
         for annotation in self.annotations:
             try:
-                drawn.append((annotation, outline_mask(annotation.outline, self.height, self.width)))
+                outline, left_out = _drawable(annotation.outline)
+                mask = outline_mask(outline, self.height, self.width)
+                drawn.append((annotation, mask))
+                if left_out:
+                    warnings.append(_part_problem(annotation, path, left_out))
+                if not mask.any():
+                    warnings.append(_empty_problem(annotation, path))
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 what = f"annotation {annotation.number} cannot be drawn ({error})"
                 fix = "wanted polygons of x, y or run lengths: draw it again, or remove it"
@@ -53,7 +64,25 @@ class AnnotationReader:
         labels = np.zeros((self.height, self.width), np.uint8)
         for annotation, mask in sorted(drawn, key=lambda item: (not item[0].crowd, -int(item[1].sum()))):
             labels[mask] = annotation.class_id
-        return labels
+        return labels, warnings
+
+
+def _drawable(outline: Any) -> tuple[Any, int]:
+    """An outline without the polygons of one or two points beside others, and their number."""
+    if not isinstance(outline, list):
+        return outline, 0
+    parts = [part for part in outline if not (isinstance(part, list) and len(part) in (2, 4))]
+    return (parts, len(outline) - len(parts)) if parts else (outline, 0)
+
+
+def _part_problem(annotation: Annotation, path: Path, parts: int) -> Problem:
+    what = f"annotation {annotation.number}: {parts} of its polygons have fewer than three points"
+    return Problem("warning", "part left out", str(path), what, "those parts are left out: remove them")
+
+
+def _empty_problem(annotation: Annotation, path: Path) -> Problem:
+    what = f"annotation {annotation.number} covers no pixel's centre"
+    return Problem("warning", "empty shape", str(path), what, "draw it larger, or remove it")
 
 
 def outline_mask(outline: Any, height: int, width: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,18 @@ from PIL import Image
 
 from deeplab.classes import IGNORE
 from deeplab.datasets.class_files import class_name_of, is_void, read_classes, with_background
-from deeplab.datasets.matching import files_by_stem, match_samples
+from deeplab.datasets.json_files import encoding_problem, read_json
+from deeplab.datasets.matching import files_by_stem, match_samples, subfolder
 from deeplab.datasets.problems import LabelError, Problem
 from deeplab.datasets.rasterize import circle, polygon, rectangle
-from deeplab.datasets.samples import Layout, Listing
+from deeplab.datasets.rasterize_lines import thick_line
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Layout, Listing, ReadOptions
 from deeplab.datasets.splits import select, split_lists, split_names
-from deeplab.photos import MAX_PIXELS
+from deeplab.photos import MAX_PIXELS, PHOTO_ENDINGS, PhotoError, upright_size
 
 POLYGONS = ("polygon", "rotation", "oriented_rectangle")
+LINES = ("line", "linestrip", "point", "points")
+FIX = "open it in labelme and save it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,9 @@ class ShapeReader:
     ids: Mapping[str, int]
     """Id of each label; labels with void names are 255 and need not be listed."""
 
+    line_width: float = 0.0
+    """Width of lines and diameter of points, in pixels; 0 refuses them."""
+
     def __call__(self, path: Path) -> np.ndarray:
         """Read a labelme file: (H, W) uint8 ids, 255 void.
 
@@ -41,25 +48,37 @@ class ShapeReader:
             LabelError: for a damaged file, a label without a class, or a shape without area; the message
                 names the shape.
         """
+        return self.read(path)[0]
+
+    def read(self, path: Path) -> tuple[np.ndarray, list[Problem]]:
+        """Read a labelme file as ``__call__`` does, with a warning for each shape that covers no pixel."""
         content = read_shapes(path)
         height, width = content["imageHeight"], content["imageWidth"]
         labels = np.zeros((height, width), np.uint8)
+        warnings = []
         for number, shape in enumerate(content["shapes"], 1):
-            label = class_name_of(shape["label"])
+            label = _class_of(shape)
             where = f"shape {number} ({label!r})"
             if not is_void(label) and label not in self.ids:
                 fix = f"wanted one of {', '.join(self.ids)}; add it to the class file, or rename the shape"
                 raise LabelError.of("unknown class", path, f"{where} has no class", fix)
             try:
-                inside = _shape_mask(shape, height, width)
+                inside = _shape_mask(shape, height, width, self.line_width)
             except (ValueError, KeyError, TypeError) as error:
                 fix = "wanted a polygon, rectangle, circle or mask: draw it again, or remove it"
+                if shape.get("shape_type") in LINES and not self.line_width:
+                    fix = f"{fix}; lines and points need a width: --line-width 5, in a recipe line_width = 5"
                 raise LabelError.of("bad shape", path, f"{where} cannot be drawn ({error})", fix) from None
+            if not inside.any():
+                fix = "draw it larger or inside the picture, or remove it"
+                what = f"{where} covers no pixel's centre"
+                warnings.append(Problem("warning", "empty shape", str(path), what, fix))
             labels[inside] = IGNORE if is_void(label) else self.ids[label]
-        return labels
+        problem = encoding_problem(path)
+        return labels, [*warnings, *([problem] if problem else [])]
 
 
-def labelme_layout(root: Path) -> Layout | None:
+def labelme_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout | None:
     """Read a folder (or its ``images``) of photos with JSON files of the same stems beside them.
 
     Splits are subfolders, lists, or a hash of the name, as in ``folder_layout``. Classes are those of a class
@@ -69,7 +88,8 @@ def labelme_layout(root: Path) -> Layout | None:
     Returns:
         The layout; None if the folder has another one.
     """
-    base = root / "images" if files_by_stem(root / "images", (".json",)) else root
+    images = subfolder(root, "images")
+    base = images if files_by_stem(images, (".json",)) else root
     photos = files_by_stem(base)
     json_files = files_by_stem(base, (".json",))
     files = {stem: paths for stem, paths in json_files.items() if stem in photos or _has_shapes(paths[0])}
@@ -80,7 +100,8 @@ def labelme_layout(root: Path) -> Layout | None:
     table = read_classes(root)
     labels, damaged = ((), []) if table else _labels(path for paths in files.values() for path in paths)
     names = with_background(table.names if table else labels)
-    reader = ShapeReader({name: number for number, name in enumerate(names)})
+    damaged += _names_in_other_capitals(root, names)
+    reader = ShapeReader({name: number for number, name in enumerate(names)}, options.line_width)
 
     def listing(split: str) -> Listing:
         selection = select(root, split, stems, lists)
@@ -98,15 +119,26 @@ def read_shapes(path: Path) -> dict[str, Any]:
     Raises:
         LabelError: if it is not JSON, or anything of these is missing or wrong.
     """
-    fix = "open it in labelme and save it again"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LabelError.of("damaged annotations", path, f"not JSON ({error})", fix) from None
+    content = read_json(path, FIX)
+    if isinstance(content, dict) and not (content.get("imageHeight") and content.get("imageWidth")):
+        size = _size_of_photo(path)
+        content |= {"imageHeight": size[0], "imageWidth": size[1]} if size else {}
     if not _is_complete(content):
         what = "not labelme's JSON: wanted shapes with labels, imageHeight and imageWidth"
-        raise LabelError.of("damaged annotations", path, what, fix)
-    return content
+        raise LabelError.of("damaged annotations", path, what, FIX)
+    return dict(content)
+
+
+def _size_of_photo(path: Path) -> tuple[int, int] | None:
+    """Height and width of the photo beside a labelme file, which old files do not give; None if unknown."""
+    files = sorted(each for each in path.parent.iterdir() if each.stem == path.stem)
+    photo = next((each for each in files if each.suffix.lower() in PHOTO_ENDINGS), None)
+    if photo is None:
+        return None
+    try:
+        return upright_size(photo)
+    except PhotoError:  # reported with the photo
+        return None
 
 
 def _is_complete(content: Any) -> bool:
@@ -124,10 +156,27 @@ def _is_complete(content: Any) -> bool:
 def _has_shapes(path: Path) -> bool:
     """Whether a file is JSON with "shapes" at its top level."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = read_json(path, FIX)
+    except LabelError:
         return False
     return isinstance(content, dict) and "shapes" in content
+
+
+def _class_of(shape: Mapping[str, Any]) -> str:
+    """The name of a shape's class."""
+    return class_name_of(unicodedata.normalize("NFC", shape["label"]))
+
+
+def _names_in_other_capitals(root: Path, names: Iterable[str]) -> list[Problem]:
+    """An error for each class name that differs from another in capitals only."""
+    seen: dict[str, str] = {}
+    problems = []
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            what = f"the labels {other!r} and {name!r} differ only in capitals"
+            problems.append(Problem("error", "two names of one class", str(root), what, "spell them alike"))
+    return problems
 
 
 def _labels(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
@@ -136,7 +185,7 @@ def _labels(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
     problems = []
     for path in paths:
         try:
-            labels |= {class_name_of(shape["label"]) for shape in read_shapes(path)["shapes"]}
+            labels |= {_class_of(shape) for shape in read_shapes(path)["shapes"]}
         except LabelError as error:
             problems += [error.problem] if error.problem else []
     return sorted(labels), problems
@@ -153,7 +202,7 @@ def _unlabelled(photo: Path) -> Problem:
     )
 
 
-def _shape_mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+def _shape_mask(shape: Mapping[str, Any], height: int, width: int, line_width: float) -> np.ndarray:
     """The mask of one shape, (height, width) bool."""
     kind = shape.get("shape_type") or "polygon"
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
@@ -167,6 +216,10 @@ def _shape_mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray
         return circle(points[0], math.dist(points[0], points[1]), height, width)
     if kind == "mask" and len(points) == 2:
         return _placed(_stored_mask(shape), points[0], height, width)
+    if kind in LINES and len(points) and line_width:
+        chains = [points] if kind.startswith("line") else [point[None] for point in points]
+        parts = [thick_line(chain, line_width, height, width) for chain in chains]
+        return np.logical_or.reduce(parts)
     raise ValueError(f"a {kind} of {len(points)} points")
 
 

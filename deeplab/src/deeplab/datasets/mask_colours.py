@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from deeplab.classes import IGNORE
+from deeplab.datasets.class_lines import Colour
+from deeplab.datasets.mask_files import load_mask, mask_ids, palette_colours, read_ids
 from deeplab.datasets.problems import LabelError
-from deeplab.datasets.samples import load_mask, mask_ids
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +50,7 @@ class ClassTable:
             return np.array(self.levels, np.uint8)[mask_ids(mask, path)]
         if mask.mode == "P":
             indices = np.asarray(mask)
-            palette = np.zeros((256, 3), np.uint8)
-            stored = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            palette[: len(stored)] = stored
+            palette = palette_colours(mask)
             id_of_index, has_class = self._look_up(palette)
             id_of_index[IGNORE] = IGNORE
             has_class[IGNORE] = True
@@ -64,6 +62,10 @@ class ClassTable:
         if not known.all():
             raise self._unknown((palette[indices] if mask.mode == "P" else colours)[~known], path)
         return ids
+
+    def reads_ids(self) -> bool:
+        """Whether levels and palette indices are the class ids as they are."""
+        return not self.colours and self.levels == tuple(range(256))
 
     def _look_up(self, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids (…) uint8 of colours (…, 3) uint8, and a mask of the known ones."""
@@ -81,6 +83,12 @@ class ClassTable:
             what += f" and {len(codes) - 1} more colours in {counts.sum() - counts.max()} pixels"
         fix = "give the colour a class there; many such colours mean blurred edges: export without smoothing"
         return LabelError.of("unknown colour", path, f"{what}, not in {self.file.name}", fix)
+
+
+def reads_indices(reader: Callable[[Path], np.ndarray]) -> bool:
+    """Whether a reader of masks takes palette indices for ids and leaves palette colours aside."""
+    table = getattr(reader, "__self__", None)
+    return reader is read_ids or (isinstance(table, ClassTable) and table.reads_ids())
 
 
 def _code(colours: np.ndarray) -> np.ndarray:

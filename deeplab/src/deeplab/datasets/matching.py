@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def files_by_stem(folder: Path, endings: Sequence[str] = PHOTO_ENDINGS) -> dict[
         endings: endings of the files, in lower case with the dot.
 
     Returns:
-        Files by stem: the path in the folder without the ending. Several files may share a stem.
+        Files by stem: the path in the folder without the ending, in Unicode NFC. Several files may share one.
     """
     found: dict[str, list[Path]] = {}
     visited = set()
@@ -35,10 +36,19 @@ def files_by_stem(folder: Path, endings: Sequence[str] = PHOTO_ENDINGS) -> dict[
         for name in () if real in visited else sorted(files):
             stem, ending = os.path.splitext(name)
             if ending.lower() in endings and not name.startswith("."):
-                key = (Path(parent).relative_to(folder) / stem).as_posix()
+                key = unicodedata.normalize("NFC", (Path(parent).relative_to(folder) / stem).as_posix())
                 found.setdefault(key, []).append(Path(parent) / name)
         visited.add(real)  # a link to a parent folder would never end
     return dict(sorted(found.items()))
+
+
+def subfolder(root: Path, name: str) -> Path:
+    """Get the folder of a name in another, in capitals or not; the path of that name if there is none."""
+    exact = root / name
+    if exact.is_dir() or not root.is_dir():
+        return exact
+    folders = (path for path in sorted(root.iterdir()) if path.name.casefold() == name.casefold())
+    return next((path for path in folders if path.is_dir()), exact)
 
 
 def match_samples(

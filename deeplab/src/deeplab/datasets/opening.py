@@ -6,8 +6,11 @@ from pathlib import Path
 
 from deeplab.datasets.coco import coco_layout
 from deeplab.datasets.folders import class_names_from_masks, folder_layout
+from deeplab.datasets.json_files import read_json
 from deeplab.datasets.labelme import labelme_layout
-from deeplab.datasets.samples import Dataset, Layout, Sample, read_ids
+from deeplab.datasets.mask_files import read_ids
+from deeplab.datasets.matching import subfolder
+from deeplab.datasets.samples import DEFAULT_OPTIONS, Dataset, Layout, ReadOptions, Sample
 from deeplab.datasets.voc import voc_layout
 
 __all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset", "read_ids", "voc"]
@@ -19,7 +22,7 @@ LAYOUTS = (
 )
 
 
-def open_dataset(root: str | Path, split: str) -> Dataset:
+def open_dataset(root: str | Path, split: str, *, binary: bool = False, line_width: float = 0.0) -> Dataset:
     """Open one split of a data set in any known layout.
 
     Layouts: PASCAL VOC and CVAT's export of it (``voc_layout``), COCO (``coco_layout``), a folder of photos
@@ -37,6 +40,10 @@ def open_dataset(root: str | Path, split: str) -> Dataset:
     Args:
         root: a folder in one of these layouts, or a JSON file in COCO's format.
         split: name of the split, e.g. "train", "val" or "all".
+        binary: whether masks are black and white: 0 is background, and the other level, be it 1 or 255, the
+            object. The names are those of a class file with two classes, or "background" and "object".
+        line_width: width in pixels of annotated lines, and diameter of points; at 0 they are errors, as they
+            have no area.
 
     Returns:
         The samples of the split.
@@ -46,7 +53,8 @@ def open_dataset(root: str | Path, split: str) -> Dataset:
         ValueError: for an unknown layout (the message lists those that are known), a bad class file, or files
             that clash.
     """
-    return _dataset(Path(root), find_layout(root), split)
+    options = ReadOptions(binary, line_width)
+    return _dataset(Path(root), find_layout(root, options), split)
 
 
 def voc(root: str | Path, split: str) -> Dataset:
@@ -66,24 +74,42 @@ def voc(root: str | Path, split: str) -> Dataset:
     return _dataset(Path(root), voc_layout(Path(root)), split)
 
 
-def find_layout(root: str | Path) -> Layout:
+def find_layout(root: str | Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout:
     """Find the layout of a folder.
+
+    Args:
+        root: the folder, or a JSON file in COCO's format.
+        options: how labels are read.
 
     Raises:
         FileNotFoundError: if there is no such folder.
+        LabelError: if the layout is unknown and a JSON file cannot be read; the message names the file.
         ValueError: if the layout is unknown; the message lists those that are known.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder; wanted a data set")
-    if (root / "ImageSets" / "Segmentation").is_dir():
-        return voc_layout(root)
+    if subfolder(subfolder(root, "ImageSets"), "Segmentation").is_dir():
+        return voc_layout(root, options)
     layout = coco_layout(root)
     if layout is None and root.is_dir():
-        layout = folder_layout(root) or labelme_layout(root)
+        layout = folder_layout(root, options)
+        if layout is not None:
+            return layout
+        layout = labelme_layout(root, options)
     if layout is None:
+        _require_readable(root)
         raise ValueError(f"{root}: unknown layout; wanted {LAYOUTS}")
+    if options.binary:
+        raise ValueError(f"{root}: {layout.name} has annotations, no masks; leave out binary")
     return layout
+
+
+def _require_readable(root: Path) -> None:
+    """LabelError for the first JSON file, here or in a folder of annotations, that cannot be read."""
+    folders = [root, *(subfolder(root, name) for name in ("annotations", "images"))]
+    for path in (file for folder in folders for file in sorted(folder.glob("[!.]*.json"))):
+        read_json(path, "export or copy it again")
 
 
 def _dataset(root: Path, layout: Layout, split: str) -> Dataset:
@@ -96,4 +122,4 @@ def _dataset(root: Path, layout: Layout, split: str) -> Dataset:
     names = class_names_from_masks(listing.masks) if listing.class_names is None else listing.class_names
     if not listing.samples:
         raise ValueError(f"{root}: no samples in split {split!r}; wanted at least one photo with labels")
-    return Dataset(listing.samples, names)
+    return Dataset(listing.samples, names, listing.mask_reader, listing.class_names is not None, split)

@@ -7,6 +7,12 @@ from typing import Literal
 
 Severity = Literal["error", "warning"]
 
+BINARY_FIX = (
+    "take black and white masks as they are with --binary (in a recipe: binary = true), save 1 for the "
+    "object, or give colours in classes.txt: lines 'background 0 0 0' and 'object 255 255 255'"
+)
+"""What to do about masks of 0 and 255."""
+
 
 @dataclass(frozen=True)
 class Problem:

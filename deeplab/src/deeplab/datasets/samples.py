@@ -8,79 +8,10 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image
 
-from deeplab.classes import IGNORE
-from deeplab.datasets.problems import LabelError, Problem
-from deeplab.photos import MAX_PIXELS, known_formats, read_photo
-
-LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000")
-COLOUR_MODES = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """Read the class ids of a palette or grey mask; palette indices are the ids, palette colours are ignored.
-
-    Returns:
-        (H, W) uint8, 255 void.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        LabelError: if the mask is damaged, in colours, lossy (JPEG), or has ids above 255.
-    """
-    return mask_ids(load_mask(path), path)
-
-
-def load_mask(path: Path) -> Image.Image:
-    """Load a mask with its levels, indices or colours as they were saved; raises what ``read_ids`` raises."""
-    try:
-        with Image.open(path, formats=known_formats()) as file:
-            if file.format in LOSSY_FORMATS:
-                what = f"a mask saved as {file.format}, which changes ids"
-                fix = "export the labels again as PNG; JPEG blurs ids and they cannot be recovered"
-                raise LabelError.of("lossy mask", path, what, fix)
-            if file.width * file.height > MAX_PIXELS:
-                fix = f"wanted at most {MAX_PIXELS // 10**6} megapixels"
-                raise LabelError.of("damaged mask", path, f"{file.width}×{file.height} pixels", fix)
-            file.load()
-            return file.copy()
-    except (LabelError, FileNotFoundError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise anything for damaged files: OSError, SyntaxError …
-        reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
-        what = f"cannot be decoded ({reason})"
-        raise LabelError.of("damaged mask", path, what, "copy or export it again as PNG") from None
-
-
-def mask_ids(mask: Image.Image, path: Path) -> np.ndarray:
-    """Get the levels or palette indices of a loaded mask.
-
-    Args:
-        mask: a loaded mask of any mode.
-        path: its file, for messages.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        LabelError: if the mask is in colours or has levels outside 0 to 255.
-    """
-    if mask.mode in ("P", "L"):
-        return np.asarray(mask)
-    if mask.mode == "1":
-        return np.asarray(mask).astype(np.uint8)
-    if mask.mode.startswith("I"):  # 16 bits and more
-        levels = np.asarray(mask)
-        if levels.min() < 0 or levels.max() > IGNORE:
-            what = f"ids from {levels.min()} to {levels.max()}"
-            raise LabelError.of("ids out of range", path, what, "ids must be 0 to 254, and 255 for void")
-        return levels.astype(np.uint8)
-    raise LabelError.of(
-        "colour mask" if mask.mode in COLOUR_MODES else "mask without ids",
-        path,
-        f"got a {mask.mode} mask, wanted a palette or grey PNG of class ids",
-        "save ids, or give each class a colour in classes.txt, one line 'name red green blue' per class",
-    )
+from deeplab.datasets.mask_files import read_ids
+from deeplab.datasets.problems import Problem
+from deeplab.photos import read_photo
 
 
 @dataclass(frozen=True)
@@ -106,12 +37,35 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How labels are read."""
+
+    binary: bool = False
+    """Masks have two levels: 0 is background, and the other, whichever it is, the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; 0 refuses them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.line_width < 1e4:
+            raise ValueError(f"got a line width of {self.line_width} pixels, wanted 0 to 10,000")
+
+
+DEFAULT_OPTIONS = ReadOptions()
+
+
+@dataclass(frozen=True)
 class Dataset(Sequence[Sample]):
     """The samples of one split and the names of its classes."""
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
     """K names in id order; void (255) has none."""
+    mask_reader: Callable[[Path], np.ndarray] = read_ids
+    """Function that reads masks of this data set, and predictions saved in the same way."""
+    is_named: bool = True
+    """Whether a file or a standard names the classes; else they are as many as the masks hold."""
+    split: str = ""
+    """Name of the split."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -136,7 +90,9 @@ class Listing:
     """K names in id order; None if only the masks can tell, see ``masks``."""
     problems: tuple[Problem, ...] = ()
     masks: tuple[Path, ...] = ()
-    """Masks of all splits if there are no class names."""
+    """Masks of all splits that belong to a photo, if there are no class names."""
+    mask_reader: Callable[[Path], np.ndarray] = read_ids
+    """Function that reads masks of the data set."""
 
 
 @dataclass(frozen=True)

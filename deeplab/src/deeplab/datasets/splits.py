@@ -133,9 +133,11 @@ def select(root: Path, split: str, stems: Collection[str], lists: Mapping[str, P
         FileNotFoundError: if there is no such split; the message names the splits that there are.
         ValueError: if the split is empty.
     """
+    known = split_names(lists, stems)
+    if split not in (*known, *lists):  # a folder "Train" is the split "train" as well
+        split = next((name for name in (*known, *lists) if name.casefold() == split.casefold()), split)
     prefix = f"{split}/"
     inside = sorted(stem for stem in stems if stem.startswith(prefix))
-    known = split_names(lists, stems)
     whole_list = next((lists[name] for name in WHOLE_NAMES if name in lists), None)
     if split in lists:
         prefix = prefix if inside else ""
@@ -189,6 +191,7 @@ def _read_list(listing: Path, stems: Collection[str], prefix: str = "") -> tuple
     Bytes that are not UTF-8 are kept as Python keeps them in file names, so that a list can name such files.
     """
     text = listing.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    text = unicodedata.normalize("NFC", text)
     if "\0" in text:
         raise ValueError(f"{listing}: not UTF-8 text; wanted one name a line")
     known = set(stems)

@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 import densecrf
-from deeplab.datasets.opening import Dataset, Sample, read_ids
+from deeplab.datasets.opening import Dataset, Sample
 from deeplab.evaluation.calibration import Calibration, Reliability
-from deeplab.evaluation.predictions import prediction_files
+from deeplab.evaluation.predictions import prediction_files, prediction_reader
 from deeplab.evaluation.scoring import Scorer, Scores
 from deeplab.model.segmentation import Model, Segmentation
 
@@ -134,7 +134,8 @@ def score_folder(
     """Score label maps predicted by another program.
 
     Args:
-        folder: folder with NAME.png, palette or grey with class ids, for each photo of the data set.
+        folder: folder with NAME.png for each photo of the data set: palette or grey with class ids, or levels
+            or colours as in the masks of the data set.
         dataset: photos with labels.
         boundary: widths in pixels of the bands around void borders that are scored as well.
         boundary_f1: whether to measure the boundary F1 as well.
@@ -149,10 +150,11 @@ def score_folder(
         ValueError: if one has another size than its labels, or ids that are no classes; the message names
             the file.
     """
-    files = prediction_files(folder, [sample.name for sample in dataset])
+    files = prediction_files(folder, [sample.name for sample in dataset], dataset.split)
+    reader = prediction_reader(files, dataset)
     scores = _Accumulator((PREDICTIONS,), dataset.class_names, boundary, boundary_f1, worst)
     for sample, file in zip(_with_progress(dataset, progress), files, strict=True):
-        scores.add(sample, {PREDICTIONS: read_ids(file)}, {}, file=file)
+        scores.add(sample, {PREDICTIONS: reader(file)}, {}, file=file)
     return scores.report({"predictions": str(folder), "crf": None})
 
 

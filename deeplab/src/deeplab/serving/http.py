@@ -77,7 +77,7 @@ def service(
     api = FastAPI(
         title="DeepLab",
         version=deeplab.__version__,
-        summary="A photo in, a label for every pixel out.",
+        summary="Labels every pixel of a photo.",
         docs_url=None,  # both pages of documentation load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,

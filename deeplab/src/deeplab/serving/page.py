@@ -97,7 +97,7 @@ def build_page(services: PageServices, *, local: bool = True) -> gr.Blocks:
         The page as a Gradio application that is not mounted yet.
     """
     with gr.Blocks(title="DeepLab", analytics_enabled=False) as page:
-        gr.Markdown(f"# DeepLab\nA photo in, a label for every pixel out. {LOCAL if local else REMOTE}")
+        gr.Markdown(f"# DeepLab\nLabels every pixel of a photo. {LOCAL if local else REMOTE}")
         with gr.Tab("One photo"):
             PhotoTab(services).build()
         with gr.Tab("Several photos"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from deeplab.datasets.label_scan import too_many_bad
 from deeplab.datasets.opening import Sample
 from deeplab.network.architecture import OUTPUT_STRIDE, Variant
 from deeplab.network.preprocessing import Preparation, prepare
@@ -23,10 +24,6 @@ from deeplab.training.distillation import Teacher
 
 PREFETCH = 3
 """Batches that are prepared ahead of the training step."""
-MAX_BAD_SHARE = 0.01
-"""Share of the photos that may be unreadable before the run stops."""
-MIN_BAD_LIMIT = 3
-"""Unreadable photos that are tolerated in a data set of any size."""
 
 Example = tuple[torch.Tensor, ...]
 """Photos or features, targets, and the teacher's probabilities if there is a teacher."""
@@ -68,11 +65,6 @@ def draw_batch(step: int, batch: int, sizes: Sequence[int], extra: int, seed: in
         order = np.random.default_rng((seed, 1, source, epoch)).permutation(sizes[source])
         drawn.append(SampleDraw(source, int(order[position]), (seed, 2, step, slot)))
     return drawn
-
-
-def too_many_bad(bad: int, total: int) -> bool:
-    """Whether so many of the photos are unreadable that the run has to stop."""
-    return bad > max(MIN_BAD_LIMIT, MAX_BAD_SHARE * total)
 
 
 class Batches:

@@ -12,8 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from deeplab.classes import IGNORE
+from deeplab.datasets.label_scan import too_many_bad
 from deeplab.datasets.opening import Sample
-from deeplab.training.batches import too_many_bad
 
 UNUSABLE = (0, 0)
 """Size of a photo that cannot be used."""

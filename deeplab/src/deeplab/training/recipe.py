@@ -1,4 +1,4 @@
-"""Recipes: a TOML file, read into one dataclass, that decides everything about a training run."""
+"""Recipes: TOML files that define training runs, and the dataclass that they are read into."""
 
 from __future__ import annotations
 
@@ -40,53 +40,58 @@ FRACTIONS = ("dropout", "ema", "jitter", "extra_share", "teacher_share", "mix")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run.
+    """The settings of a training run.
 
     Learning rates apply to the mean loss over the valid positions of the whole batch, as in the release.
     """
 
     data: str
-    """Folder with photos and labels, in any layout that ``deeplab check-data`` knows."""
+    """Folder of the data set, in any layout that ``deeplab check-data`` accepts."""
     variant: str = "deeplab-largefov"
     """Name of the network."""
     train_split: str = "train"
     """Split to train on."""
     val_split: str = "val"
     """Split to validate on."""
+    binary: bool = False
+    """Whether masks are black and white: 0 is background, and the other level, be it 1 or 255, the object."""
+    line_width: float = 0.0
+    """Width in pixels of annotated lines, and diameter of points; 0 refuses them, as they have no area."""
     extra_data: str = ""
-    """Second folder with the same classes; its photos fill a share of each batch."""
+    """Folder of a second data set with the same classes, from which a share of each batch is taken."""
     extra_split: str = "all"
-    """Split of the second folder."""
+    """Split of the second data set."""
     extra_share: float = 0.0
-    """Share of each batch that comes from the second folder."""
+    """Share of each batch that comes from the second data set."""
     init: str = ""
-    """Initial weights: "shipped" (those of this package), "imagenet" (VGG-16 from the hub), a weights file of
-    this package, Caffe, torchvision, timm or Keras, or "" for random weights. Classifiers are carried over by
-    class name."""
+    """Initial weights: "shipped" (the included weights), "imagenet" (VGG-16 from the hub), a weights file of
+    this package, Caffe, torchvision, timm or Keras, or "" for random weights. Classes with the same name keep
+    their classifiers."""
 
     crop: int = 321
     """Side of a training crop in pixels."""
     batch: int = 30
-    """Crops a step over all processes."""
+    """Number of crops per step, over all processes."""
     accumulate: int = 1
-    """Number of parts in which a process computes its share of a batch: less memory, same result."""
+    """Number of parts into which a process divides its share of a batch; needs less memory, with the same
+    result."""
     steps: int = 6000
-    """Number of steps."""
+    """Number of training steps."""
     mirror: bool = True
-    """Whether half of the crops, at random, are mirrored."""
+    """Whether each crop is mirrored with probability 0.5."""
     scale_low: float = 1.0
     """Smallest factor by which photos are resized before they are cropped."""
     scale_high: float = 1.0
-    """Largest factor; it is drawn log-uniformly between the two."""
+    """Largest factor; factors are drawn log-uniformly between the two."""
     jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation."""
 
     mix: float = 0.0
-    """Probability that half of another crop's classes are pasted into a crop; needs in_memory."""
+    """Probability that half of the classes of another crop are pasted into a crop; needs in_memory."""
     in_memory: bool = False
-    """Whether all photos are decoded once into the device's memory and cropped there; for a GPU."""
+    """Whether all photos are decoded once into the memory of the GPU and cropped there."""
     memory_side: int = 512
-    """Largest height and width of photos with in_memory; larger photos are resized to it."""
+    """Largest height and width of photos with in_memory; larger photos are downscaled to it."""
 
     optimizer: str = "sgd"
     """"sgd" (with momentum) or "adamw"."""
@@ -95,31 +100,32 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4
-    """Weight decay of all weights but biases."""
+    """Weight decay of all weights except biases."""
     policy: str = "step"
-    """Schedule of the rate: "step", "poly" or "constant"."""
+    """Learning rate schedule: "step", "poly" or "constant"."""
     step_size: int = 2000
-    """Steps between two multiplications of the rate by ``gamma``, for the policy "step"."""
+    """Number of steps after which the policy "step" multiplies the rate by ``gamma``."""
     gamma: float = 0.1
     """Factor of the policy "step"."""
     power: float = 0.9
     """Exponent of the policy "poly": the rate is multiplied by (1 − step / steps) to this power."""
     warmup: int = 0
-    """Steps over which the rate rises from zero."""
+    """Number of steps over which the rate rises from zero."""
     last_layer_rate: float = 10.0
     """Factor on the rate of fc8."""
     head_rate: float = 1.0
-    """Factor on the rate of fc6 and fc7; above 1 where they start from random weights."""
+    """Factor on the rate of fc6 and fc7; above 1 if they start from random weights."""
     bias_rate: float = 2.0
     """Factor on the rate of biases, which have no weight decay."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of the names of layers that do not learn, for example "conv1"."""
+    """Name prefixes of layers that are not trained, for example "conv1"."""
     frozen_for: int = 0
-    """Steps after which frozen layers learn after all; 0 for never."""
+    """Number of steps after which frozen layers are trained as well; 0 for never."""
     clip: float = 0.0
-    """Largest norm of all gradients together; 0 for no limit."""
+    """Maximum norm of the gradients; 0 for no limit."""
     ema: float = 0.0
-    """Decay of the running mean of the weights, which is then scored and saved; 0 for no running mean."""
+    """Decay of the exponential moving average of the weights, which is evaluated and saved; 0 for no
+    average."""
 
     class_weights: str = "none"
     """Weights of the classes in the loss: "none", "inverse" or "median", see
@@ -129,38 +135,38 @@ class Recipe:
     focal: float = 0.0
     """Exponent of the focal loss; 0 for plain cross-entropy."""
     teacher: tuple[str, ...] = ()
-    """Files with another network's scores of every training photo, in the format of
-    ``deeplab.datasets.score_file.ScoreFile``, as soft targets."""
+    """Soft targets: files with another network's scores of every training photo, in the format of
+    ``deeplab.datasets.score_file.ScoreFile``."""
     teacher_share: float = 0.0
-    """Share of the loss that compares with the teacher's probabilities; the rest compares with the labels."""
+    """Share of the loss for the soft targets; the rest is for the labels."""
     dropout: float = 0.5
     """Dropout probability after fc6 and fc7."""
     head_norm: bool = False
-    """Whether fc6 and fc7 are trained with batch normalisation, which is folded into them when they are
-    saved; for random fc6 and fc7."""
+    """Whether fc6 and fc7 are trained with batch normalisation, which helps if they start from random
+    weights. It is folded into their weights when these are saved."""
     cached_views: int = 0
-    """Number of views of each photo whose pool4 features are computed once and trained on; 0 to train on
-    photos. Needs conv1 to conv4 frozen."""
+    """Number of scaled and mirrored copies of each photo whose pool4 features are computed once and used for
+    training; 0 to train on photos. conv1 to conv4 must be frozen."""
 
     device: str = "auto"
     """"auto" (GPUs if there are any), "cpu" or "cuda"."""
     precision: str = "auto"
     """"auto" (16 bits where the device has them in hardware), "fp32", "bf16" or "fp16"."""
     validate_every: int = 500
-    """Steps between two validations."""
+    """Number of steps between validations."""
     score: str = "mIoU"
-    """Score that decides which weights are best: "mIoU", or "mIoU-7" of VOC's seven well-populated
-    classes."""
+    """Score that selects the best weights: "mIoU", or "mIoU-7" of the seven VOC classes with enough training
+    photos."""
     validate_photos: int = 0
     """Number of photos to validate on; 0 for all."""
     patience: int = 0
-    """Validations without a better score after which the run ends; 0 for never."""
+    """Number of validations without a better score after which the run ends; 0 for never."""
     checkpoint_every: int = 100
-    """Steps between two checkpoints."""
+    """Number of steps between checkpoints."""
     workers: int = 2
-    """Threads that read photos."""
+    """Number of threads that read photos."""
     seed: int = 0
-    """Seed of all random numbers."""
+    """Random seed."""
     tensorboard: bool = False
     """Whether TensorBoard events are written."""
 
@@ -187,12 +193,12 @@ def _check_values(recipe: Recipe) -> None:
     legal = VARIANTS[recipe.variant].legal_crop(recipe.crop)
     if legal != recipe.crop:
         raise ValueError(
-            f"got crop = {recipe.crop}, which {recipe.variant} cannot align; the next that it can is {legal}"
+            f"got crop = {recipe.crop}, which does not align with scores of {recipe.variant}; wanted {legal}"
         )
 
 
 def _check_combinations(recipe: Recipe) -> None:
-    """ValueError for keys that exclude or need each other."""
+    """ValueError for invalid combinations of keys."""
     if bool(recipe.teacher) != (recipe.teacher_share > 0):
         raise ValueError("teacher and teacher_share go together: got one without the other")
     if recipe.mix and not recipe.in_memory:
@@ -200,9 +206,7 @@ def _check_combinations(recipe: Recipe) -> None:
     if recipe.in_memory and recipe.cached_views:
         raise ValueError("got in_memory and cached_views, wanted one of the two")
     if recipe.teacher and recipe.cached_views:
-        raise ValueError(
-            "got a teacher and cached_views; soft targets need photos, so wanted cached_views = 0"
-        )
+        raise ValueError("got teacher and cached_views, wanted one of the two: soft targets need photos")
     if bool(recipe.extra_data) != (recipe.extra_share > 0):
         raise ValueError("extra_data and extra_share go together: got one without the other")
 
@@ -257,7 +261,7 @@ def _is_required(field: Field[Any]) -> bool:
 
 
 def _parsed(text: str, kind: Any) -> Any:
-    """A value from the command line, in the type that TOML would give it."""
+    """A value from the command line, with the type that TOML would give it."""
     if kind is str:
         return text
     if get_origin(kind) is tuple:
@@ -269,7 +273,7 @@ def _parsed(text: str, kind: Any) -> Any:
 
 
 def _converted(path: Path, key: str, value: Any, kind: Any) -> Any:
-    """The value in the type of its field; ValueError if it has another type."""
+    """The value as the type of its field; ValueError if it has another type."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         if isinstance(value, list) and all(isinstance(item, inner) for item in value):

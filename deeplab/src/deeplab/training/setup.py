@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from deeplab.classes import IGNORE, WELL_POPULATED
+from deeplab.datasets.label_scan import usable
 from deeplab.datasets.opening import Dataset, Sample, open_dataset
 from deeplab.files import write_whole
 from deeplab.network.architecture import DeepLab
 from deeplab.network.preprocessing import Preparation
-from deeplab.training.batch_source import BatchSource, make_batches
+from deeplab.training.batch_source import BatchSource, make_batches, warn
 from deeplab.training.initial_network import initial_network
 from deeplab.training.recipe import Recipe
 
@@ -65,11 +66,11 @@ def prepare_training(recipe: Recipe, out: Path, fabric: Any) -> TrainingSetup:
         FileNotFoundError: if data or weights are missing.
         ValueError: if data or weights cannot be used.
     """
-    train = open_dataset(recipe.data, recipe.train_split)
-    val = open_dataset(recipe.data, recipe.val_split)
+    train = _open(recipe, fabric, recipe.data, recipe.train_split, is_learnt=True)
+    val = _open(recipe, fabric, recipe.data, recipe.val_split, photos="decoded", count=recipe.validate_photos)
     sources = [train]
     if recipe.extra_data:
-        sources.append(open_dataset(recipe.extra_data, recipe.extra_split))
+        sources.append(_open(recipe, fabric, recipe.extra_data, recipe.extra_split))
     _validate_classes(recipe, train, [val, *sources[1:]])
     initial = initial_network(recipe, train.class_names)
     if fabric.is_global_zero:
@@ -88,6 +89,17 @@ def prepare_training(recipe: Recipe, out: Path, fabric: Any) -> TrainingSetup:
         size=_card_size(recipe, sources, initial.size),
         provenance={"data": " + ".join(samples), "start": initial.summary},
     )
+
+
+def _open(recipe: Recipe, fabric: Any, folder: str, split: str, *, count: int = 0, **how: Any) -> Dataset:
+    """Open a split without the samples that cannot be used, which are noted; ``how``: as in ``usable``.
+
+    ``count`` is the number of samples, 0 for all.
+    """
+    dataset = open_dataset(folder, split, binary=recipe.binary, line_width=recipe.line_width)
+    dataset = replace(dataset, samples=dataset.samples[: count or None])
+    on_problem = warn if fabric.is_global_zero else lambda message: None
+    return usable(dataset, f"{folder}, split {split}", on_problem=on_problem, **how)
 
 
 def _validate_classes(recipe: Recipe, train: Dataset, others: Sequence[Dataset]) -> None:

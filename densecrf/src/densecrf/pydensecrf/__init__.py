@@ -3,10 +3,13 @@
     import densecrf.pydensecrf as dcrf                               # was: import pydensecrf.densecrf as dcrf
     from densecrf.pydensecrf.utils import unary_from_softmax         # was: from pydensecrf.utils import …
 
+For code that cannot be edited, ``install()`` provides the name ``pydensecrf`` itself.
+
 Results are those of pydensecrf. Arrays of any real type and layout are accepted, an error names an unusable
 array, and inference uses all processors and releases the interpreter's lock.
 """
 
+from densecrf.pydensecrf import eigen
 from densecrf.pydensecrf.densecrf import (
     CONST_KERNEL,
     DIAG_KERNEL,
@@ -23,6 +26,7 @@ from densecrf.pydensecrf.densecrf import (
     NormalizationType,
     Unary,
 )
+from densecrf.pydensecrf.import_name import install
 from densecrf.pydensecrf.utils import (
     compute_unary,
     create_pairwise_bilateral,
@@ -50,6 +54,8 @@ __all__ = [
     "compute_unary",
     "create_pairwise_bilateral",
     "create_pairwise_gaussian",
+    "eigen",
+    "install",
     "softmax_to_unary",
     "unary_from_labels",
     "unary_from_softmax",

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from densecrf.kernels import Bilateral, Gaussian
+from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Kernel, MeanField
-from densecrf.threads import thread_count, whole_number
-from densecrf.unary import real_array
-from densecrf.validation import positive_numbers
+from densecrf.pydensecrf.arguments import whole, widths
+from densecrf.pydensecrf.constants import (
+    CONST_KERNEL,
+    DIAG_KERNEL,
+    FULL_KERNEL,
+    NO_NORMALIZATION,
+    NORMALIZE_AFTER,
+    NORMALIZE_BEFORE,
+    NORMALIZE_SYMMETRIC,
+    KernelType,
+    NormalizationType,
+    check_kernel,
+    normalization_name,
+)
+from densecrf.threads import thread_count
+from densecrf.unary import expected_unary_energy, impossible_labels, real_array
+from densecrf.user_warnings import warn_user
 
-
-class KernelType(IntEnum):
-    """Parameters of a kernel that pydensecrf's learning would change; inference does not depend on it."""
-
-    CONST_KERNEL = 0
-    DIAG_KERNEL = 1
-    FULL_KERNEL = 2
-
-
-class NormalizationType(IntEnum):
-    """Normalisation of a kernel."""
-
-    NO_NORMALIZATION = 0
-    NORMALIZE_BEFORE = 1
-    NORMALIZE_AFTER = 2
-    NORMALIZE_SYMMETRIC = 3
-
-
-CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
-NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
-_NORMALIZATIONS = {
-    NormalizationType.NO_NORMALIZATION: "none",
-    NormalizationType.NORMALIZE_BEFORE: "before",
-    NormalizationType.NORMALIZE_AFTER: "after",
-    NormalizationType.NORMALIZE_SYMMETRIC: "symmetric",
-}
+__all__ = [
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "KernelType",
+    "LogisticUnary",
+    "NormalizationType",
+    "Unary",
+]
 
 
 class Unary:
     """Unary energies of all variables.
 
     Args:
-        energies: (K, N) in nats.
+        energies: (K, N) in nats, which are copied; +inf for a label that a variable cannot have.
+
+    Raises:
+        ValueError: for values that are NaN or −inf.
     """
 
     def __init__(self, energies: ArrayLike):
-        self.energies = real_array("unary energies", energies)
+        array = real_array("unary energies", energies, allow_infinity=True)
+        self.energies = array.copy(order="C") if np.may_share_memory(array, energies) else array
 
 
 class ConstUnary(Unary):
@@ -75,27 +82,46 @@ class DenseCRF:
     Args:
         nvar: number of variables N.
         nlabels: number of labels K.
+        threads: maximum number of threads, by keyword; by default the environment variable
+            ``DENSECRF_THREADS``, or all processors that this process may use.
+
+    Raises:
+        TypeError: for numbers of another type.
+        ValueError: for numbers under 1 or with a fraction.
     """
 
-    def __init__(self, nvar: int, nlabels: int, *_: object, **__: object):
-        if nvar < 1 or nlabels < 1:
-            raise ValueError(f"got {nvar} variables and {nlabels} labels, wanted at least one of each")
-        self._variables = int(nvar)
-        self._labels = int(nlabels)
-        self._threads = thread_count(None)
+    def __init__(self, nvar: int, nlabels: int, *_: object, threads: int | None = None, **__: object):
+        self._variables = whole("nvar", nvar, least=1)
+        self._labels = whole("nlabels", nlabels, least=1)
+        self._threads = thread_count(threads)
+        if self._labels == 1:
+            warn_user(
+                "got nlabels = 1: the only label has probability 1 everywhere; for one foreground map p use "
+                "nlabels = 2 and unary_from_softmax(np.stack([1 - p, p]))"
+            )
         self._unary: np.ndarray | None = None
         self._terms: list[tuple[Kernel, np.ndarray]] = []
 
     def setUnary(self, unary: Unary) -> None:
-        """Set the unary energies."""
+        """Set the unary energies.
+
+        Args:
+            unary: ``ConstUnary`` or ``LogisticUnary``.
+        """
+        if not isinstance(unary, Unary):
+            raise TypeError(f"got {type(unary).__name__}, wanted ConstUnary or LogisticUnary")
         self._set_energies(unary.energies)
 
     def setUnaryEnergy(self, u: ArrayLike, f: ArrayLike | None = None) -> None:
         """Set the unary energies.
 
         Args:
-            u: (K, N) −log probabilities; with features, the matrix (K, d) of u·f.
+            u: (K, N) −log probabilities, which are copied, +inf for a label that a variable cannot have; with
+                features, the matrix (K, d) of u·f.
             f: features (d, N), or None.
+
+        Raises:
+            ValueError: for another shape, values that are NaN or −inf, or a variable without a finite energy.
         """
         self._set_energies((Unary(u) if f is None else LogisticUnary(u, f)).energies)
 
@@ -119,17 +145,26 @@ class DenseCRF:
         Raises:
             ValueError: for shapes that do not fit, values that are not finite, or unknown constants.
         """
-        array = real_array("features", features)
+        array = np.asarray(features)
         if array.ndim != 2 or array.shape[1] != self._variables:
-            raise ValueError(f"got features {array.shape}, wanted (d, {self._variables})")
-        self._add(array.T, compat, kernel, normalization)
+            hint = ""
+            if array.ndim == 2 and array.shape[0] == self._variables:
+                hint = "; give their transpose"
+            elif array.ndim == 2 and array.shape[1] and array.shape[1] % self._variables == 0:
+                hint = "; chdim=-1 is for images without channels, an image (H, W, C) has chdim=2"
+            raise ValueError(f"got features {array.shape}, wanted (d, {self._variables}){hint}")
+        self._add(Features(array.T).features(), compat, kernel, normalization)
 
     def inference(self, niter: int) -> np.ndarray:
-        """Marginals (K, N) float32 after ``niter`` mean-field steps."""
-        steps = whole_number("iterations", niter)
+        """Marginals (K, N) float32 after ``niter`` mean-field steps.
+
+        Args:
+            niter: number of steps, at least 0; a float such as 5.0 counts as a whole number.
+        """
+        steps = whole("niter", niter)
         field = self._mean_field()
         field.run(steps)
-        return field.marginals()
+        return field.finish()
 
     def startInference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The marginals to start from, and two arrays that ``stepInference`` expects and does not use."""
@@ -140,10 +175,12 @@ class DenseCRF:
         """Take one mean-field step, in place.
 
         Args:
-            q: marginals (K, N), which are overwritten.
+            q: marginals (K, N), a float array, which is overwritten.
             tmp1: not used, as pydensecrf's signature has it.
             tmp2: not used.
         """
+        if not (isinstance(q, np.ndarray) and q.dtype.kind == "f"):
+            raise TypeError(f"got marginals of type {type(q).__name__}, wanted the array of startInference")
         field = self._mean_field()
         field.start_from(self._marginals(q))
         field.run(1)
@@ -156,7 +193,7 @@ class DenseCRF:
         """
         marginals = self._marginals(q).astype(np.float64)
         total = (marginals * np.log(np.maximum(marginals, 1e-20))).sum()
-        total += (marginals * self._energies()).sum()
+        total += expected_unary_energy(marginals, self._energies())
         for kernel, strength in self._terms:
             message = kernel.filter(marginals.T).T
             weighted = strength[:, None] * message if strength.ndim == 1 else strength @ message
@@ -164,9 +201,19 @@ class DenseCRF:
         return float(total)
 
     def _set_energies(self, energies: np.ndarray) -> None:
-        if energies.shape != (self._labels, self._variables):
-            raise ValueError(
-                f"got unary energies {energies.shape}, wanted ({self._labels}, {self._variables})"
+        shape = (self._labels, self._variables)
+        if energies.shape != shape:
+            hint = ""
+            if energies.shape == shape[::-1]:
+                hint = "; give their transpose"
+            elif energies.size == self._labels * self._variables and energies.shape[0] == self._labels:
+                hint = f"; give u.reshape({self._labels}, -1)"
+            raise ValueError(f"got unary energies {energies.shape}, wanted {shape}{hint}")
+        impossible_labels(energies)
+        if _are_probabilities(energies):
+            warn_user(
+                "got unary energies that look like probabilities (they sum to 1), so the wrong labels win; "
+                "setUnaryEnergy takes -log(p), see unary_from_softmax"
             )
         self._unary = energies
 
@@ -182,7 +229,8 @@ class DenseCRF:
         return array.reshape(self._labels, self._variables)
 
     def _add(self, features: np.ndarray, compat: ArrayLike, kernel: int, normalization: int) -> None:
-        KernelType(kernel)  # ValueError for anything but the constants
+        check_kernel(kernel)
+        name = normalization_name(normalization)
         strength = real_array("compat", compat)
         if strength.ndim == 0:
             strength = np.full(self._labels, strength)
@@ -191,13 +239,9 @@ class DenseCRF:
         elif strength.shape == (self._labels,):
             strength = -strength  # in pydensecrf a vector is the diagonal of a penalty matrix
         else:
-            raise ValueError(
-                f"got compat {strength.shape}, wanted a number, ({self._labels},) or ({self._labels},) * 2"
-            )
-        term = Kernel(
-            features, _NORMALIZATIONS[NormalizationType(normalization)], True, threads=self._threads
-        )
-        self._terms.append((term, strength))
+            k = self._labels
+            raise ValueError(f"got compat {strength.shape}, wanted a number, ({k},) or ({k}, {k})")
+        self._terms.append((Kernel(features, name, True, threads=self._threads), strength))
 
     def _mean_field(self) -> MeanField:
         return MeanField(
@@ -217,11 +261,12 @@ class DenseCRF2D(DenseCRF):
         w: width in pixels; note that the shape of a NumPy image has the height first.
         h: height in pixels.
         nlabels: number of labels K.
+        threads: see ``DenseCRF``.
     """
 
-    def __init__(self, w: int, h: int, nlabels: int, *_: object, **__: object):
-        super().__init__(w * h, nlabels)
-        self._shape = (int(h), int(w))
+    def __init__(self, w: int, h: int, nlabels: int, *_: object, threads: int | None = None, **__: object):
+        self._shape = (whole("h", h, least=1), whole("w", w, least=1))
+        super().__init__(self._shape[0] * self._shape[1], nlabels, threads=threads)
 
     def addPairwiseGaussian(
         self,
@@ -233,7 +278,7 @@ class DenseCRF2D(DenseCRF):
         """Add the smoothness term.
 
         Args:
-            sxy: standard deviation in pixels, a number or (sx, sy).
+            sxy: standard deviation in pixels, a number or (sx, sy); further numbers are ignored.
             compat: see ``addPairwiseEnergy``.
             kernel: see ``addPairwiseEnergy``.
             normalization: see ``addPairwiseEnergy``.
@@ -252,9 +297,9 @@ class DenseCRF2D(DenseCRF):
         """Add the appearance term.
 
         Args:
-            sxy: standard deviation in pixels, a number or (sx, sy).
-            srgb: standard deviation in levels, a number or one for each channel.
-            rgbim: image (h, w, 3).
+            sxy: standard deviation in pixels, a number or (sx, sy); further numbers are ignored.
+            srgb: standard deviation in levels, a number or one for each channel; further numbers are ignored.
+            rgbim: image (h, w, 3), or (h, w) and (h, w, C) with any number of channels, of any real type.
             compat: see ``addPairwiseEnergy``.
             kernel: see ``addPairwiseEnergy``.
             normalization: see ``addPairwiseEnergy``.
@@ -263,15 +308,25 @@ class DenseCRF2D(DenseCRF):
             ValueError: for an image of another size, or values that are not finite.
         """
         image = np.asarray(rgbim)
-        if image.shape[:2] != self._shape:
+        if image.shape[:2] != self._shape or image.ndim not in (2, 3):
             height, width = self._shape
             swapped = " (width and height are swapped: DenseCRF2D takes the width first)"
             hint = swapped if image.shape[:2] == self._shape[::-1] else ""
             raise ValueError(f"got an image {image.shape}, wanted ({height}, {width}, 3){hint}")
-        self._add(Bilateral(image, _y_x(sxy), srgb).features(), compat, kernel, normalization)
+        channels = image.shape[2] if image.ndim == 3 else 1
+        stds = widths("srgb", srgb, channels, f"one number, or one for each of {channels} channels")
+        self._add(Bilateral(image, _y_x(sxy), stds).features(), compat, kernel, normalization)
 
 
 def _y_x(sxy: Any) -> tuple[float, float]:
     """Standard deviations (y, x) of pydensecrf's ``sxy``, a number or (x, y)."""
-    x, y = positive_numbers("sxy", sxy, 2, "one number, or (x, y)")
+    x, y = widths("sxy", sxy, 2, "one number, or (x, y)")
     return y, x
+
+
+def _are_probabilities(energies: np.ndarray) -> bool:
+    """Whether energies lie from 0 to 1 and sum to 1, which −log p cannot do."""
+    first = energies[:, 0]  # to spare other energies two passes
+    if len(energies) < 2 or abs(first.sum() - 1) > 1e-3:
+        return False
+    return bool(energies.min() >= 0 and np.abs(energies.sum(axis=0) - 1).max() <= 1e-3)

@@ -303,6 +303,11 @@ def _checked_params(params: Params | None) -> Params:
         return Params()
     if not isinstance(params, Params):
         raise TypeError(f"got params = {params!r}, wanted densecrf.Params or None")
+    if isinstance(params.appearance_rgb_std, tuple):
+        raise ValueError(
+            f"got appearance_rgb_std = {params.appearance_rgb_std}, wanted one number, as this module "
+            "learns one width; divide each channel of the images by its own and pass 1"
+        )
     for name in ("appearance_weight", "smoothness_weight"):
         if getattr(params, name) > MAX_WEIGHT:
             raise ValueError(f"got {name} = {getattr(params, name)}, wanted at most {MAX_WEIGHT}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -73,6 +75,29 @@ def infer_marginals(
     return torch.from_numpy(field.finish())
 
 
+class _Held:
+    """Kernels that a graph of torch keeps.
+
+    When Python ends, torch no longer frees the graphs that are left, and nanobind would call their kernels
+    leaked. So the kernels are let go before.
+    """
+
+    _all: ClassVar[weakref.WeakSet[_Held]] = weakref.WeakSet()
+
+    def __init__(self, kernels: Sequence[lattice.Kernel]):
+        self.kernels = list(kernels)
+        self._all.add(self)
+
+    @classmethod
+    def release_all(cls) -> None:
+        """Let all kernels go."""
+        for held in cls._all:
+            held.kernels.clear()
+
+
+atexit.register(_Held.release_all)
+
+
 class _Messages(torch.autograd.Function):
     """Messages whose gradient is each kernel's transpose: splat and slice, and the blurs in reverse order."""
 
@@ -82,7 +107,7 @@ class _Messages(torch.autograd.Function):
     ) -> torch.Tensor:
         values = values.contiguous()
         ctx.save_for_backward(values, weights)
-        ctx.kernels = kernels
+        ctx.kernels = _Held(kernels)
         ctx.threads = threads
         out, _ = lattice.weighted_messages(kernels, weights.tolist(), values.numpy(), threads=threads)
         return torch.from_numpy(out)
@@ -93,7 +118,7 @@ class _Messages(torch.autograd.Function):
         values, weights = ctx.saved_tensors
         factors = values.numpy() if ctx.needs_input_grad[1] else None
         to_values, products = lattice.weighted_messages(
-            ctx.kernels,
+            ctx.kernels.kernels,
             weights.tolist(),
             grad.contiguous().numpy(),
             factors=factors,
