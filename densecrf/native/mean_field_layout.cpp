@@ -48,9 +48,7 @@ void MeanField::allocate_lanes() {
     is_splatted_ = false;
     unary_rows_ = {};
     energies_ = {};
-    if (lanes_ > 1 && uses_tiles()) {
-        store_unary_rows();
-    } else if (lanes_ == 1 && unaries_.are_probabilities()) {
+    if (lanes_ == 1 && unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t a = 0; a < lane_labels_.size(); ++a)
@@ -98,6 +96,7 @@ void MeanField::choose_lanes() {
         width_for(lane_labels_.size() + 1) < width_for(labels_)) {
         merged_.add(unlikely, unaries_, threads_);
         allocate_lanes();
+        store_unary_rows();
     } else {
         separate_all_labels();
     }
@@ -108,6 +107,7 @@ void MeanField::separate_all_labels() {
     std::iota(lane_labels_.begin(), lane_labels_.end(), 0);
     merged_.clear();
     allocate_lanes();
+    store_unary_rows();
 }
 
 // Sets the marginals to the softmax of the negative energies.
@@ -207,7 +207,9 @@ bool MeanField::merge_unlikely_labels() {
 // Adds lanes, given by their numbers in ascending order, to the merged lane. Labels that are merged already
 // stay so.
 void MeanField::merge_lanes(const std::vector<std::int32_t> &lanes) {
-    const Buffer<float> old = std::move(q_);
+    for (Buffer<float> &rows : vertex_rows_) rows = Buffer<float>();  // room for what follows
+    scratch_ = Buffer<float>();
+    Buffer<float> old = std::move(q_);
     const std::size_t stride = lanes_;
     const auto old_lane = [&](std::size_t a) {
         return old.data() + (a / stride) * points_ * stride + a % stride;
@@ -234,6 +236,8 @@ void MeanField::merge_lanes(const std::vector<std::int32_t> &lanes) {
                 for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += from[i * stride];
         }
     });
+    old = Buffer<float>();  // large, and not needed together with what follows
+    store_unary_rows();
 }
 
 }  // namespace densecrf

@@ -21,8 +21,9 @@ bool MeanField::uses_tiles() const {
     return bytes <= std::max(max_row_bytes, max_row_bytes_per_point * points_);
 }
 
-// Energies are turned into rows once: the planes of all labels would be read in pieces too short.
+// For steps on tiles, energies are turned into rows once: the planes of all labels would be read in pieces too short.
 void MeanField::store_unary_rows() {
+    if (lanes_ == 1 || !uses_tiles()) return;
     Buffer<float> rows(q_.size());
     for_each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t g = 0; g < groups_; ++g)
