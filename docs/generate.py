@@ -293,7 +293,7 @@ def commands_page() -> str:
     ]
     for name in COMMANDS:
         parts.append(f"## deeplab {name}\n\n```text\n{help_of(deeplab_main, name)}\n```\n")
-    for name in ("refine", "doctor"):
+    for name in ("refine", "sharpen", "doctor"):
         parts.append(f"## densecrf {name}\n\n```text\n{help_of(densecrf_main, name)}\n```\n")
     return "\n".join(parts)
 

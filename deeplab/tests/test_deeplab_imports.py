@@ -114,7 +114,17 @@ def test_commands_load_heavy_modules_when_needed():
 def test_evaluation_of_labels_needs_neither_torch_nor_the_network():
     modules = [name for name in MODULES if package_of(name) == "datasets"]
     modules += [
-        f"evaluation.{name}" for name in ("metrics", "scoring", "boundary_f1", "calibration", "predictions")
+        f"evaluation.{name}"
+        for name in (
+            "metrics",
+            "scoring",
+            "windows",
+            "boundary_f1",
+            "boundary_iou",
+            "boundary_accuracy",
+            "calibration",
+            "predictions",
+        )
     ]
     for module in [*modules, "photos", "classes"]:
         assert not {name.split(".")[0] for name in imported(module)} & {"torch", "densecrf"}, module

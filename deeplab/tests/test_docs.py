@@ -31,7 +31,10 @@ READMES += [ROOT / "densecrf/COMING_FROM_PYDENSECRF.md", ROOT / "CONTRIBUTING.md
 MADE_AT_BUILD = ("made/", "gallery/")
 NOT_HERE = ("imagenet", "hub", ".caffemodel", '"cuda"', ".npz", "http", ".onnx", ".xml")
 """Words of Python that needs the network, a device or somebody's file."""
-PROGRAMS = {"deeplab": (cli.main, tuple(cli.COMMANDS)), "densecrf": (densecrf_cli.main, ("refine", "doctor"))}
+PROGRAMS = {
+    "deeplab": (cli.main, tuple(cli.COMMANDS)),
+    "densecrf": (densecrf_cli.main, ("refine", "sharpen", "doctor")),
+}
 
 
 def named(path):

@@ -23,6 +23,8 @@ ORDER = [
     "crf",
     "scores",
     "refinement",
+    "mask_band",
+    "mask_sharpening",
     "workers",
     "bulk",
     "tiff",
@@ -33,6 +35,7 @@ ORDER = [
     "jobs",
     "progress",
     "folders",
+    "sharpen_command",
     "doctor",
     "simplecrf",
     "cli",
@@ -50,6 +53,7 @@ TORCH_ORDER = [  # the same for densecrf.torch, which imports from all modules b
     "kernel",
     "inference",
     "module",
+    "loss",
 ]
 
 

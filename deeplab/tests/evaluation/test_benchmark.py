@@ -171,11 +171,19 @@ def saved(folder, dataset, **change):
 
 def test_label_maps_of_another_program(dataset, tmp_path):
     report = score_folder(
-        saved(tmp_path / "predictions", dataset), dataset, boundary=(1,), boundary_f1=True, worst=2
+        saved(tmp_path / "predictions", dataset),
+        dataset,
+        boundary=(1,),
+        boundary_f1=True,
+        boundary_iou=True,
+        boundary_accuracy=True,
+        worst=2,
     )
     assert list(report.methods) == ["predictions"]
     assert report.methods["predictions"].scores.mean_iou == 1
     assert report.methods["predictions"].scores.boundary_f1 > 0.9
+    figures = {row[0]: row[1] for row in headline(report)}
+    assert figures["mean boundary IoU"] == figures["mean boundary accuracy (mBA)"] == "100.00"
     assert report.methods["predictions"].reliability is None
     assert "expected calibration error" not in {row[0] for row in headline(report)}
 

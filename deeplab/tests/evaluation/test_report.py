@@ -70,6 +70,7 @@ def test_command_writes_a_report(voc_folder, network, capsys):
     save_weights(voc_folder / "net.safetensors", network, Card("deeplab-largefov", deeplab.VOC_CLASSES))
     report = voc_folder / "made" / "report"
     arguments = ["--data", str(voc_folder), "--weights", str(voc_folder / "net.safetensors"), "--boundary-f1"]
+    arguments += ["--boundary-iou", "--boundary-accuracy"]
     assert main(["evaluate", *arguments, "--report", str(report), "--worst", "1"]) == 0
     assert str(report / "index.html") in capsys.readouterr().out
     files = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
@@ -80,7 +81,9 @@ def test_command_writes_a_report(voc_folder, network, capsys):
     page = Page((report / "index.html").read_text(encoding="utf-8"))
     assert set(page.links) == files - {"index.html"}
     assert page.open == []
-    assert "boundary F1" in page.words
+    for figure in ("boundary F1", "mean boundary IoU", "mean boundary accuracy (mBA)"):
+        assert page.words.count(figure) == 2  # the figure and what it means
+    assert "boundary IoU %, network" in page.words
     numbers = json.loads((report / "scores.json").read_text())
     assert len(numbers["reliability"]["network"]) == 15
     assert sum(line["pixels"] for line in numbers["reliability"]["network + CRF"]) == np.sum(

@@ -7,6 +7,7 @@ from PIL import Image
 import deeplab
 from deeplab.cli import main
 from deeplab.datasets.opening import Dataset, voc
+from deeplab.evaluation.boundary_iou import boundary_overlap
 from deeplab.evaluation.scoring import Scorer
 from deeplab.weights.store import Card, save_weights
 
@@ -97,6 +98,26 @@ def test_a_photo_added_gives_its_own_scores():
     assert scorer.scores().confusion.tolist() == [[2, 1], [0, 5]]
     assert scorer.scores().boundary_f1 == pytest.approx((alone.boundary_f1 + 1) / 2)
     assert np.isnan(Scorer(("sky", "tree")).scores().mean_iou)
+
+
+def test_boundary_iou_and_accuracy_of_a_set():
+    truth = np.zeros((9, 12), int)
+    truth[2:7, 3:9] = 1
+    guess = np.roll(truth, 1, axis=1)
+    scorer = Scorer(("sky", "tree", "cow"), (), boundary_iou=True, boundary_accuracy=True)
+    alone = scorer.add(truth, guess)
+    perfect = scorer.add(truth, truth)
+    assert perfect.mean_boundary_iou == perfect.mean_boundary_accuracy == 1
+    overlap = boundary_overlap(truth, guess, 3) + boundary_overlap(truth, truth, 3)
+    scores = scorer.scores()
+    assert scores.boundary_iou["tree"] == pytest.approx(overlap[1, 0] / overlap[1, 1])
+    assert np.isnan(scores.boundary_iou["cow"])
+    assert scores.mean_boundary_iou == pytest.approx((overlap[:2, 0] / overlap[:2, 1]).mean())
+    assert scores.mean_boundary_accuracy == pytest.approx((alone.mean_boundary_accuracy + 1) / 2)
+    with pytest.raises(ValueError, match="ask for it with boundary_iou=True"):
+        Scorer(("sky",)).scores().boundary_iou  # noqa: B018
+    with pytest.raises(ValueError, match="ask for it with boundary_accuracy=True"):
+        Scorer(("sky",)).scores().mean_boundary_accuracy  # noqa: B018
 
 
 def test_a_prediction_that_does_not_fit_names_the_photo(voc_folder):

@@ -7,6 +7,7 @@ from densecrf.bulk import refine_many
 from densecrf.crf import DenseCRF
 from densecrf.kernels import Bilateral, Features, Gaussian
 from densecrf.lattice import Lattice
+from densecrf.mask_sharpening import sharpen
 from densecrf.params import Params
 from densecrf.refinement import refine
 from densecrf.unary import unary_from_labels, unary_from_logits, unary_from_probabilities
@@ -21,6 +22,7 @@ __all__ = [
     "Params",
     "refine",
     "refine_many",
+    "sharpen",
     "unary_from_labels",
     "unary_from_logits",
     "unary_from_probabilities",

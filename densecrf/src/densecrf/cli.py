@@ -20,6 +20,7 @@ from densecrf.pairwise import BACKENDS
 from densecrf.params import NORMALIZATIONS, Params, read_params
 from densecrf.score_files import FILE_KINDS
 from densecrf.scores import ALIGNMENTS
+from densecrf.sharpen_command import add_parser, run_sharpen
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warning_printer()
             if options.command == "doctor":
                 return EXIT_OK if check_installation(densecrf.__version__) else EXIT_FAILED
+            if options.command == "sharpen":
+                print(run_sharpen(options))
+                return EXIT_OK
             return run_refine(options)
     except KeyboardInterrupt:
         print("densecrf: interrupted", file=sys.stderr)
@@ -128,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     folder.add_argument(
         "--overwrite", action="store_true", help="refine photos again whose result is there (default: skip)"
     )
+    add_parser(commands)
     commands.add_parser("doctor", help="version, instruction set, threads, and a short self-test")
     return parser
 

@@ -67,7 +67,7 @@ class Lattice:
         """Filter each column.
 
         Args:
-            values: (N, v) real, finite; or (N,).
+            values: (N, v) real, finite; or (N,). (``densecrf.torch.Lattice.filter`` takes the transpose.)
 
         Returns:
             float32 of the same shape; a tensor if values are a tensor.

@@ -46,6 +46,10 @@ class Evaluate:
     By default 10; with --report, nine widths from 1 to 40."""
     boundary_f1: bool = False
     """Compute the boundary F1 as well."""
+    boundary_iou: bool = False
+    """Compute the boundary IoU as well."""
+    boundary_accuracy: bool = False
+    """Compute the mean boundary accuracy (mBA) as well."""
     predictions: Path | None = None
     """Folder of label maps to evaluate instead of a network: PNG files with the names of the photos,
     with class ids or in the format of the data set's masks."""
@@ -100,6 +104,8 @@ def _score(options: Evaluate) -> Report:
     shared: dict[str, Any] = {
         "boundary": widths,
         "boundary_f1": options.boundary_f1,
+        "boundary_iou": options.boundary_iou,
+        "boundary_accuracy": options.boundary_accuracy,
         "worst": options.worst if options.report is not None else 0,
         "progress": True,
     }

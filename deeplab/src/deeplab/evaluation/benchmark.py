@@ -85,6 +85,8 @@ def score(
     crf: bool = True,
     boundary: Sequence[int] = (10,),
     boundary_f1: bool = False,
+    boundary_iou: bool = False,
+    boundary_accuracy: bool = False,
     worst: int = 0,
     progress: bool = False,
     **augmentation: Any,
@@ -97,6 +99,8 @@ def score(
         crf: whether to score with the CRF as well.
         boundary: widths in pixels of the bands around void borders that are scored as well.
         boundary_f1: whether to measure the boundary F1 as well.
+        boundary_iou: whether to measure the boundary IoU as well.
+        boundary_accuracy: whether to measure the mean boundary accuracy (mBA) as well.
         worst: how many of the worst photos to keep with their label maps.
         progress: whether to show a progress bar.
         augmentation: scales, mirror, tile and size, as in ``Model.segment``.
@@ -110,7 +114,8 @@ def score(
     """
     require_same_classes(model.class_names, dataset.class_names)
     methods = (NETWORK, REFINED) if crf else (NETWORK,)
-    scores = _Accumulator(methods, model.class_names, boundary, boundary_f1, worst)
+    measures = (boundary, boundary_f1, boundary_iou, boundary_accuracy)
+    scores = _Accumulator({method: Scorer(model.class_names, *measures) for method in methods}, worst)
     seconds: dict[str, list[float]] = {}
     for sample in _with_progress(dataset, progress):
         results, times = _predict(model, sample, crf, augmentation)
@@ -128,6 +133,8 @@ def score_folder(
     *,
     boundary: Sequence[int] = (10,),
     boundary_f1: bool = False,
+    boundary_iou: bool = False,
+    boundary_accuracy: bool = False,
     worst: int = 0,
     progress: bool = False,
 ) -> Report:
@@ -139,6 +146,8 @@ def score_folder(
         dataset: photos with labels.
         boundary: widths in pixels of the bands around void borders that are scored as well.
         boundary_f1: whether to measure the boundary F1 as well.
+        boundary_iou: whether to measure the boundary IoU as well.
+        boundary_accuracy: whether to measure the mean boundary accuracy (mBA) as well.
         worst: how many of the worst photos to keep with their label maps.
         progress: whether to show a progress bar.
 
@@ -152,7 +161,8 @@ def score_folder(
     """
     files = prediction_files(folder, [sample.name for sample in dataset], dataset.split)
     reader = prediction_reader(files, dataset)
-    scores = _Accumulator((PREDICTIONS,), dataset.class_names, boundary, boundary_f1, worst)
+    scorer = Scorer(dataset.class_names, boundary, boundary_f1, boundary_iou, boundary_accuracy)
+    scores = _Accumulator({PREDICTIONS: scorer}, worst)
     for sample, file in zip(_with_progress(dataset, progress), files, strict=True):
         scores.add(sample, {PREDICTIONS: reader(file)}, {}, file=file)
     return scores.report({"predictions": str(folder), "crf": None})
@@ -219,15 +229,8 @@ def _conditions(
 class _Accumulator:
     """Accumulates the scores of all methods photo by photo."""
 
-    def __init__(
-        self,
-        methods: Sequence[str],
-        class_names: Sequence[str],
-        boundary: Sequence[int],
-        boundary_f1: bool,
-        worst: int,
-    ):
-        self._scorers = {method: Scorer(class_names, boundary, boundary_f1) for method in methods}
+    def __init__(self, scorers: dict[str, Scorer], worst: int):
+        self._scorers = scorers
         self._calibrations: dict[str, Calibration] = {}
         self._photos: list[PhotoScore] = []
         self._worst: list[ExamplePhoto] = []

@@ -72,7 +72,7 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
         (K,) float64; NaN for a class that is neither in the labels nor predicted.
     """
     correct = np.diag(confusion).astype(np.float64)
-    return _ratio(correct, confusion.sum(0) + confusion.sum(1) - correct)
+    return divide_counts(correct, confusion.sum(0) + confusion.sum(1) - correct)
 
 
 def class_recall(confusion: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def class_recall(confusion: np.ndarray) -> np.ndarray:
     Returns:
         (K,) float64; NaN for a class without labelled pixels.
     """
-    return _ratio(np.diag(confusion).astype(np.float64), confusion.sum(1))
+    return divide_counts(np.diag(confusion).astype(np.float64), confusion.sum(1))
 
 
 def mean_iou(
@@ -108,7 +108,7 @@ def mean_iou(
     chosen = iou if ids is None else iou[list(ids)]
     if absent == "counted as zero":
         return float(np.nan_to_num(chosen).mean())
-    return _mean(chosen)
+    return mean_of(chosen)
 
 
 def mean_recall(confusion: np.ndarray) -> float:
@@ -116,7 +116,7 @@ def mean_recall(confusion: np.ndarray) -> float:
 
     Source: the release's MyVOCevalseg; FCN, section 5 ("mean accuracy"); SegNet, section 4 ("C").
     """
-    return _mean(class_recall(confusion))
+    return mean_of(class_recall(confusion))
 
 
 def frequency_weighted_iou(confusion: np.ndarray) -> float:
@@ -214,9 +214,11 @@ def _count(
     return np.bincount(cell, minlength=groups * classes**2).reshape(groups, classes, classes)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def divide_counts(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide counts (K,) by others; NaN where there is nothing to divide by."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of(values: np.ndarray) -> float:
+    """Average the values (K,) that are not NaN; NaN if there are none."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

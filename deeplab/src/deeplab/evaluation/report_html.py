@@ -26,6 +26,11 @@ MEANINGS = {
     "boundary F1": "Harmonic mean of precision and recall of boundary points. A point is matched if the "
     "other boundary of its class is within 0.75 % of the image diagonal. Averaged over the classes of a "
     "photo, then over photos (SegNet).",
+    "mean boundary IoU": "IoU of the pixels of a class within 2 % of the image diagonal of the class's own "
+    "contour, in the labels and in the prediction, from counts over all photos, averaged over classes "
+    "(Cheng et al. 2021).",
+    "mean boundary accuracy (mBA)": "Share of correct pixels near the boundaries of the labels, averaged "
+    "over five radii from 1 pixel to (H + W) / 300, then over photos (CascadePSP).",
     "expected calibration error": "Difference between confidence and accuracy in 15 bins, averaged over "
     "pixels.",
 }

@@ -28,6 +28,9 @@ def figures(report: Report) -> dict[str, Any]:
             "iou": {name: _percent(value) for name, value in scores.iou.items()},
             "recall": {name: _percent(value) for name, value in scores.recall.items()},
         }
+        if scores.boundary_overlap is not None:
+            iou = scores.boundary_iou.items()
+            rows[method]["boundary iou"] = {name: _percent(value) for name, value in iou}
     return {"scores": rows, **report.about}
 
 
@@ -54,11 +57,12 @@ def headline(report: Report, *, short: bool = False) -> Rows:
 
 
 def classes(report: Report) -> Rows:
-    """Make the table of classes: share of the labelled pixels, IoU and recall by method, in percent."""
+    """Make the table of classes: share of the labels, IoU, recall and, if measured, boundary IoU."""
     methods = figures(report)["scores"]
     confusion = next(iter(report.methods.values())).scores.confusion
     share = confusion.sum(1) / max(1, confusion.sum())
-    measures = {"iou": "IoU", "recall": "recall"}
+    measures = {"iou": "IoU", "recall": "recall", "boundary iou": "boundary IoU"}
+    measures = {key: label for key, label in measures.items() if key in next(iter(methods.values()))}
     heads = [f"{label} %, {method}" for label in measures.values() for method in methods]
     rows = [["class", "share of labels %", *heads]]
     for number, name in enumerate(report.class_names):
@@ -123,6 +127,10 @@ def _further(measured: MethodScores) -> dict[str, float]:
     }
     if scores.boundary_f1_by_photo is not None:
         rows["boundary F1"] = scores.boundary_f1
+    if scores.boundary_overlap is not None:
+        rows["mean boundary IoU"] = scores.mean_boundary_iou
+    if scores.boundary_accuracy_by_photo is not None:
+        rows["mean boundary accuracy (mBA)"] = scores.mean_boundary_accuracy
     if measured.reliability is not None:
         rows["expected calibration error"] = measured.reliability.error
     rows = {name: round(100 * value, 2) for name, value in rows.items()}

@@ -10,6 +10,7 @@ from densecrf.torch.attention import Attention
 from densecrf.torch.inference import mean_field
 from densecrf.torch.kernel import Kernel
 from densecrf.torch.lattice import Lattice
+from densecrf.torch.loss import DenseCRFLoss
 from densecrf.torch.module import DenseCRF
 
-__all__ = ["Attention", "DenseCRF", "Kernel", "Lattice", "mean_field"]
+__all__ = ["Attention", "DenseCRF", "DenseCRFLoss", "Kernel", "Lattice", "mean_field"]

@@ -48,7 +48,7 @@ class Lattice:
         return len(self.graph)
 
     def filter(self, values: torch.Tensor) -> torch.Tensor:
-        """(v, N) to (v, N), each row filtered."""
+        """Filter each row: (v, N) to (v, N); ``densecrf.Lattice.filter`` takes the transpose, (N, v)."""
         if not values.numel():
             return values.clone()
         rows: torch.Tensor = _Filter.apply(values.t().contiguous(), self.weights, self.graph)  # type: ignore[no-untyped-call]
