@@ -97,7 +97,7 @@ public:
             std::visit([&](const auto &weights) { splat_all(weights.by_vertex); }, *weights_);
         } else {
             clear(rows.data(), lanes, threads);
-            tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next) {
+            tiles_.for_each_run(threads, [&](std::size_t, PointTiles::Run run, PointTiles::Run next, bool) {
                 prefetch(next.begin, next.end);
                 splat(lanes, nullptr, values + std::size_t(run.begin) * lanes, rows.data(), run.begin,
                       run.end);

@@ -61,20 +61,25 @@ public:
 
 private:
     static constexpr float max_held_ = 0.1f;  // probability x message of a label that is merged nevertheless
+    static constexpr std::size_t max_tile_held_ = 16;  // points of a tile where that may be higher
     static constexpr std::size_t block_ = 256;  // pixels that pass through several loops while in the cache
 
     // What a step finds out about marginals, of all points or of some.
     struct StepFindings {
         std::vector<float> max_probability;  // of each lane
-        std::vector<std::size_t> held;  // for each lane, the points that merging it would change too much
-        std::size_t merge_errors = 0;   // points that merging may have changed too much
-        std::size_t active = 0;         // points that have not converged
+        // For each lane, the points that merging it would change too much: of all tiles, of the one at work, and
+        // the most of one.
+        std::vector<std::size_t> held, tile_held, max_tile_held;
+        std::size_t merge_errors = 0;  // points that merging may have changed too much
+        std::size_t active = 0;        // points that have not converged
 
         void reset(std::size_t lanes) {
             max_probability.assign(lanes, 0.0f);
-            held.assign(lanes, 0);
+            for (std::vector<std::size_t> *counts : {&held, &tile_held, &max_tile_held})
+                counts->assign(lanes, 0);
             merge_errors = active = 0;
         }
+        void end_tile();
         void add(const StepFindings &part);
     };
 
@@ -127,6 +132,7 @@ private:
     void finish_logits(const std::int32_t *ids, float *logits, float *max_probability, std::size_t begin,
                        std::size_t end);
     void normalize();
+    void normalize_tiles();
     bool counts_held() const;
     std::size_t merge_errors(const float *rows, std::size_t begin, std::size_t end) const;
 

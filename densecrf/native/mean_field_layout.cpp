@@ -48,9 +48,7 @@ void MeanField::allocate_lanes() {
     is_splatted_ = false;
     unary_rows_ = {};
     energies_ = {};
-    if (lanes_ > 1 && uses_tiles()) {
-        store_unary_rows();
-    } else if (lanes_ == 1 && unaries_.are_probabilities()) {
+    if (lanes_ == 1 && unaries_.are_probabilities()) {
         energies_.resize(lane_labels_.size() * points_);
         parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t a = 0; a < lane_labels_.size(); ++a)
@@ -98,6 +96,7 @@ void MeanField::choose_lanes() {
         width_for(lane_labels_.size() + 1) < width_for(labels_)) {
         merged_.add(unlikely, unaries_, threads_);
         allocate_lanes();
+        store_unary_rows();
     } else {
         separate_all_labels();
     }
@@ -108,6 +107,7 @@ void MeanField::separate_all_labels() {
     std::iota(lane_labels_.begin(), lane_labels_.end(), 0);
     merged_.clear();
     allocate_lanes();
+    store_unary_rows();
 }
 
 // Sets the marginals to the softmax of the negative energies.
@@ -161,14 +161,12 @@ void MeanField::restart_without_merging() {
     restart_step_ = 0;
 }
 
-// The number of points that may be above the merge threshold in a lane that is merged, or changed too much by
-// merging: so few that no object of 100 pixels is among them, and none in a small image.
-std::size_t MeanField::merge_point_limit() const {
-    return std::min<std::size_t>(48, std::size_t(3e-4 * double(points_)));
-}
+// The number of points that merging a lane may change too much, if they are scattered over the tiles of an
+// image; in small images none. An object of 100 pixels, in at most four tiles, has more than max_tile_held_ in one.
+std::size_t MeanField::merge_point_limit() const { return std::size_t(3e-4 * double(points_)); }
 
 // The number of points that merging may change too much in a step; in small images none.
-std::size_t MeanField::merge_error_point_limit() const { return 5 * std::size_t(3e-4 * double(points_)); }
+std::size_t MeanField::merge_error_point_limit() const { return 5 * merge_point_limit(); }
 
 // The lanes that may be merged: those that are unlikely everywhere, and, after a step of several groups,
 // those whose probability x message is large at few points. (A label with a probability here and there, but
@@ -179,9 +177,10 @@ std::vector<std::int32_t> MeanField::unlikely_lanes() const {
     if (approximations_.merge_threshold <= 0) return unlikely;
     const std::int64_t taken = steps_ - restart_step_;
     // A restart would cost too much later.
-    const bool is_early = taken > 0 && taken <= 3 && groups_ > 1 && merge_point_limit() > 0;
+    const bool is_early = taken > 0 && taken <= 3 && counts_held();
     for (std::size_t a = 0; a < lane_labels_.size(); ++a) {
-        const bool is_held = !is_early || findings_.held[a] > merge_point_limit();
+        const bool is_held = !is_early || findings_.held[a] > merge_point_limit() ||
+                             findings_.max_tile_held[a] > max_tile_held_;
         if (!is_held || findings_.max_probability[a] <= approximations_.merge_threshold)
             unlikely.push_back(std::int32_t(a));
     }
@@ -208,7 +207,9 @@ bool MeanField::merge_unlikely_labels() {
 // Adds lanes, given by their numbers in ascending order, to the merged lane. Labels that are merged already
 // stay so.
 void MeanField::merge_lanes(const std::vector<std::int32_t> &lanes) {
-    const Buffer<float> old = std::move(q_);
+    for (Buffer<float> &rows : vertex_rows_) rows = Buffer<float>();  // room for what follows
+    scratch_ = Buffer<float>();
+    Buffer<float> old = std::move(q_);
     const std::size_t stride = lanes_;
     const auto old_lane = [&](std::size_t a) {
         return old.data() + (a / stride) * points_ * stride + a % stride;
@@ -235,6 +236,8 @@ void MeanField::merge_lanes(const std::vector<std::int32_t> &lanes) {
                 for (std::size_t i = begin; i < end; ++i) out[i * lanes_] += from[i * stride];
         }
     });
+    old = Buffer<float>();  // large, and not needed together with what follows
+    store_unary_rows();
 }
 
 }  // namespace densecrf

@@ -6,17 +6,28 @@
 
 namespace densecrf {
 
+void MeanField::StepFindings::end_tile() {
+    for (std::size_t a = 0; a < held.size(); ++a) {
+        held[a] += tile_held[a];
+        max_tile_held[a] = std::max(max_tile_held[a], tile_held[a]);
+        tile_held[a] = 0;
+    }
+}
+
 void MeanField::StepFindings::add(const StepFindings &part) {
     for (std::size_t a = 0; a < max_probability.size(); ++a) {
         max_probability[a] = std::max(max_probability[a], part.max_probability[a]);
         held[a] += part.held[a];
+        max_tile_held[a] = std::max(max_tile_held[a], part.max_tile_held[a]);
     }
     merge_errors += part.merge_errors;
     active += part.active;
 }
 
 // Whether a step counts what merging lanes would change: where that may save a group.
-bool MeanField::counts_held() const { return approximations_.merge_threshold > 0 && groups_ > 1; }
+bool MeanField::counts_held() const {
+    return approximations_.merge_threshold > 0 && groups_ > 1 && tiled_ && merge_point_limit() > 0;
+}
 
 // collect_active: whether to collect the pixels that have not converged.
 void MeanField::full_step(bool collect_active) {
@@ -24,7 +35,7 @@ void MeanField::full_step(bool collect_active) {
         if (terms_[m].is_matrix(labels_)) mix_labels(m);
     findings_.reset(findings_.max_probability.size());
     for (std::size_t g = 0; g < groups_; ++g) update_group(g, collect_active);
-    if (groups_ > 1) normalize();
+    if (groups_ > 1) counts_held() ? normalize_tiles() : normalize();
 }
 
 // Replaces the marginals of a group by its next logits, or by its next marginals if there is no other group.
@@ -206,29 +217,43 @@ void MeanField::finish_logits(const std::int32_t *ids, float *logits, float *max
 
 // Turns the logits of all groups into probabilities, in place.
 void MeanField::normalize() {
-    std::mutex mutex;
-    const bool with_held = counts_held();
     findings_.reset(findings_.max_probability.size());
+    std::mutex mutex;
     parallel_for(threads_, points_, [&](std::size_t begin, std::size_t end) {
         StepFindings part;
         part.reset(findings_.max_probability.size());
-        std::vector<float> unaries(block_ * lanes_), logits(with_held ? groups_ * block_ * lanes_ : 0);
-        in_pieces(begin, end, block_, [&](std::size_t i, std::size_t stop) {
-            const std::size_t stride = block_ * lanes_;
-            for (std::size_t g = 0; g < groups_ && with_held; ++g)
-                std::copy_n(group(q_, g) + i * lanes_, (stop - i) * lanes_, logits.data() + g * stride);
-            softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
-                    part.max_probability.data(), i, stop);
-            for (std::size_t g = 0; g < groups_ && with_held; ++g) {
-                load_unaries(g, unaries.data(), i, stop);
-                count_held(int(lanes_), group(q_, g) + i * lanes_, logits.data() + g * stride, unaries.data(),
-                           max_held_, part.held.data() + g * lanes_, stop - i);
-            }
-            part.merge_errors += merge_errors(group(q_, groups_ - 1) + i * lanes_, i, stop);
-        });
+        softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
+                part.max_probability.data(), begin, end);
+        part.merge_errors = merge_errors(group(q_, groups_ - 1) + begin * lanes_, begin, end);
         const std::lock_guard<std::mutex> lock(mutex);
         findings_.add(part);
     });
+}
+
+// The same, and counts what merging lanes would change.
+void MeanField::normalize_tiles() {
+    const std::size_t stride = block_ * lanes_;
+    std::vector<StepFindings> parts(threads_);
+    for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, PointTiles::Run run, PointTiles::Run,
+                                               bool is_last_run) {
+        StepFindings &part = parts[worker];
+        std::vector<float> unaries(stride), logits(groups_ * stride);
+        for (std::size_t g = 0; g < groups_; ++g)
+            std::copy(group(q_, g) + run.begin * lanes_, group(q_, g) + run.end * lanes_,
+                      logits.data() + g * stride);
+        softmax(int(lanes_), int(groups_), int(lanes_used()), points_ * lanes_, q_.data(),
+                part.max_probability.data(), run.begin, run.end);
+        for (std::size_t g = 0; g < groups_; ++g) {
+            load_unaries(g, unaries.data(), run.begin, run.end);
+            count_held(int(lanes_), group(q_, g) + run.begin * lanes_, logits.data() + g * stride,
+                       unaries.data(), max_held_, part.tile_held.data() + g * lanes_, run.end - run.begin);
+        }
+        part.merge_errors += merge_errors(group(q_, groups_ - 1) + run.begin * lanes_, run.begin, run.end);
+        if (is_last_run) part.end_tile();
+    });
+    findings_.reset(findings_.max_probability.size());
+    for (const StepFindings &part : parts) findings_.add(part);
 }
 
 // The number of points in [begin, end) that merging may have changed too much. rows: their probabilities in

@@ -21,8 +21,9 @@ bool MeanField::uses_tiles() const {
     return bytes <= std::max(max_row_bytes, max_row_bytes_per_point * points_);
 }
 
-// Energies are turned into rows once: the planes of all labels would be read in pieces too short.
+// For steps on tiles, energies are turned into rows once: the planes of all labels would be read in pieces too short.
 void MeanField::store_unary_rows() {
+    if (lanes_ == 1 || !uses_tiles()) return;
     Buffer<float> rows(q_.size());
     for_each_block(points_, [&](std::size_t begin, std::size_t end) {
         for (std::size_t g = 0; g < groups_; ++g)
@@ -46,10 +47,11 @@ void MeanField::tiled_step(bool is_last, bool collect_active) {
     for (StepFindings &part : parts) part.reset(findings_.max_probability.size());
     std::vector<std::vector<float>> logits(threads_);
     using Run = PointTiles::Run;
-    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run next) {
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run next, bool is_last_run) {
         logits[worker].resize(2 * groups_ * block_ * lanes_);
         prefetch(next);
         update_run(logits[worker].data(), splats, collect_active, parts[worker], run.begin, run.end);
+        if (is_last_run) parts[worker].end_tile();
     });
     findings_.reset(findings_.max_probability.size());
     for (const StepFindings &part : parts) findings_.add(part);
@@ -60,7 +62,7 @@ void MeanField::tiled_step(bool is_last, bool collect_active) {
 void MeanField::splat_marginals() {
     tiled_->allocate(int(lanes_), groups_, threads_);
     using Run = PointTiles::Run;
-    tiled_->tiles().for_each_run(threads_, [&](std::size_t, Run run, Run next) {
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t, Run run, Run next, bool) {
         tiled_->prefetch(next);
         for (std::size_t g = 0; g < groups_; ++g)
             tiled_->splat(g, nullptr, group(q_, g) + run.begin * lanes_, run.begin, run.end);
@@ -93,7 +95,7 @@ void MeanField::update_run(float *logits, bool splats, bool collect_active, Step
         for (std::size_t g = 0; g < groups_ && counts_held(); ++g)
             count_held(int(lanes_), logits + g * stride, unfinished + g * stride,
                        unary_rows_.data() + (g * points_ + begin) * lanes_, max_held_,
-                       findings.held.data() + g * lanes_, count);
+                       findings.tile_held.data() + g * lanes_, count);
     }
     findings.merge_errors += merge_errors(logits + (groups_ - 1) * stride, begin, end);
     if (collect_active) collect_active_run(logits, findings, begin, end);
@@ -125,7 +127,7 @@ void MeanField::tiled_active_step() {
     phase_times_.add(&PhaseTimes::blur);
     std::vector<std::vector<float>> rows(threads_);
     using Run = PointTiles::Run;
-    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run) {
+    tiled_->tiles().for_each_run(threads_, [&](std::size_t worker, Run run, Run, bool) {
         rows[worker].resize(block_ * lanes_);
         update_active_run(rows[worker].data(), run);
     });

@@ -30,8 +30,8 @@ struct PointTiles {
 
     bool empty() const { return runs.empty(); }
 
-    // Calls work(worker, run, next run) for each run of points; worker is below `threads` and tells apart
-    // those that work at a time. The next run is what this worker probably takes next.
+    // Calls work(worker, run, next run, is last) for each run of points; worker is below `threads` and tells apart
+    // those that work at a time. The next run is what this worker probably takes next; the last one ends a tile.
     template <class Work>
     void for_each_run(int threads, const Work &work) const {
         for (int color = 0; color < 4; ++color) {
@@ -40,7 +40,8 @@ struct PointTiles {
                 for (std::int32_t tile; (tile = next.fetch_add(1)) < colors[color + 1];)
                     for (std::int32_t r = tiles[tile]; r < tiles[tile + 1]; ++r) {
                         if (r % 16 == 0) Team::check();
-                        work(worker, runs[r], runs[std::min<std::size_t>(r + 1, runs.size() - 1)]);
+                        work(worker, runs[r], runs[std::min<std::size_t>(r + 1, runs.size() - 1)],
+                             r + 1 == tiles[tile + 1]);
                     }
             };
             const bool is_small = !runs.empty() && tiles.size() <= 2;

@@ -24,7 +24,8 @@ public:
 
     std::uint64_t of(const std::int32_t *key) const {
         std::uint64_t hash = 0;
-        for (std::size_t i = 0; i < factors_.size(); ++i) hash += factors_[i] * std::uint64_t(std::int64_t(key[i]));
+        for (std::size_t i = 0; i < factors_.size(); ++i)
+            hash += factors_[i] * std::uint64_t(std::int64_t(key[i]));
         return hash;
     }
 
@@ -55,7 +56,8 @@ public:
             slots_.assign(slots_.size() * 4, 0);
             in_pieces(0, hashes_.size(), 4096, [&](std::size_t begin, std::size_t end) {
                 for (std::size_t v = begin; v < end; ++v)
-                    slots_[slot_of(hashes_[v], [](const std::int32_t *) { return false; })] = std::int32_t(v + 1);
+                    slots_[slot_of(hashes_[v], [](const std::int32_t *) { return false; })] =
+                        std::int32_t(v + 1);
             });
         }
         const std::size_t slot =
@@ -91,7 +93,8 @@ private:
 };
 
 // Adds the corners of all simplexes to the table and stores their rows.
-void add_corners(const Simplexes &s, const StepHash &hashes, CoordinateTable &table, Buffer<std::int32_t> &corner) {
+void add_corners(const Simplexes &s, const StepHash &hashes, CoordinateTable &table,
+                 Buffer<std::int32_t> &corner) {
     const int d = s.dimensions, corners = d + 1;
     std::vector<std::int32_t> key(d);
     std::vector<int> axis_of(corners);

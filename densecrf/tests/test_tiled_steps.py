@@ -28,10 +28,10 @@ def terms(photo, xy_std=20.0, channel_std=15.0):
 @pytest.mark.parametrize("labels", [2, 3, 7, 21, 30])
 def test_tiles_give_what_steps_of_whole_images_give(labels, normalization, include_self):
     # A matrix of penalties is not splatted tile by tile; with -1 between like labels it is the same as Potts.
-    photo, probabilities, _ = noisy_scene(90, 110, labels, 1.0)
+    photo, probabilities, _ = noisy_scene(72, 110, labels, 1.0)
     unary = unary_from_probabilities(probabilities)
     scale = 0.02 if normalization == "none" else 1.0
-    kernels = [Gaussian((90, 110), 3, 3.0 * scale), Bilateral(photo, 20.0, 15.0, 4.0 * scale)]
+    kernels = [Gaussian((72, 110), 3, 3.0 * scale), Bilateral(photo, 20.0, 15.0, 4.0 * scale)]
     options = {"normalization": normalization, "include_self": include_self}
     options |= {"merge_threshold": 0, "convergence_tolerance": 0}
     tiled = DenseCRF(kernels, **options)
@@ -43,7 +43,7 @@ def test_tiles_give_what_steps_of_whole_images_give(labels, normalization, inclu
 
 
 def test_each_label_its_own_strength():
-    photo, probabilities, _ = noisy_scene(90, 110, 5, 1.0)
+    photo, probabilities, _ = noisy_scene(72, 110, 5, 1.0)
     unary = unary_from_probabilities(probabilities)
     strengths = np.array([1.0, 0.5, 2.0, 0.0, 1.5])
     tiled = DenseCRF(terms(photo), compatibility=strengths, convergence_tolerance=0)
@@ -53,7 +53,7 @@ def test_each_label_its_own_strength():
 
 @pytest.mark.parametrize("labels", [2, 21])
 def test_step_by_step_is_the_same_as_at_once(labels):
-    photo, probabilities, _ = noisy_scene(90, 110, labels, 1.0)
+    photo, probabilities, _ = noisy_scene(72, 110, labels, 1.0)
     crf = DenseCRF(terms(photo), merge_threshold=0, convergence_tolerance=0)
     unary = unary_from_probabilities(probabilities)
     steps = []
@@ -65,7 +65,7 @@ def test_step_by_step_is_the_same_as_at_once(labels):
 @pytest.mark.parametrize(("labels", "noise"), [(2, 1.0), (21, 0.5), (21, 2.0)])
 def test_the_number_of_threads_changes_no_bit(monkeypatch, labels, noise):
     monkeypatch.setattr(counts, "processors", lambda: 5)
-    photo, probabilities, _ = noisy_scene(150, 210, labels, noise)
+    photo, probabilities, _ = noisy_scene(300, 400, labels, noise)
     params = Params(appearance_weight=4, appearance_xy_std=20, appearance_rgb_std=5)
     wanted = refine(photo, probabilities, params=params, threads=1)
     for threads in (2, 3, 5):

@@ -164,7 +164,7 @@ void share_one_field() {
 
 // An image: its pixels are splatted tile by tile, in 9 labels or in a pair, all of them or the active ones.
 void refine_image() {
-    const std::size_t height = 90, width = 130, points = height * width;
+    const std::size_t height = 60, width = 130, points = height * width;
     std::mt19937 random(4);
     std::uniform_real_distribution<float> level(0, 3);
     std::vector<float> positions(points * 2), colors(points * 5);
