@@ -58,7 +58,7 @@ def test_learning_example_reads_cached_scores(tmp_path):
     table = module.main(["--scores", str(tmp_path), "--epochs", "1"])
     assert all(np.isfinite(figures).all() for figures in table.values())
     np.savez(tmp_path / "3.npz", image=np.zeros((2, 3, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"3.npz: no labels, scores in it"):
+    with pytest.raises(ValueError, match=r"3.npz: lacks labels, scores; wanted image, scores and labels"):
         module.main(["--scores", str(tmp_path)])
 
 
@@ -104,8 +104,19 @@ def test_two_processes_share_gradients(tmp_path):
     import gradient_worker
 
     meeting = str(tmp_path / "meeting")
-    command = [sys.executable, gradient_worker.__file__, "1", meeting]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    gradient_worker.check_shared_gradients(0, meeting)
-    out, errors = other.communicate(timeout=240)
-    assert out.strip() == "same gradients", errors
+    workers = [
+        subprocess.Popen(
+            [sys.executable, gradient_worker.__file__, rank, meeting],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        for worker in workers:
+            out, errors = worker.communicate(timeout=240)
+            assert out.strip() == "same gradients", errors
+    finally:
+        for worker in workers:
+            worker.kill()
