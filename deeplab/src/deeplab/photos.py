@@ -190,9 +190,10 @@ def _has_deep_colours(image: Image.Image) -> bool:
 
 
 def _is_band(image: Image.Image) -> bool:
-    """Whether the fourth band of an image is no opacity, which is 0 or 255 in most pixels."""
+    """Whether the fourth band of an image is no opacity, which is 0 or 255 in most pixels, or constant."""
     levels = np.asarray(image.getchannel(3))
-    return float(((levels > 0) & (levels < 255)).mean()) > 0.5
+    partial = (levels > 0) & (levels < 255)
+    return float(partial.mean()) > 0.5 and np.ptp(levels) > 0
 
 
 def check_size(image: Image.Image) -> None:
