@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deeplab.weights import convert as convert
 
 __version__ = "0.1.0"
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "classes": ["IGNORE", "VOC_CLASSES"],
@@ -41,7 +41,3 @@ __getattr__, __all__ = public_names(
         "weights": ["convert"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

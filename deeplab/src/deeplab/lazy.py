@@ -10,15 +10,15 @@ from typing import Any
 
 def public_names(
     package: str, modules: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], list[str]]:
-    """Make the ``__getattr__`` and ``__all__`` of a package.
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Make the ``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Args:
         package: The package's ``__name__``.
         modules: Public names by the module or package in it that defines them.
 
     Returns:
-        A function for the package's ``__getattr__`` (PEP 562) and the sorted names.
+        Functions for the package's ``__getattr__`` and ``__dir__`` (PEP 562), and the sorted names.
     """
     module_of = {name: module for module, names in modules.items() for name in names}
 
@@ -29,4 +29,7 @@ def public_names(
         setattr(sys.modules[package], name, value)
         return value
 
-    return load, sorted(module_of)
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of})
+
+    return load, listed, sorted(module_of)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deeplab.bulk.workers import Workers as Workers
     from deeplab.bulk.workers import run as run
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "inputs": ["plan"],
@@ -23,7 +23,3 @@ __getattr__, __all__ = public_names(
         "workers": ["Workers", "run"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deeplab.crf_search.score_cache import CachedScores as CachedScores
     from deeplab.crf_search.score_cache import FileScores as FileScores
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "evaluate_params": ["ParamsEvaluator"],
@@ -21,7 +21,3 @@ __getattr__, __all__ = public_names(
         "score_cache": ["CachedScores", "FileScores"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deeplab.datasets.samples import Sample as Sample
     from deeplab.datasets.score_file import ScoreFile as ScoreFile
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "check": ["Report", "check"],
@@ -28,7 +28,3 @@ __getattr__, __all__ = public_names(
         "score_file": ["ScoreFile"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -28,6 +28,13 @@ def folder_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout 
     name (``deeplab.datasets.splits.split_by_hash``). Classes are those of a class file (``read_classes``),
     or else those that the masks hold.
 
+    Args:
+        root: folder of the data set.
+        options: how masks and annotations are read.
+
+    Returns:
+        The layout; None if the folder has another one.
+
     Raises:
         ValueError: if masks are in two of the folders.
     """

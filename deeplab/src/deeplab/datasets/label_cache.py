@@ -55,7 +55,12 @@ class LabelCache:
         return None
 
     def put(self, sample: Sample, check: LabelCheck) -> None:
-        """Keep what was found in a sample's labels, unless the file was changed just now."""
+        """Keep the result of checking a sample's labels, unless the file was changed just now.
+
+        Args:
+            sample: photo and labels.
+            check: the result.
+        """
         try:
             if time.time() - sample.labels.stat().st_mtime > MIN_AGE and check.shape is not None:
                 self._entries[_key(sample)] = [*_stamp(sample), check.as_json()]

@@ -61,7 +61,15 @@ class LabelCheck:
 
     @classmethod
     def from_json(cls, file: Path, content: dict[str, Any]) -> LabelCheck:
-        """Read what ``as_json`` gave."""
+        """Restore a result from the JSON value of ``as_json``.
+
+        Args:
+            file: the file of labels.
+            content: the JSON value.
+
+        Raises:
+            KeyError, TypeError, ValueError: if the value is not one of ``as_json``.
+        """
         counts = np.zeros(IGNORE + 1, np.int64)
         for number, pixels in content["counts"].items():
             counts[int(number)] = pixels

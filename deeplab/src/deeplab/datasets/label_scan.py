@@ -36,7 +36,12 @@ PhotoCheck = Literal["none", "size", "decoded"]
 
 
 def too_many_bad(bad: int, total: int) -> bool:
-    """Whether so many of the photos are unusable that the run has to stop."""
+    """Whether so many photos are unusable that a run has to stop.
+
+    Args:
+        bad: number of unusable photos.
+        total: number of all photos.
+    """
     return bad > max(MIN_BAD_LIMIT, MAX_BAD_SHARE * total)
 
 

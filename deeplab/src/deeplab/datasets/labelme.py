@@ -85,6 +85,10 @@ def labelme_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout
     file, or else the labels of all shapes, sorted; background is always id 0. Photos without a JSON file are
     left out. The path of a photo that a JSON file holds ("imagePath") is ignored.
 
+    Args:
+        root: folder of the data set.
+        options: how masks and annotations are read.
+
     Returns:
         The layout; None if the folder has another one.
     """

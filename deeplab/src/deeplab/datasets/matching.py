@@ -43,7 +43,15 @@ def files_by_stem(folder: Path, endings: Sequence[str] = PHOTO_ENDINGS) -> dict[
 
 
 def subfolder(root: Path, name: str) -> Path:
-    """Get the folder of a name in another, in capitals or not; the path of that name if there is none."""
+    """Get a subfolder by its name, whatever the capitals.
+
+    Args:
+        root: the folder above.
+        name: name of the subfolder.
+
+    Returns:
+        Path of the subfolder; ``root / name`` if there is none.
+    """
     exact = root / name
     if exact.is_dir() or not root.is_dir():
         return exact

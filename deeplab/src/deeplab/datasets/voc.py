@@ -22,6 +22,13 @@ def voc_layout(root: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Layout:
     folder (``read_classes``), or else VOC's 21. If the only list is ``default``, as in CVAT's export, the
     splits are "default", which is everything, and "train" and "val" by a hash of the name
     (``deeplab.datasets.splits.split_by_hash``).
+
+    Args:
+        root: folder of the data set.
+        options: how masks and annotations are read.
+
+    Returns:
+        The layout.
     """
     photo_folder = subfolder(root, "JPEGImages")
     photos = files_by_stem(photo_folder)

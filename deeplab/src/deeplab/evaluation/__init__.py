@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deeplab.evaluation.scoring import Scores as Scores
     from deeplab.evaluation.scoring import evaluate as evaluate
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "benchmark": ["Report", "score", "score_folder"],
@@ -27,7 +27,3 @@ __getattr__, __all__ = public_names(
         "scoring": ["Scores", "evaluate"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

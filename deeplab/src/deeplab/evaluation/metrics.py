@@ -215,7 +215,15 @@ def _count(
 
 
 def divide_counts(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide counts (K,) by others; NaN where there is nothing to divide by."""
+    """Divide counts of classes.
+
+    Args:
+        part: (K,) numerators.
+        whole: (K,) denominators.
+
+    Returns:
+        (K,) float64; NaN where the denominator is 0.
+    """
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 

@@ -10,14 +10,10 @@ if TYPE_CHECKING:
     from deeplab.large_images.segment import segment_mosaic as segment_mosaic
     from deeplab.large_images.tiff import LargeTiff as LargeTiff
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "segment": ["LargeSegmentation", "is_large", "segment_mosaic"],
         "tiff": ["LargeTiff"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

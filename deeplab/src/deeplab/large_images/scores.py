@@ -28,7 +28,12 @@ def load_array(path: Path) -> np.ndarray | None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Save an array, whole or not at all."""
+    """Save an array, whole or not at all.
+
+    Args:
+        path: the .npy file.
+        array: of any shape and dtype but objects.
+    """
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_whole(path, buffer.getvalue())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deeplab.model.segmentation import Model as Model
     from deeplab.model.segmentation import Segmentation as Segmentation
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "loading": ["load"],
@@ -19,7 +19,3 @@ __getattr__, __all__ = public_names(
         "segmentation": ["Model", "Segmentation"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deeplab.network.tiling import windows as windows
     from deeplab.network.upsampling import upsample as upsample
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "architecture": ["DeepLab", "VARIANTS", "Variant", "build"],
@@ -26,7 +26,3 @@ __getattr__, __all__ = public_names(
         "upsampling": ["upsample"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deeplab.serving.server import listen as listen
     from deeplab.serving.server import serve as serve
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "http": ["service"],
@@ -21,7 +21,3 @@ __getattr__, __all__ = public_names(
         "server": ["listen", "serve"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from deeplab.training.recipe import Recipe as Recipe
     from deeplab.training.recipe import read_recipe as read_recipe
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "augmentation": ["Augmentation"],
@@ -18,7 +18,3 @@ __getattr__, __all__ = public_names(
         "recipe": ["Recipe", "read_recipe"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

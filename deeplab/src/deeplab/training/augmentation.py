@@ -184,7 +184,15 @@ def _resized_to(
 
 
 def draw_factors(strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors (3,) float32 on brightness, contrast and saturation, each within 1 ± ``strength``."""
+    """Draw factors on brightness, contrast and saturation.
+
+    Args:
+        strength: largest relative change, 0 to 1.
+        rng: generator of the factors.
+
+    Returns:
+        (3,) float32, each within 1 ± ``strength``.
+    """
     return rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
 
 

@@ -43,7 +43,14 @@ def parameter_groups(network: DeepLab, recipe: Recipe) -> list[ParameterGroup]:
 
 
 def make_optimizer(network: DeepLab, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum, as in the paper, or AdamW."""
+    """Make the optimizer of a recipe: SGD with momentum or AdamW.
+
+    Args:
+        network: the network to train.
+        recipe: optimizer, base rate, momentum and weight decay.
+
+    Source: DeepLab, section 4.1 (SGD, momentum 0.9).
+    """
     groups = parameter_groups(network, recipe)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
@@ -74,7 +81,12 @@ def rate_at(recipe: Recipe, step: int) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group to the base rate times the group's factor."""
+    """Set the learning rate of every parameter group.
+
+    Args:
+        optimizer: its groups have a "factor".
+        rate: base rate; a group gets it times the factor.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 

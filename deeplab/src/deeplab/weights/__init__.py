@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deeplab.weights.store import read_card as read_card
     from deeplab.weights.store import save_weights as save_weights
 
-__getattr__, __all__ = public_names(
+__getattr__, __dir__, __all__ = public_names(
     __name__,
     {
         "caffe": ["read_caffemodel"],
@@ -31,7 +31,3 @@ __getattr__, __all__ = public_names(
         "store": ["Card", "DEFAULT_CRF", "load_weights", "read_card", "save_weights"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
